@@ -1,0 +1,90 @@
+// Group: some ranks that talk to each other; a small value. A group of one returns at once, so a serial job is no special
+// case. Operations take tensors, never counts, start at once, and return a Work to wait for; between start and wait the
+// tensors must not be touched. They read and write slabs and flat buffers only, never scratch (unless waited for in the scope).
+//
+//   Work work = all_reduce(ctx, gradients, mesh.data);   ... more compute ...   work.wait(ctx);
+//
+// Transports: one rank; MPI (comm/mpi.h); threads of one process (comm/in_process.h); and *planned*, which has any rank and
+// size, counts bytes into the context's meter and moves nothing.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "tensor/context.h"
+
+namespace offramp {
+
+enum class Wire : std::uint8_t { tensor, pipeline, data, control };  // what bytes are counted under
+const char* name_of(Wire wire);
+
+class [[nodiscard]] Work {
+ public:
+  // What a transport implements. `test` makes progress; true once done (and from then on).
+  struct State {
+    virtual ~State() = default;
+    virtual bool test() = 0;
+    std::string what;  // "receive of 1048576 bytes from pipeline rank 0 (rank 2)"
+  };
+  Work() = default;  // done: a group of one, plan mode
+  explicit Work(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+  // Polls until done, yielding the processor; meanwhile ctx.activity tells what is waited for. The deadline is the watchdog's.
+  // Throws Error(Exit::communication) when the transport failed.
+  void wait(Context& ctx);
+  bool done();
+
+ private:
+  std::unique_ptr<State> state_;
+};
+
+// What a transport implements (internal to comm/).
+class GroupImpl {
+ public:
+  virtual ~GroupImpl() = default;
+  virtual Work all_reduce(Tensor inout) = 0;
+  virtual Work broadcast(Tensor inout, int root) = 0;
+  virtual Work send(Tensor tensor, int to, int tag) = 0;
+  virtual Work receive(Tensor tensor, int from, int tag) = 0;
+  virtual std::shared_ptr<GroupImpl> split(int color, int key, Wire wire) = 0;  // collective over the group
+  virtual void progress() = 0;
+  int rank = 0, size = 1;
+  Wire wire = Wire::control;
+};
+
+class Group {
+ public:
+  Group() = default;  // a group of one
+  explicit Group(std::shared_ptr<GroupImpl> impl) : impl_(std::move(impl)) {}
+  static Group planned(int rank, int size, Wire wire);
+
+  int rank() const { return impl_ ? impl_->rank : 0; }
+  int size() const { return impl_ ? impl_->size : 1; }
+  // Ranks of equal colour form a group, ordered by key. Collective over this group.
+  Group split(int color, int key, Wire wire) const;
+  // Lets outstanding messages move.
+  void progress() const;
+  GroupImpl* impl() const { return impl_.get(); }
+
+ private:
+  std::shared_ptr<GroupImpl> impl_;
+};
+
+// Sum over the group, f32 or f64, in place; every rank gets the same bits. Counted: 2 n (g-1)/g bytes.
+Work all_reduce(Context&, Tensor inout, const Group&);
+// Counted: n bytes. Any element type.
+Work broadcast(Context&, Tensor inout, const Group&, int root);
+// Messages with equal (peer, tag) arrive in the order they were sent. Counted: n bytes, by the sender.
+Work send(Context&, Tensor, const Group&, int to, int tag);
+Work receive(Context&, Tensor, const Group&, int from, int tag);
+
+// An Error that every rank throws alike: rank 0 prints it once and all ranks end in order, without aborting each other.
+struct AgreedError : Error {
+  using Error::Error;
+};
+// Called by all ranks at the end of a phase (configuration, data, building). If any rank has an error, every rank throws the
+// AgreedError of the lowest such rank.
+void agree(Context&, const Group& world, const std::optional<Error>& mine);
+
+}  // namespace offramp

@@ -1,0 +1,56 @@
+// Context: where an operation runs, passed first everywhere. It owns nothing.
+#pragma once
+#include <cstddef>
+#include <functional>
+#include <map>
+#include <string>
+
+#include "tensor/activity.h"
+#include "tensor/arena.h"
+
+namespace offramp {
+
+enum class Device { cpu };
+
+struct Cost {
+  double flops = 0;  // a multiply-add counts two
+  double bytes = 0;  // read and written, each operand once
+  Cost& operator+=(const Cost& o) { flops += o.flops; bytes += o.bytes; return *this; }
+};
+
+// What plan mode counts: every operation by name, every message by the kind of group it crossed.
+struct Meter {
+  std::map<std::string, Cost> operations;
+  std::map<std::string, double> sent_bytes;
+  Cost total;
+  void count(const char* operation, Cost cost) { operations[operation] += cost; total += cost; }
+};
+
+struct Context {
+  Device device = Device::cpu;
+  Arena* scratch = nullptr;      // memory of one operation or one action; see Scratch
+  Meter* meter = nullptr;        // set: plan mode. Operations and collectives are checked, counted, and return
+  Activity* activity = nullptr;  // what the watchdog prints
+  std::function<void()> tick;    // called between units of work: lets messages progress
+  void beat() const {
+    if (activity) activity->beat();
+    if (tick) tick();
+  }
+  bool planning() const { return meter != nullptr; }
+};
+
+// Scratch memory of a scope:  Scratch s(ctx);  Tensor t = s.tensor({n, h}, DType::f32);
+class Scratch {
+ public:
+  explicit Scratch(Context& context) : arena_(*context.scratch), mark_(arena_.mark()) {}
+  ~Scratch() { arena_.release(mark_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  Tensor tensor(Shape shape, DType dtype) { return arena_.tensor(shape, dtype); }
+
+ private:
+  Arena& arena_;
+  std::size_t mark_;
+};
+
+}  // namespace offramp
