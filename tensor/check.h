@@ -18,7 +18,7 @@ enum class Exit : int { ok = 0, internal = 1, configuration = 2, data = 3, check
 
 struct Error : std::runtime_error {
   Exit code;
-  Error(Exit code, const std::string& what) : std::runtime_error(what), code(code) {}
+  Error(Exit exit_code, const std::string& what) : std::runtime_error(what), code(exit_code) {}
 };
 
 // Throws an Error that tells the user what is wrong and what to change.

@@ -1,0 +1,106 @@
+#include "tensor/arena.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+
+#include "tensor/check.h"
+
+namespace offramp {
+namespace {
+
+// No processor of today maps an address whose upper bits are neither all equal nor tagged: a touch faults at once.
+constexpr std::uintptr_t kNowhere = 0xdead'0000'0000'0000;
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+
+std::atomic<std::size_t>& allocation_count() {
+  static std::atomic<std::size_t> count{0};
+  return count;
+}
+
+std::byte* offset(std::byte* memory, std::size_t bytes) {
+  return reinterpret_cast<std::byte*>(reinterpret_cast<std::uintptr_t>(memory) + bytes);
+}
+
+std::size_t host_memory() { return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE)); }
+
+// Fresh mappings are zero, and cost no memory until they are touched.
+std::shared_ptr<std::byte> map_host_memory(std::size_t bytes) {
+  ++allocation_count();
+  void* memory = bytes > host_memory() ? MAP_FAILED : mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) {
+    fail(Exit::memory,
+         "{} bytes of tensor memory wanted, this host has {} bytes in all; reduce training.micro_batch_size or "
+         "training.sequence_length, raise the parallel sizes, or run fewer ranks on this host",
+         bytes, host_memory());
+  }
+  if (bytes >= kHugePage) madvise(memory, bytes, MADV_HUGEPAGE);  // advice only: without it, the same at more TLB misses
+  return {static_cast<std::byte*>(memory), [bytes](std::byte* p) { munmap(p, bytes); }};
+}
+
+}  // namespace
+
+std::size_t system_allocations() { return allocation_count(); }
+
+Arena::Arena(Backing backing, std::size_t bytes) : capacity_(aligned(bytes)) {
+  if (backing == Backing::none) {
+    memory_ = reinterpret_cast<std::byte*>(kNowhere);
+  } else if (bytes > 0) {
+    owned_ = map_host_memory(capacity_);
+    memory_ = owned_.get();
+  }
+}
+
+Arena::Arena(std::byte* memory, std::size_t bytes, std::string name) : memory_(memory), capacity_(bytes), name_(std::move(name)) {
+  OFFRAMP_CHECK(reinterpret_cast<std::uintptr_t>(memory) % kAlignment == 0, "[arena] {}: memory is not aligned to {}", name_, kAlignment);
+}
+
+std::byte* Arena::bytes(std::size_t count) {
+  largest_ = std::max(largest_, count);
+  OFFRAMP_CHECK(count <= capacity_ && aligned(count) <= capacity_ - used_, "[arena] {}: {} bytes wanted, {} of {} in use", name_, count,
+                used_, capacity_);
+  std::byte* memory = offset(memory_, used_);
+  used_ += aligned(count);
+  peak_ = std::max(peak_, used_);
+  return memory;
+}
+
+Tensor Arena::tensor(Shape shape, DType dtype) {
+  OFFRAMP_CHECK(dtype != DType::none, "[arena] {}: a tensor {} without an element type", name_, to_text(shape));
+  return {bytes(static_cast<std::size_t>(shape.elements()) * size_of(dtype)), shape, dtype};
+}
+
+void Arena::release(std::size_t mark) {
+  OFFRAMP_CHECK(mark <= used_, "[arena] {}: released to {}, only {} in use", name_, mark, used_);
+  used_ = mark;
+}
+
+Pool::Pool(Arena& arena, std::string name, std::size_t slab_bytes, int count)
+    : name_(std::move(name)), slab_bytes_(aligned(slab_bytes)), taken_(static_cast<std::size_t>(std::max(count, 0)), false) {
+  OFFRAMP_CHECK(count >= 0, "[pool] {}: {} slabs", name_, count);
+  memory_ = arena.bytes(slab_bytes_ * taken_.size());
+}
+
+int Pool::take() {
+  const auto free = std::find(taken_.begin(), taken_.end(), false);
+  OFFRAMP_CHECK(free != taken_.end(), "[pool] {}: all {} slabs of {} bytes are taken", name_, count(), slab_bytes_);
+  *free = true;
+  peak_ = std::max(peak_, ++in_use_);
+  return static_cast<int>(free - taken_.begin());
+}
+
+void Pool::give(int slab) {
+  OFFRAMP_CHECK(slab >= 0 && slab < count() && taken_[static_cast<std::size_t>(slab)], "[pool] {}: slab {} of {} is not taken", name_, slab,
+                count());
+  taken_[static_cast<std::size_t>(slab)] = false;
+  --in_use_;
+}
+
+std::byte* Pool::memory(int slab) const {
+  OFFRAMP_CHECK(slab >= 0 && slab < count(), "[pool] {}: no slab {} of {}", name_, slab, count());
+  return offset(memory_, slab_bytes_ * static_cast<std::size_t>(slab));
+}
+
+}  // namespace offramp
