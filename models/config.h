@@ -1,0 +1,40 @@
+// What a model is: the sizes a user writes, with Hugging Face's names, and the exits attached to it. Values only.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace offramp {
+
+struct ModelConfig {
+  std::string architecture = "llama";
+  std::int64_t num_hidden_layers = 0, hidden_size = 0, intermediate_size = 0;
+  std::int64_t num_attention_heads = 0, num_key_value_heads = 0;  // grouped-query attention where they differ
+  std::int64_t vocab_size = 0, max_position_embeddings = 0;
+  double rope_theta = 10000.0, rms_norm_eps = 1e-5;
+  bool tie_word_embeddings = false;
+  double initializer_range = 0.02;
+
+  std::int64_t head_size() const { return hidden_size / num_attention_heads; }
+  std::int64_t queries_per_group() const { return num_attention_heads / num_key_value_heads; }
+};
+
+// Heads at layer l, W the output matrix (methods of EE-LLM, arXiv 2312.04916, and Kangaroo, 2404.18911):
+//   bare       W h                        norm   W Norm(h)
+//   mlp        W Norm(r + MLP_e(Norm2(r))), r the layer's post-attention residual, Norm2 the layer's own
+//   block      a full extra layer, then norm            attention   a layer without its MLP, then norm
+enum class HeadKind : std::uint8_t { bare, norm, mlp, block, attention };
+const char* name_of(HeadKind kind);
+
+struct ExitSpec {
+  int layer = 0;                // counts from 1: the exit reads that layer's output
+  HeadKind head = HeadKind::norm;
+  bool shared_output = false;   // with the final head
+  bool shared_norm = false;     // with the final head; means nothing for a bare head
+  double loss_weight = 0;
+  bool confidence_weights = false;
+  bool detach = false;          // no gradient into the backbone
+  double lr_scale = 1;          // of the exit's own tensors
+};
+
+}  // namespace offramp

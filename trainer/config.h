@@ -1,0 +1,64 @@
+// Config: one job, as the user wrote it and as every rank uses it. Values only; every room brings its own options.
+// read_config() (trainer/yaml.h) makes one from YAML or throws the whole list of what is wrong with it.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "models/config.h"
+#include "optim/optimizer.h"
+
+namespace offramp {
+
+struct ExitLossConfig {
+  std::string schedule = "constant";  // constant | linear | cosine: scales every exit's loss weight
+  double start_scale = 0;
+  std::int64_t warmup_steps = 0;
+};
+struct ParallelConfig {
+  int pipeline_parallel_size = 1;
+  int data_parallel_size = 0;     // 0: auto, world size / pipeline_parallel_size
+  std::string schedule = "1f1b";  // gpipe | 1f1b
+};
+struct TrainingConfig {
+  std::int64_t sequence_length = 0, micro_batch_size = 0, global_batch_size = 0, steps = 0;
+  std::int64_t stop_at = -1;  // ends the run after this step without changing `steps` in any schedule; -1: at `steps`
+  std::uint64_t seed = 1234;
+  std::string device = "cpu", precision = "fp32";
+  int threads = 1;
+  std::int64_t validation_interval = 0, validation_samples = 64;  // interval 0: only after the last step
+  double timeout_s = 300;
+  std::string nan = "abort";  // abort | skip
+};
+struct CorpusConfig {
+  std::string path;  // Megatron .bin/.idx prefix
+  double weight = 1;
+};
+struct DataConfig {
+  std::vector<CorpusConfig> train, validation;
+  bool shuffle = true, document_mask = false;
+  std::string loss_mask;
+};
+struct LoggingConfig {
+  std::string directory;  // empty: no files
+  std::int64_t interval = 1;
+  bool tensorboard = true;
+};
+
+struct Config {
+  ModelConfig model;
+  std::vector<ExitSpec> exits;  // sorted by layer
+  ExitLossConfig exit_loss;
+  ParallelConfig parallel;
+  TrainingConfig training;
+  OptimizerConfig optimizer;
+  DataConfig data;
+  std::string export_hf;  // empty: no export
+  LoggingConfig logging;
+
+  // Microbatches a rank runs a step.
+  std::int64_t microbatches(int data_size) const { return training.global_batch_size / (training.micro_batch_size * data_size); }
+  std::int64_t last_step() const { return training.stop_at < 0 || training.stop_at > training.steps ? training.steps : training.stop_at; }
+};
+
+}  // namespace offramp
