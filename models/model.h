@@ -1,0 +1,44 @@
+// A model is a list of units and a list of heads that tap between them. Building one takes no memory but for names and shapes:
+// every rank builds the whole model, knows by it where every parameter lives, and binds memory (Flat) only to its own part.
+#pragma once
+#include <span>
+#include <string>
+#include <vector>
+
+#include "models/head.h"
+
+namespace offramp {
+
+struct Unit {
+  int layer = 0;  // from 1; the embedding is 0
+  ModulePtr module;
+};
+
+struct Model {
+  ModelConfig config;
+  std::vector<Unit> units;  // embedding; then attention and MLP of each layer
+  std::vector<Head> heads;  // exits in layer order; the last is the final head
+  std::shared_ptr<Tensor> rope_table = std::make_shared<Tensor>();  // [max_position, d], shared by all attention units
+
+  // Computes the tables that units read, in memory of the arena. Once, before the first forward.
+  void prepare(Context& ctx, Arena& arena);
+  int final_exit() const { return static_cast<int>(heads.size()) - 1; }
+};
+// Throws Error(Exit::configuration) for an architecture it does not know.
+Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits);
+
+// Units of the transformer (models/attention.cpp, mlp.cpp, embedding.cpp). `prefix` is a layer's Hugging Face name,
+// "model.layers.3" or "exits.4.block"; writer and lr_scale go to every parameter of the unit.
+struct UnitOptions {
+  std::string prefix;
+  Writer writer = Writer::unit;
+  double lr_scale = 1;
+  std::string norm_name;  // another logical name for the norm (the mlp exit's copy of its layer's); empty: the layer's own
+};
+ModulePtr make_embedding(const ModelConfig& config);                                  // x [n] i32 -> y [n, h]
+ModulePtr make_attention(const ModelConfig& config, const UnitOptions& options, std::shared_ptr<const Tensor> rope_table);
+ModulePtr make_mlp(const ModelConfig& config, const UnitOptions& options);
+// exits.<layer>.* of one exit; `tap` is a unit's number.
+Head make_head(const ModelConfig& config, const ExitSpec& exit, int tap, std::shared_ptr<const Tensor> rope_table);
+
+}  // namespace offramp
