@@ -14,7 +14,7 @@ namespace offramp {
 struct HeadIn {
   Tensor x;       // [n, h]
   Tensor labels;  // [n] i32, < 0: not counted
-  LossOptions loss;
+  LossOptions loss;  // Head::exit sets its confidence_weights from the exit's spec
 };
 
 class OutputMatrix {
@@ -40,6 +40,9 @@ class Head {
   void visit(const Visitor& visitor);
 
  private:
+  Tensor forward(Context& ctx, Tensor x, Slot& slot);  // body and norm: what the output matrix reads [n, h]
+  void backward(Context& ctx, Tensor d_tap, Tensor dy, Slot& slot);
+
   ExitSpec spec_;
   int tap_;
   std::vector<ModulePtr> body_;

@@ -1,0 +1,49 @@
+#include "models/head.h"
+
+namespace offramp {
+
+Head::Head(ExitSpec spec, int tap, std::vector<ModulePtr> body, std::unique_ptr<Norm> norm, OutputMatrix output)
+    : spec_(spec), tap_(tap), body_(std::move(body)), norm_(std::move(norm)), output_(std::move(output)) {}
+
+void Head::exit(Context& ctx, Tensor d_tap, Tensor sums, const HeadIn& in, const Sequences& sequences, bool train) {
+  Scratch scope(ctx);
+  Slot slot(*ctx.scratch, train ? Keep::everything : Keep::nothing, sequences);
+  HeadIn top = in;  // what the output matrix reads
+  top.loss.confidence_weights = spec_.confidence_weights;
+  top.x = forward(ctx, in.x, slot);
+  const bool bare = body_.empty() && !norm_;
+  const Tensor d_top = bare || !train ? d_tap : scope.tensor(in.x.shape, DType::f32);  // [n, h]
+  output_.loss(ctx, d_top, sums, top, train);
+  if (train) backward(ctx, d_tap, d_top, slot);
+}
+
+Tensor Head::forward(Context& ctx, Tensor x, Slot& slot) {
+  const Shape shape = x.shape;  // [n, h]
+  for (const ModulePtr& unit : body_) {
+    const Tensor y = slot.tensor(shape);
+    unit->forward(ctx, y, x, slot);
+    x = y;
+    ctx.beat();
+  }
+  if (!norm_) return x;
+  const Tensor y = slot.tensor(shape);
+  norm_->forward(ctx, y, x, slot);
+  return y;
+}
+
+// Every part works in place on dy; only the lowest one writes d_tap.
+void Head::backward(Context& ctx, Tensor d_tap, Tensor dy, Slot& slot) {
+  if (norm_) norm_->backward(ctx, body_.empty() ? d_tap : dy, dy, {}, slot);
+  for (std::size_t i = body_.size(); i-- > 0;) {
+    body_[i]->backward(ctx, i == 0 ? d_tap : dy, dy, slot);
+    ctx.beat();
+  }
+}
+
+void Head::visit(const Visitor& visitor) {
+  for (const ModulePtr& unit : body_) unit->visit(visitor);
+  if (norm_) norm_->visit(visitor);
+  output_.visit(visitor);
+}
+
+}  // namespace offramp

@@ -1,0 +1,25 @@
+#include "models/layers.h"
+
+namespace offramp {
+
+Norm::Norm(std::string name, std::int64_t hidden, double eps, Writer writer, double lr_scale)
+    : gain_{.shape = {hidden},
+            .init = {.kind = Init::Kind::ones},
+            .pieces = {whole(std::move(name), {hidden})},
+            .writer = writer,
+            .lr_scale = lr_scale},
+      eps_(static_cast<float>(eps)) {}
+
+void Norm::forward(Context& ctx, Tensor y, Tensor x, Slot& slot) {
+  const Tensor rstd = slot.tensor({x.shape[0]});
+  rms_norm(ctx, y, rstd, x, gain_.value, eps_);
+  slot.push(x);
+  slot.push(rstd);
+}
+
+void Norm::backward(Context& ctx, Tensor dx, Tensor dy, Tensor d_residual, Slot& slot) {
+  const Tensor rstd = slot.pop(), x = slot.pop();
+  rms_norm_backward(ctx, dx, gain_.grad, dy, d_residual, x, rstd, gain_.value);
+}
+
+}  // namespace offramp
