@@ -1,0 +1,43 @@
+#include <cstring>
+
+#include "tensor/cpu/kernels.h"
+
+namespace offramp::cpu {
+
+void embedding(Tensor y, Tensor w, Tensor ids, std::int64_t first) {
+  const std::int64_t n = y.shape[0], h = y.shape[1], rows = w.shape[0];
+  float* ys = y.as<float>();
+  const float* ws = w.as<float>();
+  const std::int32_t* id = ids.as<std::int32_t>();
+  const std::size_t row_bytes = static_cast<std::size_t>(h) * sizeof(float);
+#pragma omp parallel for if (n * h > kParallelElements)
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::int64_t row = id[i] - first;
+    if (row >= 0 && row < rows) {
+      std::memcpy(ys + i * h, ws + row * h, row_bytes);
+    } else {
+      std::memset(ys + i * h, 0, row_bytes);
+    }
+  }
+}
+
+// Threads share the columns, so that each sum runs in token order.
+void embedding_backward(Tensor dw, Tensor dy, Tensor ids, std::int64_t first) {
+  const std::int64_t n = dy.shape[0], h = dy.shape[1], rows = dw.shape[0];
+  float* dws = dw.as<float>();
+  const float* dys = dy.as<float>();
+  const std::int32_t* id = ids.as<std::int32_t>();
+  constexpr std::int64_t kColumns = 128;
+#pragma omp parallel for if (n * h > kParallelElements)
+  for (std::int64_t begin = 0; begin < h; begin += kColumns) {
+    const std::int64_t end = begin + kColumns < h ? begin + kColumns : h;
+    for (std::int64_t i = 0; i < n; ++i) {
+      const std::int64_t row = id[i] - first;
+      if (row < 0 || row >= rows) continue;
+#pragma omp simd
+      for (std::int64_t j = begin; j < end; ++j) dws[row * h + j] += dys[i * h + j];
+    }
+  }
+}
+
+}  // namespace offramp::cpu

@@ -1,0 +1,92 @@
+#include <cmath>
+#include <limits>
+
+#include "tensor/cpu/kernels.h"
+#include "tensor/cpu/vector_math.h"
+
+namespace offramp::cpu {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr std::int32_t kNoColumn = std::numeric_limits<std::int32_t>::max();
+
+// The row's maximum over what is not NaN; NaN shows in the sum of exponentials.
+float maximum(const float* row, std::int64_t columns) {
+  return fold_lanes(
+      columns, -kInfinity, [=](std::int64_t j) { return row[j]; }, [](float a, float b) { return b > a ? b : a; });
+}
+
+// The lowest column that holds the maximum; 0 where there is none (all NaN).
+std::int32_t column_of(const float* row, std::int64_t columns, float max) {
+  const std::int32_t column = fold_lanes(
+      columns, kNoColumn, [=](std::int64_t j) { return row[j] == max ? static_cast<std::int32_t>(j) : kNoColumn; },
+      [](std::int32_t a, std::int32_t b) { return b < a ? b : a; });
+  return column == kNoColumn ? 0 : column;
+}
+
+}  // namespace
+
+void softmax_stats(Tensor stats, Tensor argmax, Tensor logits, Tensor labels, std::int64_t first) {
+  const std::int64_t n = logits.shape[0], columns = logits.shape[1];
+  const float* x = logits.as<float>();
+  float* s = stats.defined() ? stats.as<float>() : nullptr;
+  std::int32_t* best = argmax.defined() ? argmax.as<std::int32_t>() : nullptr;
+  const std::int32_t* label = labels.as<std::int32_t>();
+#pragma omp parallel for if (n * columns > kParallelElements)
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float* row = x + i * columns;
+    const float max = maximum(row, columns);
+    if (best) best[i] = static_cast<std::int32_t>(first + column_of(row, columns, max));
+    if (!s) continue;
+    const std::int64_t column = label[i] - first;
+    s[3 * i] = max;
+    s[3 * i + 1] = sum_lanes(columns, [=](std::int64_t j) { return exp_fast(row[j] - max); });
+    s[3 * i + 2] = label[i] >= 0 && column >= 0 && column < columns ? row[column] : -kInfinity;
+  }
+}
+
+namespace {
+
+// Row i of the gradient: weight * (softmax - onehot), softmax_j = e^(x_j - max) / sum.
+void loss_gradient(float* d, const float* x, const float* stats, float weight, std::int64_t columns, std::int64_t label_column) {
+  const float max = stats[0], scale = weight / stats[1];
+#pragma omp simd
+  for (std::int64_t j = 0; j < columns; ++j) d[j] = scale * exp_fast(x[j] - max);
+  if (label_column >= 0 && label_column < columns) d[label_column] -= weight;
+}
+
+// In row order and in double. Few rows, one logarithm each: not worth a second thread.
+void add_sums(double* sums, const float* stats, const std::int32_t* best, const std::int32_t* label, std::int64_t n, bool confidence) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    if (label[i] < 0) continue;
+    const double sum = stats[3 * i + 1], loss = stats[3 * i] + std::log(sum) - stats[3 * i + 2];
+    sums[0] += loss;
+    sums[1] += confidence ? loss / sum : loss;
+    sums[2] += best[i] == label[i] ? 1 : 0;
+    sums[3] += 1;
+  }
+}
+
+}  // namespace
+
+void softmax_loss(Tensor sums, Tensor dlogits, Tensor logits, Tensor stats, Tensor argmax, Tensor labels, std::int64_t first,
+                  const LossOptions& options) {
+  const std::int64_t n = logits.shape[0], columns = logits.shape[1];
+  const float *x = logits.as<float>(), *s = stats.as<float>();
+  const std::int32_t* label = labels.as<std::int32_t>();
+  if (sums.defined()) add_sums(sums.as<double>(), s, argmax.as<std::int32_t>(), label, n, options.confidence_weights);
+  if (!dlogits.defined()) return;
+  float* d = dlogits.as<float>();
+  const float scale = *options.scale.as<float>();
+#pragma omp parallel for if (n * columns > kParallelElements)
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float weight = options.confidence_weights ? scale / s[3 * i + 1] : scale;  // the greatest probability is e^0 / sum
+    if (label[i] >= 0) {
+      loss_gradient(d + i * columns, x + i * columns, s + 3 * i, weight, columns, label[i] - first);
+    } else {
+      for (std::int64_t j = 0; j < columns; ++j) d[i * columns + j] = 0;
+    }
+  }
+}
+
+}  // namespace offramp::cpu
