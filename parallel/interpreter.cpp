@@ -1,0 +1,177 @@
+#include "parallel/interpreter.h"
+
+#include <chrono>
+
+#include "tensor/check.h"
+
+namespace offramp {
+namespace {
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// Messages of one boundary and direction are told apart by their microbatch.
+int tag_of(const Action& action) {
+  const bool activation = action.op == Op::SendActivation || action.op == Op::RecvActivation;
+  return 2 * action.microbatch + (activation ? 0 : 1);
+}
+
+double& phase_of(Op op, PhaseTimes& times) {
+  switch (op) {
+    case Op::Forward: return times.forward;
+    case Op::Backward: return times.backward;
+    case Op::Exit: return times.exits;
+    default: return times.communication;
+  }
+}
+
+}  // namespace
+
+void Interpreter::run(const Program& program, const Layout& layout, const StepInput& input, PhaseTimes& times) {
+  rows_ = input.microbatches.empty() ? 0 : input.microbatches[0].ids.elements();
+  for (const Action& action : program) {
+    if (ctx_->activity) ctx_->activity->begin(fmt::format("{}, {}", input.name, to_text(action)));
+    const double begin = now();
+    waited_ = 0;
+    const Lifetimes memory = lifetimes(action, layout);
+    for (const Slab& slab : memory.takes) take(slab);
+    execute(action, layout, input);
+    for (const Slab& slab : memory.gives) give(slab);
+    ctx_->beat();
+    phase_of(action.op, times) += now() - begin - waited_;
+    times.communication += waited_;
+  }
+  const double begin = now();
+  for (Work& work : reductions_) work.wait(*ctx_);
+  for (auto& [slab, work] : leaving_) work.wait(*ctx_);
+  times.communication += now() - begin;
+  reductions_.clear();
+  leaving_.clear();
+  OFFRAMP_CHECK(live_.empty() && kept_.empty() && arriving_.empty(), "[interpreter] {} slabs were left behind", live_.size());
+}
+
+void Interpreter::execute(const Action& action, const Layout& layout, const StepInput& input) {
+  const Mesh& mesh = *on_.mesh;
+  switch (action.op) {
+    case Op::Forward: return forward(action, layout, input);
+    case Op::Exit: return exit(action, layout, input);
+    case Op::Backward: return backward(action, layout);
+    case Op::SendActivation: return send_slab(action, Hold::Output, action.stage + 1);
+    case Op::RecvActivation: return receive_slab(action, Hold::Input, action.stage - 1);
+    case Op::SendGradient: return send_slab(action, Hold::Gradient, action.stage - 1);
+    case Op::RecvGradient: return receive_slab(action, Hold::Gradient, action.stage + 1);
+    case Op::ReduceTied:
+      for (const TiedHere& here : on_.flat->tied())
+        if (here.tie == action.index) reduce_tie(*ctx_, here, (*on_.ties)[static_cast<std::size_t>(here.tie)], action.stage, mesh.pipeline);
+      return;
+    case Op::ReduceGradients: {
+      const Range range = on_.flat->buckets()[static_cast<std::size_t>(action.index)].range;
+      reductions_.push_back(all_reduce(*ctx_, on_.flat->gradients(range), mesh.data));
+      return;
+    }
+  }
+}
+
+void Interpreter::forward(const Action& action, const Layout& layout, const StepInput& input) {
+  const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
+  const Slab key{Hold::Input, action.stage, action.microbatch};
+  Tensor x = microbatch.ids;
+  if (action.stage > 0) {
+    x = tensor_of(Hold::Input, action);
+    await(arriving_.at(key));
+    arriving_.erase(key);
+  }
+  const auto destination = [&](int unit) {
+    if (action.stage + 1 < layout.stages && unit + 1 == on_.stage.units().end) return tensor_of(Hold::Output, action);
+    const bool tapped = live_.contains({Hold::Tap, action.stage, action.microbatch, static_cast<std::int16_t>(unit)});
+    return tapped ? tensor_of(Hold::Tap, action, unit) : Tensor{};
+  };
+  if (!layout.backward) {
+    Slot slot(*ctx_->scratch, Keep::nothing, microbatch.sequences);
+    return on_.stage.forward(*ctx_, x, destination, slot);
+  }
+  const Slab stash{Hold::Stash, action.stage, action.microbatch};
+  const Pool& pool = (*on_.pools)[static_cast<std::size_t>(Hold::Stash)];
+  auto kept = std::make_unique<Kept>(pool.memory(live_.at(stash)), pool.slab_bytes(), microbatch.sequences);
+  on_.stage.forward(*ctx_, x, destination, kept->slot);
+  kept_[stash] = std::move(kept);
+}
+
+void Interpreter::exit(const Action& action, const Layout& layout, const StepInput& input) {
+  const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
+  const ExitPlace& place = layout.exits[static_cast<std::size_t>(action.index)];
+  Head& head = (*on_.heads)[static_cast<std::size_t>(action.index)];
+  HeadIn in;
+  in.x = place.at_output ? tensor_of(Hold::Output, action) : tensor_of(Hold::Tap, action, place.tap);
+  in.labels = microbatch.labels;
+  in.loss = {input.exit_scale[static_cast<std::size_t>(action.index)], head.spec().confidence_weights};
+  const bool gradient = layout.backward && place.gradient;
+  const Tensor d_tap = gradient ? tensor_of(Hold::TapGradient, action, action.index) : Tensor{};
+  const Tensor sums = input.sums.narrow(0, action.index, 1).reshape({kLossSums});
+  head.exit(*ctx_, d_tap, sums, in, microbatch.sequences, layout.backward);
+}
+
+void Interpreter::backward(const Action& action, const Layout& layout) {
+  const bool whole = action.index < 0;
+  const Slab stash{Hold::Stash, action.stage, action.microbatch};
+  const Tensor gradient = tensor_of(Hold::Gradient, action);
+  if (action.index <= 0 && action.stage + 1 < layout.stages) {
+    const Slab key{Hold::Gradient, action.stage, action.microbatch};
+    await(arriving_.at(key));
+    arriving_.erase(key);
+  } else if (action.index <= 0) {
+    fill_zero(*ctx_, gradient);  // the last stage's gradient comes from its exits alone
+  }
+  std::vector<TapGradient> taps;
+  for (std::size_t e = 0; e < layout.exits.size(); ++e) {
+    const ExitPlace& place = layout.exits[e];
+    if (place.stage == action.stage && place.gradient)
+      taps.push_back({place.tap, tensor_of(Hold::TapGradient, action, static_cast<int>(e))});
+  }
+  const Units segment = whole ? on_.stage.units() : on_.segments[static_cast<std::size_t>(action.index)];
+  Slot& slot = kept_.at(stash)->slot;
+  on_.stage.backward(*ctx_, gradient, taps, segment, slot);
+  if (segment.begin > on_.stage.units().begin) return;
+  OFFRAMP_CHECK(slot.empty(), "[interpreter] {} left tensors in its slot", to_text(action));
+  kept_.erase(stash);
+}
+
+void Interpreter::take(const Slab& slab) {
+  const int number = (*on_.pools)[static_cast<std::size_t>(slab.what)].take();
+  OFFRAMP_CHECK(live_.emplace(slab, number).second, "[interpreter] a slab of {} was taken twice", name_of(slab.what));
+  const auto sending = leaving_.find({slab.what, number});
+  if (sending == leaving_.end()) return;
+  await(sending->second);
+  leaving_.erase(sending);
+}
+
+void Interpreter::give(const Slab& slab) {
+  const auto it = live_.find(slab);
+  OFFRAMP_CHECK(it != live_.end(), "[interpreter] a slab of {} was given back twice", name_of(slab.what));
+  (*on_.pools)[static_cast<std::size_t>(slab.what)].give(it->second);
+  live_.erase(it);
+}
+
+Tensor Interpreter::tensor_of(Hold what, const Action& action, int index) const {
+  const auto it = live_.find({what, action.stage, action.microbatch, static_cast<std::int16_t>(index)});
+  OFFRAMP_CHECK(it != live_.end(), "[interpreter] {} needs a slab of {} that is not there", to_text(action), name_of(what));
+  const Pool& pool = (*on_.pools)[static_cast<std::size_t>(what)];
+  return Tensor(pool.memory(it->second), {rows_, on_.hidden}, DType::f32);
+}
+
+void Interpreter::await(Work& work) {
+  const double begin = now();
+  work.wait(*ctx_);
+  waited_ += now() - begin;
+}
+
+void Interpreter::send_slab(const Action& action, Hold what, int to) {
+  const Slab slab{what, action.stage, action.microbatch};
+  leaving_[{what, live_.at(slab)}] = send(*ctx_, tensor_of(what, action), on_.mesh->pipeline, to, tag_of(action));
+}
+
+void Interpreter::receive_slab(const Action& action, Hold what, int from) {
+  const Slab slab{what, action.stage, action.microbatch};
+  arriving_[slab] = receive(*ctx_, tensor_of(what, action), on_.mesh->pipeline, from, tag_of(action));
+}
+
+}  // namespace offramp

@@ -1,0 +1,83 @@
+// Runs one rank's Program: one case an Op, each a few lines. The only place where schedule, stage, memory and messages meet.
+//
+// What lives between actions is a slab, taken and given back exactly as lifetimes() says. Receives are posted when their action
+// comes and waited for by their consumer; sends go on in the background and hold their slab until it is wanted again.
+#pragma once
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "comm/mesh.h"
+#include "parallel/stage.h"
+#include "parallel/ties.h"
+
+namespace offramp {
+
+// One microbatch as every stage sees it; in memory that outlives the step.
+struct MicrobatchInput {
+  Tensor ids, labels;  // [n] i32; a label < 0 is not counted
+  Sequences sequences;
+};
+
+// Where a step's time went, in seconds. Waiting for a message is communication, whoever waits.
+struct PhaseTimes {
+  double forward = 0, backward = 0, exits = 0, communication = 0, optimizer = 0, data = 0;
+};
+
+// What the interpreter runs on; all of it belongs to the Machine (parallel/machine.h).
+struct Equipment {
+  Stage stage;
+  std::vector<Head>* heads = nullptr;
+  Flat* flat = nullptr;
+  const Mesh* mesh = nullptr;
+  std::vector<Pool>* pools = nullptr;  // one a Hold
+  const std::vector<Tie>* ties = nullptr;
+  std::vector<Units> segments;         // of the last microbatch's backward
+  std::int64_t hidden = 0;
+};
+
+struct StepInput {
+  std::span<const MicrobatchInput> microbatches;
+  std::span<const Tensor> exit_scale;  // [1] f32 an exit: weight / counted tokens of the whole batch
+  Tensor sums;                         // [exits, kLossSums] f64, +=
+  std::string name;                    // "step 12": for the watchdog and for errors
+};
+
+class Interpreter {
+ public:
+  Interpreter(Context& ctx, Equipment equipment) : ctx_(&ctx), on_(std::move(equipment)) {}
+  // Gradients +=. On return every message and reduction of the program has ended. With layout.backward == false nothing but
+  // `sums` changes.
+  void run(const Program& program, const Layout& layout, const StepInput& input, PhaseTimes& times);
+
+ private:
+  struct Kept {  // of a forward, until its backward
+    Kept(std::byte* memory, std::size_t bytes, Sequences sequences)
+        : arena(memory, bytes, "stash"), slot(arena, Keep::everything, sequences) {}
+    Arena arena;
+    Slot slot;
+  };
+  void execute(const Action& action, const Layout& layout, const StepInput& input);
+  void forward(const Action& action, const Layout& layout, const StepInput& input);
+  void exit(const Action& action, const Layout& layout, const StepInput& input);
+  void backward(const Action& action, const Layout& layout);
+
+  void take(const Slab& slab);
+  void give(const Slab& slab);
+  Tensor tensor_of(Hold what, const Action& action, int index = -1) const;  // [n, h]
+  void await(Work& work);
+  void send_slab(const Action& action, Hold what, int to);
+  void receive_slab(const Action& action, Hold what, int from);
+
+  Context* ctx_;
+  Equipment on_;
+  std::int64_t rows_ = 0;              // tokens of a microbatch
+  std::map<Slab, int> live_;           // slab -> its number in the pool
+  std::map<Slab, Work> arriving_;      // posted receives
+  std::map<std::pair<Hold, int>, Work> leaving_;  // last send from a pool's slab
+  std::map<Slab, std::unique_ptr<Kept>> kept_;
+  std::vector<Work> reductions_;
+  double waited_ = 0;
+};
+
+}  // namespace offramp

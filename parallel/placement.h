@@ -1,0 +1,49 @@
+// Placement: which stage runs which unit, and what follows from it: where every exit and every tied tensor lives, how the last
+// backward is cut into segments, and the Layout that schedules are made for. Pure functions of the model and the sizes, so every
+// rank knows them of every rank.
+#pragma once
+#include "models/flat.h"
+#include "models/model.h"
+#include "parallel/schedule.h"
+
+namespace offramp {
+
+struct Units {
+  int begin = 0, end = 0;
+  bool contains(int unit) const { return begin <= unit && unit < end; }
+};
+
+struct Partition {
+  std::vector<int> first_unit;  // of each stage, and one past the last stage
+  int stages() const { return static_cast<int>(first_unit.size()) - 1; }
+  Units units(int stage) const { return {first_unit[static_cast<std::size_t>(stage)], first_unit[static_cast<std::size_t>(stage) + 1]}; }
+  int stage_of(int unit) const;
+};
+// Whole layers, as even as can be; the embedding goes with the first. The first stages get what does not divide.
+Partition even_partition(int layers, int stages);
+
+// A logical tensor that several stages hold or several kinds of writer add to. Gradients are summed once a step: stages from the
+// highest to the lowest, which owns it; on each stage heads, then units, then lookups.
+struct Tie {
+  std::string name;
+  std::int64_t elements = 0;
+  std::vector<int> stages;  // highest first; the last one owns the tensor
+};
+std::vector<Tie> find_ties(Model& model, const Partition& partition);
+
+// The stage's units in backward order, cut where about `bucket_elements` gradients have gathered.
+std::vector<Units> cut_segments(Model& model, Units units, std::int64_t bucket_elements);
+
+// The stage's parameters as Flat wants them.
+std::vector<FlatEntry> flat_entries(Model& model, const Partition& partition, int stage, const std::vector<Units>& segments,
+                                    const std::vector<Tie>& ties);
+
+struct LayoutOptions {
+  int microbatches = 1;
+  bool backward = true;
+  bool reduce = false;  // sum gradients over data-parallel ranks
+  std::int64_t bucket_elements = std::int64_t{1} << 22;
+};
+Layout make_layout(Model& model, const Partition& partition, const std::vector<Tie>& ties, const LayoutOptions& options);
+
+}  // namespace offramp

@@ -1,0 +1,33 @@
+#include "parallel/stage.h"
+
+namespace offramp {
+
+void Stage::forward(Context& ctx, Tensor x, const Destination& destination, Slot& slot) const {
+  const Shape shape{x.shape[0], model_->config.hidden_size};
+  Scratch outputs(ctx);
+  std::array<Tensor, 2> passing;  // without a backward, outputs that nobody reads later take turns in two buffers
+  for (int u = units_.begin; u < units_.end; ++u) {
+    Tensor y = destination(u);
+    if (!y.defined() && slot.keeps()) y = slot.tensor(shape);
+    if (!y.defined()) {
+      Tensor& buffer = passing[static_cast<std::size_t>(u % 2)];
+      if (!buffer.defined()) buffer = outputs.tensor(shape, DType::f32);
+      y = buffer;
+    }
+    Scratch temporaries(ctx);
+    unit(u).forward(ctx, y, x, slot);
+    x = y;
+    ctx.beat();
+  }
+}
+
+void Stage::backward(Context& ctx, Tensor gradient, std::span<const TapGradient> taps, Units segment, Slot& slot) const {
+  for (int u = segment.end - 1; u >= segment.begin; --u) {
+    for (const TapGradient& tap : taps)
+      if (tap.unit == u) add(ctx, gradient, tap.value);
+    unit(u).backward(ctx, u == 0 ? Tensor{} : gradient, gradient, slot);
+    ctx.beat();
+  }
+}
+
+}  // namespace offramp

@@ -1,0 +1,34 @@
+// Stage: the units that one pipeline rank runs in a row, and the taps between them. It knows slots, not schedules.
+#pragma once
+#include <functional>
+
+#include "parallel/placement.h"
+
+namespace offramp {
+
+// The gradient of an exit with respect to the output of `unit`.
+struct TapGradient {
+  int unit = 0;
+  Tensor value;  // [n, h]
+};
+
+class Stage {
+ public:
+  Stage(Model& model, Units units) : model_(&model), units_(units) {}
+  Units units() const { return units_; }
+
+  // Where a unit's output goes that outlives the stage's slot: a tap, or what is sent on. Undefined: the stage decides.
+  using Destination = std::function<Tensor(int unit)>;
+  // x: ids [n] on the first stage, else [n, h].
+  void forward(Context& ctx, Tensor x, const Destination& destination, Slot& slot) const;
+  // Walks `segment` of the stage backwards. gradient [n, h] is that of the segment's output and becomes that of its input, in
+  // place; every tap's gradient is added at its unit, in the order given.
+  void backward(Context& ctx, Tensor gradient, std::span<const TapGradient> taps, Units segment, Slot& slot) const;
+
+ private:
+  Module& unit(int u) const { return *model_->units[static_cast<std::size_t>(u)].module; }
+  Model* model_;
+  Units units_;
+};
+
+}  // namespace offramp
