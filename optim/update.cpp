@@ -1,0 +1,89 @@
+#include "optim/update.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+namespace offramp {
+namespace {
+
+void adamw_range(Context& ctx, const Flat& flat, const OptimizerConfig& config, const UpdateRange& update, Tensor scalars) {
+  AdamW options;
+  options.beta1 = static_cast<float>(config.betas[0]);
+  options.beta2 = static_cast<float>(config.betas[1]);
+  options.eps = static_cast<float>(config.eps);
+  options.weight_decay = update.decay ? static_cast<float>(config.weight_decay) : 0.0f;
+  options.lr_scale = static_cast<float>(update.lr_scale);
+  const Range r = update.range;
+  adamw(ctx, flat.values(r), flat.state("exp_avg", r), flat.state("exp_avg_sq", r), flat.gradients(r), scalars, options);
+}
+
+void sgd_range(Context& ctx, const Flat& flat, const OptimizerConfig& config, const UpdateRange& update, Tensor scalars) {
+  Sgd options;
+  options.momentum = static_cast<float>(config.momentum);
+  options.nesterov = config.nesterov;
+  options.weight_decay = update.decay ? static_cast<float>(config.weight_decay) : 0.0f;
+  options.lr_scale = static_cast<float>(update.lr_scale);
+  const Range r = update.range;
+  const Tensor velocity = config.momentum > 0 ? flat.state("momentum", r) : Tensor{};
+  sgd(ctx, flat.values(r), velocity, flat.gradients(r), scalars, options);
+}
+
+}  // namespace
+
+LogicalNames::LogicalNames(Model& model) {
+  std::set<std::string> names;
+  const auto collect = [&](Parameter& p) {
+    for (const Piece& piece : p.pieces) names.insert(piece.name);
+  };
+  for (Head& head : model.heads) head.visit(collect);
+  for (Unit& unit : model.units) unit.module->visit(collect);
+  names_.assign(names.begin(), names.end());
+  for (std::size_t i = 0; i < names_.size(); ++i) number_[names_[i]] = static_cast<std::int64_t>(i);
+}
+
+void gradient_squares(Context& ctx, const Flat& flat, const LogicalNames& names, Part part, Tensor squares) {
+  for (const Parameter* parameter : flat.owned()) {
+    const Tensor gradient = parameter->grad.reshape({parameter->grad.elements()});
+    for (const Piece& piece : parameter->pieces) {
+      const std::int64_t number = names.number(piece.name);
+      if (number % part.count != part.index) continue;
+      const Tensor sum = squares.narrow(0, number, 1);
+      runs(piece, [&](const Run& run) { sum_of_squares(ctx, sum, gradient.narrow(0, run.local, run.count)); });
+    }
+    ctx.beat();
+  }
+}
+
+double gradient_norm(Tensor squares) {
+  double sum = 0;
+  for (std::int64_t i = 0; i < squares.elements(); ++i) sum += squares.as<double>()[i];
+  return std::sqrt(sum);
+}
+
+double clip_factor(double norm, double limit) { return limit > 0 ? std::min(1.0, limit / (norm + 1e-6)) : 1.0; }
+
+std::vector<std::string> optimizer_state(const OptimizerConfig& config) {
+  if (config.name == "adamw") return {"exp_avg", "exp_avg_sq"};
+  return config.momentum > 0 ? std::vector<std::string>{"momentum"} : std::vector<std::string>{};
+}
+
+void set_scalars(Tensor scalars, const StepScalars& step, const OptimizerConfig& config) {
+  float* s = scalars.as<float>();
+  s[0] = static_cast<float>(step.lr);
+  s[1] = static_cast<float>(step.clip);
+  s[2] = static_cast<float>(1.0 - std::pow(config.betas[0], static_cast<double>(step.updates)));
+  s[3] = static_cast<float>(1.0 - std::pow(config.betas[1], static_cast<double>(step.updates)));
+}
+
+void apply_update(Context& ctx, const Flat& flat, const OptimizerConfig& config, Tensor scalars) {
+  for (const UpdateRange& update : flat.updates()) {
+    if (config.name == "adamw")
+      adamw_range(ctx, flat, config, update, scalars);
+    else
+      sgd_range(ctx, flat, config, update, scalars);
+    ctx.beat();
+  }
+}
+
+}  // namespace offramp

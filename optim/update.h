@@ -1,0 +1,52 @@
+// The step: from gradients in a rank's flat buffers to weights, in two functions that the trainer puts one reduction between.
+//
+//   gradient_squares(ctx, flat, names, part, squares);     // one sum a logical tensor
+//   ... squares summed over all ranks ...
+//   const double norm = gradient_norm(squares);            // every parameter once, in the order of names
+//   set_scalars(scalars, {lr, clip_factor(norm, limit), updates}, config);
+//   apply_update(ctx, flat, config, scalars);
+#pragma once
+#include <map>
+#include <string>
+#include <vector>
+
+#include "models/flat.h"
+#include "models/model.h"
+#include "optim/optimizer.h"
+
+namespace offramp {
+
+// Every logical tensor of a model, numbered in the order of their names: the same on all ranks and at all layouts.
+class LogicalNames {
+ public:
+  explicit LogicalNames(Model& model);
+  std::int64_t size() const { return static_cast<std::int64_t>(names_.size()); }
+  std::int64_t number(const std::string& name) const { return number_.at(name); }
+  const std::string& name(std::int64_t number) const { return names_[static_cast<std::size_t>(number)]; }
+
+ private:
+  std::vector<std::string> names_;
+  std::map<std::string, std::int64_t> number_;
+};
+
+// Replicas share the work: this rank sums tensors whose number is `index` modulo `count`.
+struct Part {
+  int index = 0, count = 1;
+};
+// squares [logical tensors] f64 += the squares of what this rank owns, in double, in the order of the logical tensor.
+void gradient_squares(Context& ctx, const Flat& flat, const LogicalNames& names, Part part, Tensor squares);
+// The square root of all squares, added in order.
+double gradient_norm(Tensor squares);
+// min(1, limit / (norm + 1e-6)); limit 0: no clipping.
+double clip_factor(double norm, double limit);
+
+// Names of the state an optimizer keeps for every owned element.
+std::vector<std::string> optimizer_state(const OptimizerConfig& config);
+struct StepScalars {
+  double lr = 0, clip = 1;
+  std::int64_t updates = 1;  // this one included: Adam's t
+};
+void set_scalars(Tensor scalars, const StepScalars& step, const OptimizerConfig& config);
+void apply_update(Context& ctx, const Flat& flat, const OptimizerConfig& config, Tensor scalars);
+
+}  // namespace offramp

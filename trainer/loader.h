@@ -1,0 +1,32 @@
+// Loader: puts the samples of a step, or of a validation round, into a machine's input buffers.
+//
+// Step k (from 0) consumes global samples [k G, (k+1) G). Microbatch m of data rank d holds samples first + (m D + d) b ... + b - 1,
+// b the micro-batch size, D data ranks: the same samples a step at every layout.
+#pragma once
+#include "data/dataset.h"
+#include "parallel/interpreter.h"
+
+namespace offramp {
+
+struct LoaderOptions {
+  std::int64_t micro_batch_size = 1, sequence_length = 0;
+  int data_rank = 0, data_size = 1;
+};
+
+class Loader {
+ public:
+  Loader(const Dataset& data, const LoaderOptions& options);
+  // Fills `inputs` with samples from `first` on. Samples at or after `end` are padding: no label counts.
+  // Returns how many targets count in what was filled.
+  std::int64_t fill(std::int64_t first, std::int64_t end, std::span<const MicrobatchInput> inputs);
+
+ private:
+  std::int64_t fill_sample(std::int64_t sample, bool padding, const MicrobatchInput& input, std::int64_t row);
+
+  const Dataset& data_;
+  LoaderOptions options_;
+  std::vector<std::int32_t> tokens_, starts_;
+  std::vector<std::uint8_t> mask_;
+};
+
+}  // namespace offramp
