@@ -11,7 +11,9 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "tensor/check.h"
 #include "tensor/context.h"
 
 namespace offramp {
@@ -25,10 +27,17 @@ class [[nodiscard]] Work {
   struct State {
     virtual ~State() = default;
     virtual bool test() = 0;
+    // Between two tests of a wait, `waited_s` seconds into it: lets other threads and processes run.
+    virtual void pause(double waited_s);
     std::string what;  // "receive of 1048576 bytes from pipeline rank 0 (rank 2)"
   };
   Work() = default;  // done: a group of one, plan mode
   explicit Work(std::unique_ptr<State> state) : state_(std::move(state)) {}
+  Work(Work&&) noexcept = default;
+  Work& operator=(Work&&) noexcept;
+  // A Work that nobody waited for is waited for here, so its tensors are never touched after their scope. Only while an
+  // exception unwinds it is given up instead: the peer may never come, and the job is about to end.
+  ~Work();
 
   // Polls until done, yielding the processor; meanwhile ctx.activity tells what is waited for. The deadline is the watchdog's.
   // Throws Error(Exit::communication) when the transport failed.
@@ -36,6 +45,7 @@ class [[nodiscard]] Work {
   bool done();
 
  private:
+  void finish() noexcept;
   std::unique_ptr<State> state_;
 };
 
@@ -51,6 +61,11 @@ class GroupImpl {
   virtual void progress() = 0;
   int rank = 0, size = 1;
   Wire wire = Wire::control;
+  std::vector<int> world_ranks;  // of the ranks 0..size-1 of this group; empty: unknown
+
+  // For messages: "pipeline rank 0 (rank 2)", "tensor group of 2 (ranks 2 3)".
+  std::string peer_text(int peer) const;
+  std::string group_text() const;
 };
 
 class Group {
@@ -61,7 +76,8 @@ class Group {
 
   int rank() const { return impl_ ? impl_->rank : 0; }
   int size() const { return impl_ ? impl_->size : 1; }
-  // Ranks of equal colour form a group, ordered by key. Collective over this group.
+  // Ranks of equal colour form a group, ordered by key, then by rank. Collective over this group. Where one rank is alone with
+  // its colour it gets a plain group of one.
   Group split(int color, int key, Wire wire) const;
   // Lets outstanding messages move.
   void progress() const;

@@ -19,9 +19,9 @@ struct Mesh {
   Coordinates at;
   Group world, tensor, pipeline, data;
 
-  Mesh() = default;                                          // one rank
-  Mesh(Group world, const Degrees& degrees);                 // collective; world.size() must be degrees.world()
-  static Mesh planned(int rank, const Degrees& degrees);     // no communication: for plan, --dry-run and tests
+  Mesh() = default;                                       // one rank
+  Mesh(Group world, const Degrees& degrees);              // collective; world.size() must be degrees.world()
+  static Mesh planned(int rank, const Degrees& degrees);  // no communication: for plan, --dry-run and tests
   int world_rank() const { return rank_of(at, degrees); }
 };
 

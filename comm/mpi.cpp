@@ -1,0 +1,225 @@
+#include "comm/mpi.h"
+
+// The C interface only: the C++ one of old needs a library of its own.
+#define OMPI_SKIP_MPICXX 1
+#define MPICH_SKIP_MPICXX 1
+#include <mpi.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <numeric>
+
+namespace offramp {
+namespace {
+
+void check(int status, const std::string& what) {
+  if (status == MPI_SUCCESS) return;
+  std::array<char, MPI_MAX_ERROR_STRING> text{};
+  int length = 0;
+  MPI_Error_string(status, text.data(), &length);
+  fail(Exit::communication, "{} failed: {}; see what the other ranks and their hosts report", what, text.data());
+}
+
+bool mpi_is_up() {
+  int begun = 0, ended = 0;
+  MPI_Initialized(&begun);
+  MPI_Finalized(&ended);
+  return begun && !ended;
+}
+
+MPI_Datatype mpi_type(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return MPI_FLOAT;
+    case DType::f64:
+      return MPI_DOUBLE;
+    case DType::i32:
+      return MPI_INT32_T;
+    case DType::none:
+      break;
+  }
+  broken("dtype", fmt::format("[mpi] no MPI type for {}", name_of(dtype)));
+}
+
+// Owns a communicator, except the world's.
+class Communicator {
+ public:
+  explicit Communicator(MPI_Comm comm) : comm_(comm) { check(MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler"); }
+  ~Communicator() {  // collective: not while this rank alone unwinds
+    if (comm_ != MPI_COMM_WORLD && mpi_is_up() && std::uncaught_exceptions() == 0) MPI_Comm_free(&comm_);
+  }
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+  MPI_Comm get() const { return comm_; }
+
+ private:
+  MPI_Comm comm_;
+};
+
+// A tensor in parts that MPI can count.
+struct Parts {
+  Tensor tensor;
+  std::int64_t largest = 1;
+
+  std::int64_t count() const { return std::max<std::int64_t>(1, (tensor.elements() + largest - 1) / largest); }
+  std::byte* data(std::int64_t part) const { return tensor.data + static_cast<std::size_t>(part * largest) * size_of(tensor.dtype); }
+  int elements(std::int64_t part) const { return static_cast<int>(std::min(largest, tensor.elements() - part * largest)); }
+  MPI_Datatype type() const { return mpi_type(tensor.dtype); }
+};
+
+// The requests of one operation. Those of a Work that was given up stay with MPI, unfinished, until the job ends.
+class MpiState : public Work::State {
+ public:
+  MpiState(Parts parts, std::string text) : parts_(parts), requests_(static_cast<std::size_t>(parts.count()), MPI_REQUEST_NULL) {
+    what = std::move(text);
+  }
+
+  // start(data, elements, type, request) starts one part.
+  template <class Start>
+  static Work begin(Parts parts, bool receives, std::string text, Start start) {
+    auto state = std::make_unique<MpiState>(parts, std::move(text));
+    state->receives_ = receives;
+    for (std::int64_t p = 0; p < parts.count(); ++p)
+      check(start(parts.data(p), parts.elements(p), parts.type(), &state->requests_[static_cast<std::size_t>(p)]), state->what);
+    return Work(std::move(state));
+  }
+
+  bool test() override {
+    for (; done_ < parts_.count(); ++done_) {
+      int done = 0;
+      MPI_Status status{};
+      check(MPI_Test(&requests_[static_cast<std::size_t>(done_)], &done, &status), what);
+      if (!done) return false;
+      if (receives_) check_length(status);
+    }
+    return true;
+  }
+
+ private:
+  void check_length(const MPI_Status& status) const {
+    int received = 0;
+    check(MPI_Get_count(&status, parts_.type(), &received), "MPI_Get_count");
+    OFFRAMP_CHECK(received == parts_.elements(done_), "{}: {} elements came instead of {}", what, received, parts_.elements(done_));
+  }
+
+  Parts parts_;
+  bool receives_ = false;
+  std::int64_t done_ = 0;  // parts
+  std::vector<MPI_Request> requests_;
+};
+
+class MpiGroup : public GroupImpl {
+ public:
+  MpiGroup(MPI_Comm comm, Wire kind, std::int64_t largest_part) : comm_(comm), largest_part_(largest_part) {
+    check(MPI_Comm_rank(comm, &rank), "MPI_Comm_rank");
+    check(MPI_Comm_size(comm, &size), "MPI_Comm_size");
+    wire = kind;
+    find_world_ranks();
+  }
+
+  // Open MPI's Iallreduce reduces each element along one fixed tree or ring and hands the result round, so all ranks get the
+  // same bits, and each run the same. The tests check both.
+  Work all_reduce(Tensor inout) override {
+    auto text = fmt::format("all_reduce of {} bytes over {}", inout.bytes(), group_text());
+    return MpiState::begin(parts(inout), false, std::move(text), [this](void* data, int n, MPI_Datatype type, MPI_Request* request) {
+      return MPI_Iallreduce(MPI_IN_PLACE, data, n, type, MPI_SUM, comm_.get(), request);
+    });
+  }
+
+  Work broadcast(Tensor inout, int root) override {
+    auto text = fmt::format("broadcast of {} bytes from {} over {}", inout.bytes(), peer_text(root), group_text());
+    return MpiState::begin(parts(inout), false, std::move(text), [=, this](void* data, int n, MPI_Datatype type, MPI_Request* request) {
+      return MPI_Ibcast(data, n, type, root, comm_.get(), request);
+    });
+  }
+
+  Work send(Tensor tensor, int to, int tag) override {
+    auto text = fmt::format("send of {} bytes to {}, tag {}", tensor.bytes(), peer_text(to), tag);
+    return MpiState::begin(parts(tensor), false, std::move(text), [=, this](void* data, int n, MPI_Datatype type, MPI_Request* request) {
+      return MPI_Isend(data, n, type, to, tag, comm_.get(), request);
+    });
+  }
+
+  Work receive(Tensor tensor, int from, int tag) override {
+    auto text = fmt::format("receive of {} bytes from {}, tag {}", tensor.bytes(), peer_text(from), tag);
+    return MpiState::begin(parts(tensor), true, std::move(text), [=, this](void* data, int n, MPI_Datatype type, MPI_Request* request) {
+      return MPI_Irecv(data, n, type, from, tag, comm_.get(), request);
+    });
+  }
+
+  std::shared_ptr<GroupImpl> split(int color, int key, Wire kind) override {
+    OFFRAMP_CHECK(color >= 0, "[split] color {} is negative", color);
+    MPI_Comm part = MPI_COMM_NULL;
+    check(MPI_Comm_split(comm_.get(), color, key, &part), "MPI_Comm_split");
+    return std::make_shared<MpiGroup>(part, kind, largest_part_);
+  }
+
+  // A probe runs MPI's progress engine, for all groups and all started operations; its answer does not matter.
+  void progress() override {
+    int found = 0;
+    check(MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_.get(), &found, MPI_STATUS_IGNORE), "MPI_Iprobe");
+  }
+
+ private:
+  Parts parts(Tensor tensor) const { return {tensor, largest_part_}; }
+
+  void find_world_ranks() {
+    MPI_Group all = MPI_GROUP_NULL, own = MPI_GROUP_NULL;
+    check(MPI_Comm_group(MPI_COMM_WORLD, &all), "MPI_Comm_group");
+    check(MPI_Comm_group(comm_.get(), &own), "MPI_Comm_group");
+    std::vector<int> here(static_cast<std::size_t>(size));
+    std::iota(here.begin(), here.end(), 0);
+    world_ranks.resize(here.size());
+    check(MPI_Group_translate_ranks(own, size, here.data(), all, world_ranks.data()), "MPI_Group_translate_ranks");
+    MPI_Group_free(&own);
+    MPI_Group_free(&all);
+  }
+
+  Communicator comm_;
+  std::int64_t largest_part_;
+};
+
+bool in_environment(const char* name) { return std::getenv(name) != nullptr; }
+
+// srun without a PMI plugin starts ranks that cannot find each other: each would train alone and overwrite the others' files.
+void check_slurm() {
+  const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
+  if (tasks && std::atoi(tasks) > 1)
+    fail(Exit::communication,
+         "srun started {} tasks without a way for MPI to find them: use srun --mpi=pmix (srun --mpi=list shows what there is)", tasks);
+}
+
+}  // namespace
+
+bool MpiSession::under_launcher() {
+  return in_environment("OMPI_COMM_WORLD_SIZE") || in_environment("PMIX_RANK") || in_environment("PMI_RANK");
+}
+
+MpiSession::MpiSession(int& argc, char**& argv, std::int64_t largest_part) {
+  OFFRAMP_CHECK(largest_part >= 1 && largest_part <= INT32_MAX, "[mpi] parts of {} elements", largest_part);
+  if (!under_launcher()) {
+    check_slurm();
+    return;
+  }
+  int provided = 0;
+  check(MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
+  if (provided < MPI_THREAD_FUNNELED)
+    fail(Exit::communication, "this MPI library was built without support for threads (MPI_THREAD_FUNNELED)");
+  auto world = std::make_shared<MpiGroup>(MPI_COMM_WORLD, Wire::control, largest_part);
+  if (world->size > 1) world_ = Group(std::move(world));
+}
+
+MpiSession::~MpiSession() {
+  if (mpi_is_up() && std::uncaught_exceptions() == 0) MPI_Finalize();
+}
+
+void abort_job(int code) {
+  std::fflush(nullptr);
+  if (mpi_is_up()) MPI_Abort(MPI_COMM_WORLD, code);
+  std::_Exit(code);
+}
+
+}  // namespace offramp

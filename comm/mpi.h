@@ -1,0 +1,45 @@
+// Ranks as processes under a launcher (mpirun, srun). An MpiSession lives in main() around everything else. Started without a
+// launcher the program is a world of one, and MPI is not even initialised.
+//
+//   int main(int argc, char** argv) {
+//     MpiSession mpi(argc, argv);
+//     try {
+//       return run(mpi.world());
+//     } catch (const AgreedError& error) {   // every rank threw it: all end in order
+//       if (mpi.world().rank() == 0) fmt::print(stderr, "{}\n", error.what());
+//       return static_cast<int>(error.code);
+//     } catch (const Error& error) {         // the others may wait for this rank: end them all
+//       fmt::print(stderr, "{}\n", error.what());
+//       abort_job(static_cast<int>(error.code));
+//     }
+//   }
+//
+// The rule: all groups are used by the thread that made the session. An error is caught while the session lives, as above; a
+// session that an exception unwinds does not finalise MPI, which would wait for the other ranks, and then the launcher ends them.
+#pragma once
+#include <cstdint>
+
+#include "comm/group.h"
+
+namespace offramp {
+
+class MpiSession {
+ public:
+  // Messages of more than `largest_part` elements travel in several parts, because MPI counts in 32 bits.
+  MpiSession(int& argc, char**& argv, std::int64_t largest_part = std::int64_t{1} << 30);
+  ~MpiSession();
+  MpiSession(const MpiSession&) = delete;
+  MpiSession& operator=(const MpiSession&) = delete;
+
+  Group world() const { return world_; }
+  // Whether a launcher that MPI can talk to started this process.
+  static bool under_launcher();
+
+ private:
+  Group world_;
+};
+
+// Ends every rank of the job, now; the launcher returns `code`. Only on the session's thread: the watchdog uses _Exit.
+[[noreturn]] void abort_job(int code);
+
+}  // namespace offramp

@@ -1,0 +1,102 @@
+// Groups over MPI, on as many ranks as mpirun starts.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <thread>
+
+#include "comm/mesh.h"
+#include "group_checks.h"
+#include "mpi_main.h"
+
+namespace offramp {
+namespace {
+
+using testing_mpi::context;
+using testing_mpi::world;
+
+// Above and below MPI's change of algorithm (64 KiB), its eager limits, and the largest part that mpi_main.cpp sets.
+const std::int64_t kSizes[] = {1, 3, 1000, 16'384, 20'000, 20'001, 100'003};
+
+TEST(MpiGroup, AllReduceSumsOverAllRanks) {
+  for (const auto n : kSizes) check_all_reduce(context(), world(), n);
+}
+
+TEST(MpiGroup, AllReduceGivesEveryRankTheSameBits) {
+  for (const auto n : kSizes) check_same_bits<float>(context(), world(), DType::f32, n);
+  for (const auto n : kSizes) check_same_bits<double>(context(), world(), DType::f64, n);
+}
+
+TEST(MpiGroup, Broadcast) {
+  for (const auto n : kSizes)
+    for (int root = 0; root < world().size(); ++root) check_broadcast(context(), world(), n, root);
+}
+
+TEST(MpiGroup, MessagesOfOneTagKeepTheirOrder) { check_message_order(context(), world()); }
+
+TEST(MpiGroup, TagsDoNotMix) { check_tags(context(), world()); }
+
+TEST(MpiGroup, LargeMessagesBothWaysAtOnce) {
+  for (const auto n : kSizes) check_exchange(context(), world(), n);
+}
+
+TEST(MpiGroup, EmptyMessages) { check_exchange(context(), world(), 0); }
+
+TEST(MpiGroup, SplitOrdersByKey) { check_split(context(), world()); }
+
+TEST(MpiGroup, AWorkThatNobodyWaitsForIsWaitedFor) { check_unwaited(context(), world()); }
+
+TEST(MpiGroup, AgreeOnNothing) { EXPECT_NO_THROW(agree(context(), world(), std::nullopt)); }
+
+TEST(MpiGroup, AgreeOnTheLowestRanksError) { check_agree(context(), world()); }
+
+TEST(MpiGroup, AShorterMessageThanExpectedIsAnError) {
+  if (world().rank() == 1) {
+    std::vector<float> x(3);
+    send(context(), Tensor(x.data(), {3}, DType::f32), world(), 0, 0).wait(context());
+  }
+  if (world().rank() == 0) {
+    std::vector<float> x(4);
+    Work work = receive(context(), Tensor(x.data(), {4}, DType::f32), world(), 1, 0);
+    EXPECT_THROW(work.wait(context()), Error);
+  }
+}
+
+TEST(MpiGroup, ALongerMessageThanExpectedIsACommunicationError) {
+  if (world().rank() == 1) {
+    std::vector<float> x(5);
+    send(context(), Tensor(x.data(), {5}, DType::f32), world(), 0, 0).wait(context());
+  }
+  if (world().rank() == 0) {
+    std::vector<float> x(4);
+    Work work = receive(context(), Tensor(x.data(), {4}, DType::f32), world(), 1, 0);
+    try {
+      work.wait(context());
+      ADD_FAILURE() << "nothing was thrown";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code, Exit::communication);
+      EXPECT_NE(std::string(error.what()).find("receive of 16 bytes from rank 1, tag 0"), std::string::npos) << error.what();
+    }
+  }
+}
+
+// A receiver that only polls progress() between its own work lets a large message in.
+TEST(MpiGroup, ProgressMovesMessages) {
+  constexpr std::int64_t kElements = 1 << 20;
+  std::vector<float> x(kElements, static_cast<float>(world().rank()));
+  Work work;
+  if (world().rank() == 0) work = send(context(), Tensor(x.data(), {kElements}, DType::f32), world(), 1, 0);
+  if (world().rank() == 1) work = receive(context(), Tensor(x.data(), {kElements}, DType::f32), world(), 0, 0);
+  work.wait(context());
+  EXPECT_EQ(x.back(), world().rank() == 1 ? 0.0f : static_cast<float>(world().rank()));
+  EXPECT_NO_THROW(world().progress());
+}
+
+// Every way to divide the ranks: a sum over an axis adds exactly the ranks along it.
+TEST(MpiGroup, MeshGroupsFollowTheAxes) {
+  for (int tensor = 1; tensor <= world().size(); tensor *= 2)
+    for (int pipeline = 1; tensor * pipeline <= world().size(); pipeline *= 2)
+      check_mesh(context(), world(), {.tensor = tensor, .pipeline = pipeline, .data = world().size() / tensor / pipeline});
+}
+
+}  // namespace
+}  // namespace offramp
