@@ -1,0 +1,138 @@
+#include "parallel/execution.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <deque>
+#include <iterator>
+#include <optional>
+#include <stdexcept>
+#include <unordered_map>
+
+#include "parallel/actions.h"
+
+namespace offramp {
+namespace {
+
+class Execution {
+ public:
+  Execution(const Schedule& schedule, const Layout& layout)
+      : schedule_(schedule),
+        layout_(layout),
+        ids_(layout),
+        state_(ids_.size(), State::ahead),
+        next_(schedule.size(), 0),
+        awaited_(schedule.size()) {}
+
+  std::vector<Step> run() {
+    std::size_t actions = 0;
+    for (const Program& program : schedule_) actions += program.size();
+    order_.reserve(actions);
+    for (std::size_t r = 0; r < schedule_.size(); ++r) runnable_.push_back(static_cast<int>(r));
+    while (!runnable_.empty()) {
+      const int rank = runnable_.front();
+      runnable_.pop_front();
+      advance(rank);
+    }
+    if (order_.size() < actions) report_stuck();
+    return std::move(order_);
+  }
+
+ private:
+  enum class State : std::uint8_t { ahead, reached, done };
+
+  // Runs a rank until it has to wait.
+  void advance(int rank) {
+    const Program& program = schedule_[static_cast<std::size_t>(rank)];
+    for (std::size_t& next = next_[static_cast<std::size_t>(rank)]; next < program.size(); ++next) {
+      const Action& action = program[next];
+      const std::size_t id = ids_(action);
+      if (state_[id] == State::ahead) {
+        state_[id] = State::reached;
+        wake(id);
+      }
+      awaited_[static_cast<std::size_t>(rank)] = what_it_waits_for(action);
+      if (const auto& awaited = awaited_[static_cast<std::size_t>(rank)]) {
+        waiting_.emplace(ids_(*awaited), rank);
+        return;
+      }
+      state_[id] = State::done;
+      order_.push_back({action, rank});
+      wake(id);
+    }
+  }
+
+  std::optional<Action> what_it_waits_for(const Action& action) const {
+    for (const Action& needed : dependencies(action, layout_)) {
+      if (state_[ids_(needed)] != State::done) return needed;
+    }
+    const std::optional<Action> partner = rendezvous(action);
+    if (partner && state_[ids_(*partner)] == State::ahead) return partner;
+    return std::nullopt;
+  }
+
+  // What another rank must have reached before this message can leave.
+  std::optional<Action> rendezvous(const Action& action) const {
+    if (is_send(action.op)) return receive_of(action);
+    if (action.op != Op::ReduceTied) return std::nullopt;
+    const std::vector<int>& holders = layout_.ties[static_cast<std::size_t>(action.index)];
+    const auto lower = std::next(std::ranges::find(holders, action.stage));
+    if (lower == holders.end() || layout_.rank_of(*lower) == layout_.rank_of(action.stage)) return std::nullopt;
+    return make_action(Op::ReduceTied, *lower, -1, action.index);
+  }
+
+  void wake(std::size_t id) {
+    const auto [begin, end] = waiting_.equal_range(id);
+    for (auto it = begin; it != end; ++it) runnable_.push_back(it->second);
+    waiting_.erase(begin, end);
+  }
+
+  // Every stuck rank waits for one that is stuck as well: following them ends in a circle, and whoever is in it is a cause.
+  [[noreturn]] void report_stuck() const {
+    const auto awaited_rank = [&](int rank) { return layout_.rank_of(awaited_[static_cast<std::size_t>(rank)]->stage); };
+    int rank = 0;
+    while (!awaited_[static_cast<std::size_t>(rank)]) ++rank;
+    for (std::size_t i = 0; i < schedule_.size(); ++i) rank = awaited_rank(rank);
+    int first = rank;
+    for (int other = awaited_rank(rank); other != rank; other = awaited_rank(other)) first = std::min(first, other);
+
+    const std::size_t at = static_cast<std::size_t>(first);
+    std::string text =
+        fmt::format("rank {} is stuck at {}: it waits for {}\n", first, to_text(schedule_[at][next_[at]]), to_text(*awaited_[at]));
+    std::vector<Mark> marks{{first, next_[at]}};
+    for (std::size_t r = 0; r < schedule_.size(); ++r) {
+      if (static_cast<int>(r) != first) marks.push_back({static_cast<int>(r), next_[r]});
+    }
+    throw std::runtime_error(text + show(schedule_, marks));
+  }
+
+  const Schedule& schedule_;
+  const Layout& layout_;
+  ActionIds ids_;
+  std::vector<State> state_;
+  std::vector<std::size_t> next_;               // per rank: the position it is at
+  std::vector<std::optional<Action>> awaited_;  // per rank: why it is there; empty: not stuck
+  std::unordered_multimap<std::size_t, int> waiting_;
+  std::deque<int> runnable_;
+  std::vector<Step> order_;
+};
+
+}  // namespace
+
+std::vector<Step> execution_order(const Schedule& schedule, const Layout& layout) { return Execution(schedule, layout).run(); }
+
+std::string show(const Schedule& schedule, const std::vector<Mark>& marks) {
+  constexpr std::size_t kAround = 5, kRanks = 16;  // a screen
+  std::string text;
+  for (std::size_t i = 0; i < std::min(marks.size(), kRanks); ++i) {
+    const Program& program = schedule[static_cast<std::size_t>(marks[i].rank)];
+    const std::size_t at = marks[i].position, begin = at - std::min(at, kAround), end = std::min(program.size(), at + kAround + 1);
+    text += fmt::format("  rank {}:{}", marks[i].rank, begin > 0 ? " ..." : "");
+    for (std::size_t k = begin; k < end; ++k) text += k == at ? " >>" + to_text(program[k]) + "<<" : " " + to_text(program[k]);
+    text += end < program.size() ? " ...\n" : at == program.size() ? " >>end<<\n" : "\n";
+  }
+  if (marks.size() > kRanks) text += fmt::format("  and {} more ranks\n", marks.size() - kRanks);
+  return text;
+}
+
+}  // namespace offramp

@@ -1,0 +1,157 @@
+// The text form of schedules, and back.
+#include <fmt/format.h>
+
+#include <charconv>
+#include <limits>
+#include <stdexcept>
+
+#include "parallel/actions.h"
+
+namespace offramp {
+namespace {
+
+struct OpName {
+  std::string_view name;
+  Op op;
+};
+constexpr std::array<OpName, 9> kNames{{{"SA", Op::SendActivation},
+                                        {"RA", Op::RecvActivation},
+                                        {"SG", Op::SendGradient},
+                                        {"RG", Op::RecvGradient},
+                                        {"F", Op::Forward},
+                                        {"X", Op::Exit},
+                                        {"B", Op::Backward},
+                                        {"Y", Op::ReduceTied},
+                                        {"D", Op::ReduceGradients}}};
+
+std::string_view name_of(Op op) {
+  for (const OpName& entry : kNames) {
+    if (entry.op == op) return entry.name;
+  }
+  return "?";
+}
+
+bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r'; }
+
+// Reads one line; every step leaves position_ behind what it read.
+class LineParser {
+ public:
+  LineParser(std::string_view line, int number) : line_(line), number_(number) {}
+
+  Program parse() {
+    Program program;
+    for (skip_spaces(); position_ < line_.size(); skip_spaces()) program.push_back(action());
+    return program;
+  }
+
+ private:
+  Action action() {
+    start_ = position_;
+    const Op op = operation();
+    const int first = number();
+    Action action = make_action(op, 0, first);
+    if (op == Op::ReduceTied || op == Op::ReduceGradients) action = make_action(op, 0, -1, first);
+    if (op == Op::Exit) {
+      expect('.');
+      action = make_action(op, 0, number(), first);
+    } else if (op == Op::Backward && peek() == '.') {
+      ++position_;
+      action = make_action(op, 0, first, number());
+    }
+    expect('@');
+    action.stage = static_cast<std::int16_t>(number());
+    if (position_ < line_.size() && !is_space(line_[position_])) wrong("a space");
+    return action;
+  }
+
+  Op operation() {
+    for (const OpName& entry : kNames) {
+      if (line_.substr(position_).starts_with(entry.name)) {
+        position_ += entry.name.size();
+        return entry.op;
+      }
+    }
+    wrong("F, X, B, SA, RA, SG, RG, Y or D");
+  }
+
+  int number() {
+    int value = 0;
+    const char* begin = line_.data() + position_;
+    const auto [end, error] = std::from_chars(begin, line_.data() + line_.size(), value);
+    if (peek() == '-' || error == std::errc::invalid_argument) wrong("a number");
+    if (error != std::errc() || value > std::numeric_limits<std::int16_t>::max()) wrong("a number up to 32767");
+    position_ += static_cast<std::size_t>(end - begin);
+    return value;
+  }
+
+  void expect(char c) {
+    if (peek() != c) wrong(fmt::format("'{}'", c));
+    ++position_;
+  }
+
+  char peek() const { return position_ < line_.size() ? line_[position_] : '\0'; }
+
+  void skip_spaces() {
+    while (position_ < line_.size() && is_space(line_[position_])) ++position_;
+  }
+
+  [[noreturn]] void wrong(std::string_view expected) const {
+    std::size_t end = start_;
+    while (end < line_.size() && !is_space(line_[end])) ++end;
+    throw std::invalid_argument(fmt::format("schedule:{}:{}: expected {} in '{}'; actions look like F2@1, X0.2@1, B7.1@0, SA2@1, Y0@0",
+                                            number_, position_ + 1, expected, line_.substr(start_, end - start_)));
+  }
+
+  std::string_view line_;
+  int number_;
+  std::size_t position_ = 0, start_ = 0;
+};
+
+}  // namespace
+
+std::string to_text(const Action& action) {
+  const std::string_view name = name_of(action.op);
+  switch (action.op) {
+    case Op::Exit:
+      return fmt::format("{}{}.{}@{}", name, action.index, action.microbatch, action.stage);
+    case Op::ReduceTied:
+    case Op::ReduceGradients:
+      return fmt::format("{}{}@{}", name, action.index, action.stage);
+    default:
+      break;
+  }
+  if (action.op == Op::Backward && action.index >= 0) {
+    return fmt::format("{}{}.{}@{}", name, action.microbatch, action.index, action.stage);
+  }
+  return fmt::format("{}{}@{}", name, action.microbatch, action.stage);
+}
+
+std::string to_text(const Program& program) {
+  std::string text;
+  for (const Action& action : program) {
+    if (!text.empty()) text += ' ';
+    text += to_text(action);
+  }
+  return text;
+}
+
+std::string to_text(const Schedule& schedule) {
+  std::string text;
+  for (const Program& program : schedule) text += to_text(program) + '\n';
+  return text;
+}
+
+Schedule parse_schedule(std::string_view text) {
+  Schedule schedule;
+  for (int number = 1; !text.empty(); ++number) {
+    const std::size_t end = text.find('\n');
+    std::string_view line = text.substr(0, end);
+    text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
+    line = line.substr(0, line.find('#'));
+    Program program = LineParser(line, number).parse();
+    if (!program.empty()) schedule.push_back(std::move(program));
+  }
+  return schedule;
+}
+
+}  // namespace offramp

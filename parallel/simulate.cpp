@@ -1,0 +1,108 @@
+#include "parallel/simulate.h"
+
+#include <algorithm>
+
+#include "parallel/actions.h"
+#include "parallel/execution.h"
+#include "parallel/generators.h"
+
+namespace offramp {
+namespace {
+
+class Simulation {
+ public:
+  Simulation(const Layout& layout, const Times& times)
+      : layout_(layout),
+        times_(times),
+        ids_(layout),
+        end_(ids_.size(), 0),
+        free_(static_cast<std::size_t>(layout.ranks), 0),
+        reduced_(free_),
+        sent_up_(static_cast<std::size_t>(layout.stages), 0),
+        sent_down_(sent_up_) {
+    timeline_.busy.resize(free_.size(), 0);
+  }
+
+  // Steps come in an order in which all that a step depends on came before it.
+  void run(const Step& step) {
+    const Span span = is_send(step.action.op)                 ? send(step)
+                      : step.action.op == Op::ReduceGradients ? reduce(step)
+                      : is_receive(step.action.op)            ? post(step)
+                                                              : compute(step);
+    end_[ids_(span.action)] = span.end;
+    timeline_.seconds = std::max(timeline_.seconds, span.end);
+    timeline_.spans.push_back(span);
+  }
+
+  Timeline result() && { return std::move(timeline_); }
+
+ private:
+  double& clock(const Step& step) { return free_[static_cast<std::size_t>(step.rank)]; }
+
+  Span compute(const Step& step) {
+    double begin = clock(step);
+    for (const Action& needed : dependencies(step.action, layout_)) {
+      // Of the rank's own messages only the start matters, and the program's order has seen to that.
+      if (is_send(needed.op) && needed.stage == step.action.stage) continue;
+      begin = std::max(begin, end_[ids_(needed)]);
+    }
+    const double seconds = times_(step.action);
+    timeline_.busy[static_cast<std::size_t>(step.rank)] += seconds;
+    clock(step) = begin + seconds;
+    return {step.action, step.rank, begin, begin + seconds};
+  }
+
+  Span post(const Step& step) { return {step.action, step.rank, clock(step), clock(step)}; }
+
+  // The message travels when both sides are there and the one before it has passed; the rank goes on.
+  Span send(const Step& step) {
+    auto& wire = step.action.op == Op::SendActivation ? sent_up_ : sent_down_;
+    double& wire_free = wire[static_cast<std::size_t>(step.action.stage)];
+    const double begin = std::max({clock(step), end_[ids_(receive_of(step.action))], wire_free});
+    wire_free = begin + times_(step.action);
+    return {step.action, step.rank, begin, wire_free};
+  }
+
+  Span reduce(const Step& step) {
+    double& wire_free = reduced_[static_cast<std::size_t>(step.rank)];
+    const double begin = std::max(clock(step), wire_free);
+    wire_free = begin + times_(step.action);
+    return {step.action, step.rank, begin, wire_free};
+  }
+
+  const Layout& layout_;
+  const Times& times_;
+  ActionIds ids_;
+  std::vector<double> end_;                  // per action
+  std::vector<double> free_;                 // per rank: when its last action ends
+  std::vector<double> reduced_;              // per rank: when its last bucket is summed
+  std::vector<double> sent_up_, sent_down_;  // per sending stage: when its wire is free
+  Timeline timeline_;
+};
+
+}  // namespace
+
+Timeline simulate(const Schedule& schedule, const Layout& layout, const Times& times) {
+  validate(schedule, layout);
+  Simulation simulation(layout, times);
+  for (const Step& step : execution_order(schedule, layout)) simulation.run(step);
+  return std::move(simulation).result();
+}
+
+std::vector<SlabCounts> peak_slabs(const Schedule& schedule, const Layout& layout) {
+  std::vector<SlabCounts> peaks(schedule.size(), SlabCounts{});
+  for (std::size_t r = 0; r < schedule.size(); ++r) {
+    SlabCounts held{};
+    for (const Action& action : schedule[r]) {
+      const Lifetimes slabs = lifetimes(action, layout);
+      for (const Slab& slab : slabs.takes) {
+        const auto kind = static_cast<std::size_t>(slab.what);
+        peaks[r][kind] = std::max(peaks[r][kind], ++held[kind]);
+      }
+      for (const Slab& slab : slabs.gives) --held[static_cast<std::size_t>(slab.what)];
+    }
+  }
+  return peaks;
+}
+
+}  // namespace offramp

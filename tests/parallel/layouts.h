@@ -1,0 +1,75 @@
+// Layouts for tests: the plain one, and random ones that meet every rule of the schedule.
+#pragma once
+#include <algorithm>
+#include <random>
+
+#include "parallel/schedule.h"
+
+namespace offramp::test {
+
+inline Layout plain_layout(int stages, int microbatches) {
+  Layout layout;
+  layout.ranks = layout.stages = stages;
+  layout.microbatches = microbatches;
+  return layout;
+}
+
+using Random = std::mt19937_64;
+
+inline int pick(Random& random, int low, int high) {  // both included
+  return low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1));
+}
+inline bool coin(Random& random) { return (random() >> 20) % 2 == 1; }
+
+// Exits on any stages, several of them on one tap, some at the output, some detached.
+inline void add_random_exits(Layout& layout, Random& random) {
+  const bool last_has_one = coin(random);
+  for (int s = 0; s < layout.stages; ++s) {
+    const int taps = pick(random, 0, 2);
+    for (int tap = 0; tap < taps; ++tap) {
+      const bool at_output = s + 1 < layout.stages && tap == taps - 1 && coin(random);
+      for (int exits = pick(random, 1, 2); exits > 0; --exits) layout.exits.push_back({s, 10 * s + tap, at_output, pick(random, 0, 3) > 0});
+    }
+  }
+  if (last_has_one) layout.exits.push_back({layout.stages - 1, 10 * layout.stages, false, true});
+}
+
+inline void add_random_ties(Layout& layout, Random& random) {
+  for (int ties = pick(random, 0, 3); ties > 0; --ties) {
+    std::vector<int> holders;
+    for (int s = layout.stages - 1; s >= 0; --s) {
+      if (pick(random, 0, 2) == 0) holders.push_back(s);
+    }
+    if (holders.empty()) holders.push_back(pick(random, 0, layout.stages - 1));
+    layout.ties.push_back(holders);
+  }
+}
+
+inline void add_random_buckets(Layout& layout, Random& random) {
+  for (int s = 0; s < layout.stages; ++s) {
+    std::vector<BucketPlace> buckets;
+    for (int k = 0; k < layout.segments_of(s); ++k) {
+      if (pick(random, 0, 3) > 0) buckets.push_back({.segment = k, .tie = -1});
+    }
+    for (std::size_t t = 0; t < layout.ties.size(); ++t) {
+      if (std::ranges::count(layout.ties[t], s) == 1) buckets.push_back({.segment = -1, .tie = static_cast<int>(t)});
+    }
+    layout.buckets.push_back(buckets);
+  }
+}
+
+// stages == ranks unless `ranks` says otherwise.
+inline Layout random_layout(Random& random, int ranks = 0) {
+  Layout layout = plain_layout(pick(random, ranks > 0 ? ranks : 1, 8), pick(random, 1, 12));
+  if (ranks > 0) layout.ranks = ranks;
+  layout.backward = pick(random, 0, 3) > 0;
+  add_random_exits(layout, random);
+  if (coin(random)) {
+    for (int s = 0; s < layout.stages; ++s) layout.segments.push_back(pick(random, 1, 3));
+  }
+  add_random_ties(layout, random);
+  if (coin(random)) add_random_buckets(layout, random);
+  return layout;
+}
+
+}  // namespace offramp::test
