@@ -1,0 +1,97 @@
+// Speed of the matrix products and of attention at a small model's shapes, in GFLOP/s:  OMP_NUM_THREADS=2 bench_products
+// Attention counts the causal half only, so 100% of the product's speed would need a triangle without waste and a free softmax.
+#include <fmt/format.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "tensor/ops.h"
+#include "tensor/random.h"
+
+namespace offramp {
+namespace {
+
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// The fastest of many single runs: what else the machine does in between does not count.
+template <class F>
+double time_of(F work) {
+  work();
+  double best = 1e9;
+  for (const double start = seconds(); seconds() - start < 0.3;) {
+    const double before = seconds();
+    work();
+    best = std::min(best, seconds() - before);
+  }
+  return best;
+}
+
+struct Bench {
+  Arena arena{Backing::host, std::size_t{512} << 20}, scratch{Backing::host, std::size_t{64} << 20};
+  Context context;
+  Bench() { context.scratch = &scratch; }
+
+  Tensor random(Shape shape) {
+    const Tensor t = arena.tensor(shape, DType::f32);
+    for (std::int64_t i = 0; i < t.elements(); ++i) t.as<float>()[i] = uniform({}, static_cast<std::uint64_t>(i)) - 0.5f;
+    return t;
+  }
+};
+
+struct Sizes {
+  std::int64_t n, h, o;
+};
+
+double products(const Sizes& s) {
+  Bench b;
+  const Tensor x = b.random({s.n, s.h}), w = b.random({s.o, s.h}), y = b.random({s.n, s.o}), r = b.random({s.n, s.o});
+  const double flops = 2e-9 * static_cast<double>(s.n * s.h * s.o);
+  const double forward = flops / time_of([&] { linear(b.context, y, x, w); });
+  const double residual = flops / time_of([&] { linear(b.context, y, x, w, r); });
+  const double input = flops / time_of([&] { linear_backward_input(b.context, x, y, w); });
+  const double weight = flops / time_of([&] {
+                          fill_zero(b.context, w);  // else it grows until it overflows
+                          linear_backward_weight(b.context, w, y, x);
+                        });
+  fmt::print("n {:5} h {:5} o {:5}   forward {:6.1f}   with residual {:6.1f}   dx {:6.1f}   dw {:6.1f}\n", s.n, s.h, s.o, forward, residual,
+             input, weight);
+  return forward;
+}
+
+struct Heads {
+  std::int64_t sequences, length, groups, queries, size;
+};
+
+void attentions(const Heads& a, double product) {
+  Bench b;
+  const std::int64_t n = a.sequences * a.length, heads = a.groups * a.queries;
+  const Tensor qkv = b.random({n, a.groups, 2 + a.queries, a.size}), d_qkv = b.random(qkv.shape);
+  const Tensor out = b.random({n, a.groups, a.queries, a.size}), d_out = b.random(out.shape), lse = b.random({heads, n});
+  const Sequences sequences = {.length = a.length};
+  const double flops = 2e-9 * static_cast<double>(n * a.length * heads * a.size);
+  const double forward = flops / time_of([&] { attention(b.context, out, lse, qkv, sequences); });
+  const double backward = 2.5 * flops / time_of([&] { attention_backward(b.context, d_qkv, d_out, out, lse, qkv, sequences); });
+  fmt::print("batch {} s {:4} groups {} x {} d {:3}   forward {:6.1f} ({:3.0f}%)   backward {:6.1f} ({:3.0f}%)\n", a.sequences, a.length,
+             a.groups, a.queries, a.size, forward, 100 * forward / product, backward, 100 * backward / product);
+}
+
+}  // namespace
+}  // namespace offramp
+
+int main() {
+  using namespace offramp;
+  fmt::print("GFLOP/s, {} threads\n", omp_get_max_threads());
+  double best = 0;
+  for (const Sizes& s : {Sizes{512, 256, 768},
+                         {1024, 256, 768},
+                         {1024, 256, 1376},
+                         {1024, 688, 256},
+                         {1024, 256, 8192},
+                         {1024, 512, 1536},
+                         {2048, 512, 2752},
+                         {2048, 512, 8192}})
+    best = std::max(best, products(s));
+  for (const Heads& a : {Heads{4, 256, 4, 2, 32}, {4, 256, 4, 2, 64}, {4, 512, 4, 2, 32}, {4, 512, 4, 2, 64}, {2, 512, 8, 1, 64}})
+    attentions(a, best);
+}

@@ -1,0 +1,101 @@
+// What the forward and the backward of attention share: how one (sequence, group) is packed, and the scores of a block of queries.
+// Queries go in blocks of kBlock rows against all keys a block can see, so scratch is kBlock x length, whatever n is.
+#pragma once
+#include <algorithm>
+#include <cmath>
+
+#include "tensor/cpu/products.h"
+#include "tensor/cpu/tile.h"
+
+namespace offramp::cpu {
+
+inline constexpr std::int64_t kBlock = 64;  // query rows; a multiple of kTileRows
+static_assert(kBlock % kLanes == 0);
+
+// Sizes padded to whole vectors.
+struct Padded {
+  std::int64_t length, size;
+  std::int64_t pitch;  // of rows that run over keys: one vector more, because a power of two would hit few cache sets
+  explicit Padded(const AttentionShape& a)
+      : length(round_up(a.length, 2 * kLanes)), size(round_up(a.size, kLanes)), pitch(length + kLanes) {}
+};
+
+// Takes consecutive parts of a thread's scratch, each on its own cache lines. Over null it only counts.
+class Parts {
+ public:
+  explicit Parts(float* memory) : memory_(memory) {}
+  float* take(std::int64_t floats) {
+    float* part = memory_ ? memory_ + used_ : nullptr;
+    used_ += round_up(floats, 16);
+    return part;
+  }
+  std::int64_t used() const { return used_; }
+
+ private:
+  float* memory_;
+  std::int64_t used_ = 0;
+};
+
+// Rows of one head within a token-major buffer.
+struct Rows {
+  const float* data;
+  std::int64_t stride;
+};
+
+// to[count rounded up, padded] = scale * from[count, size], zeros elsewhere.
+static inline void pack(float* to, Rows from, std::int64_t count, std::int64_t padded_count, std::int64_t size, std::int64_t padded,
+                        float scale) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    for (std::int64_t c = 0; c < size; ++c) to[i * padded + c] = scale * from.data[i * from.stride + c];
+    std::fill(to + i * padded + size, to + (i + 1) * padded, 0.0f);
+  }
+  std::fill(to + count * padded, to + padded_count * padded, 0.0f);
+}
+
+// to[size, pitch] = the transpose of from[length, size], zeros beyond. In strips of kLanes rows, so that lines are used whole.
+static inline void pack_transposed(float* to, Rows from, std::int64_t length, std::int64_t size, const Padded& padded) {
+  for (std::int64_t j = 0; j < padded.pitch; j += kLanes) {
+    const std::int64_t count = std::clamp<std::int64_t>(length - j, 0, kLanes);
+    for (std::int64_t c = 0; c < size; ++c) {
+      Floats column{};
+      for (int r = 0; r < count; ++r) column[r] = from.data[(j + r) * from.stride + c];
+      store(to + c * padded.pitch + j, column);
+    }
+  }
+}
+
+// One block: query rows first_row.. of a sequence and the keys they may see, from first_column (a multiple of kLanes) on.
+struct Block {
+  std::int64_t first_row, rows, first_column;
+  std::int64_t end() const { return first_row + rows; }
+};
+
+static inline std::int64_t first_key_at(const std::int32_t* first_key, std::int64_t row) {
+  return first_key ? std::clamp<std::int64_t>(first_key[row], 0, row) : 0;
+}
+
+static inline Block block_at(std::int64_t first_row, std::int64_t length, const std::int32_t* first_key) {
+  Block b = {.first_row = first_row, .rows = std::min(kBlock, length - first_row), .first_column = length};
+  for (std::int64_t i = first_row; i < b.end(); ++i) b.first_column = std::min(b.first_column, first_key_at(first_key, i));
+  b.first_column = b.first_column / kLanes * kLanes;
+  return b;
+}
+
+// The end of the keys that the tile of rows with row i may see.
+static inline std::int64_t diagonal(const Block& b, std::int64_t i) { return b.first_row + i / kTileRows * kTileRows + kTileRows; }
+
+// scores[rows, pitch] = left[rows, size] right[size, pitch], where a tile touches the causal part. A strip of keys stays in cache
+// for all rows.
+static inline void block_scores(float* scores, const float* left, const float* right, const Block& b, const AttentionShape& a,
+                                const Padded& padded) {
+  constexpr std::int64_t kStrip = 2 * kLanes;
+  for (std::int64_t j = b.first_column; j < b.end(); j += kStrip) {
+    // Rows whose diagonal lies before this strip see nothing of it.
+    const std::int64_t from = std::max<std::int64_t>(0, j - b.first_row) / kTileRows * kTileRows;
+    for (std::int64_t i = from; i < b.rows; i += kTileRows)
+      tile<2, false>({scores + i * padded.pitch + j, padded.pitch}, {left + i * padded.size, padded.size, 1}, {right + j, padded.pitch},
+                     a.size);
+  }
+}
+
+}  // namespace offramp::cpu

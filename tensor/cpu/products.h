@@ -1,0 +1,55 @@
+// Matrix products and attention on the CPU. tensor/ops_products.cpp has checked the shapes and takes the scratch, whose size these
+// functions tell without touching any operand, so that plan mode asks the same questions as a real run.
+//
+//   const Product p = {.rows = n, .columns = o, .depth = h, .a = {h}, .b = {h, true}, .c = {o}};   // c[n,o] = a[n,h] b[o,h]^T
+//   Tensor workspace = scratch.tensor({product_scratch(p)}, DType::f32);
+//   product(p, y, x, w, nullptr, workspace.as<float>());
+#pragma once
+#include <compare>
+#include <cstdint>
+
+namespace offramp::cpu {
+
+// How a matrix lies in memory: row-major with `stride` elements from one stored row to the next. transposed: the product reads the
+// stored matrix's columns as its rows.
+struct Layout {
+  std::int64_t stride = 0;
+  bool transposed = false;
+  auto operator<=>(const Layout&) const = default;
+};
+
+// c[rows, columns] = a[rows, depth] b[depth, columns], plus what `add` says.
+enum class Add { nothing, itself, other };  // c as it was, or another matrix laid out like `added`
+struct Product {
+  std::int64_t rows = 0, columns = 0, depth = 0;
+  Layout a, b, c, added;
+  Add add = Add::nothing;
+  auto operator<=>(const Product&) const = default;
+};
+
+// Floats of scratch the product needs with the present number of threads.
+std::int64_t product_scratch(const Product&);
+// `added`: read with Add::other only.
+void product(const Product&, float* c, const float* a, const float* b, const float* added, float* scratch);
+
+// Exact causal attention of `sequences` sequences; ops.h says how the buffers are laid out. *_stride: elements a token.
+struct AttentionShape {
+  std::int64_t sequences = 0, length = 0, groups = 0, queries = 0, size = 0;  // queries: heads a group; size: of a head
+  std::int64_t qkv_stride = 0, out_stride = 0, lse_stride = 0;                // lse: elements a head
+};
+
+// Floats of scratch a thread needs: proportional to the length of one sequence.
+std::int64_t attention_scratch(const AttentionShape&);
+std::int64_t attention_backward_scratch(const AttentionShape&);
+// first_key may be null: every key from 0 on. lse may be null: not kept. scratch: one part for each of omp_get_max_threads().
+void attention(const AttentionShape&, float* out, float* lse, const float* qkv, const std::int32_t* first_key, float* scratch);
+
+struct AttentionGradient {
+  float* d_qkv = nullptr;  // laid out like qkv, but for its stride
+  const float* d_out = nullptr;
+  std::int64_t d_qkv_stride = 0, d_out_stride = 0;
+};
+void attention_backward(const AttentionShape&, const AttentionGradient&, const float* out, const float* lse, const float* qkv,
+                        const std::int32_t* first_key, float* scratch);
+
+}  // namespace offramp::cpu

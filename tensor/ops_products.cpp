@@ -1,0 +1,175 @@
+// Matrix products and attention: checks, cost, scratch, dispatch.
+#include <omp.h>
+
+#include <algorithm>
+
+#include "tensor/check.h"
+#include "tensor/cpu/products.h"
+#include "tensor/ops.h"
+
+namespace offramp {
+
+namespace {
+
+// ---- checks
+
+void check_matrix(const char* op, const char* name, const Tensor& t, std::int64_t rows, std::int64_t columns) {
+  OFFRAMP_CHECK(t.dtype == DType::f32 && t.shape == (Shape{rows, columns}), "[{}] {} is {} {}, must be f32 {}", op, name, name_of(t.dtype),
+                to_text(t.shape), to_text({rows, columns}));
+  OFFRAMP_CHECK(t.stride[1] == 1 || columns == 1, "[{}] {} {} has stride {} in its last dimension, must be 1", op, name, to_text(t.shape),
+                t.stride[1]);
+  OFFRAMP_CHECK(t.stride[0] >= columns || rows == 1, "[{}] {} {} has rows {} apart, which overlap", op, name, to_text(t.shape),
+                t.stride[0]);
+}
+
+std::int64_t dimension(const char* op, const char* name, const Tensor& t, int which) {
+  OFFRAMP_CHECK(t.shape.rank == 2, "[{}] {} {} must be a matrix", op, name, to_text(t.shape));
+  return t.shape[which];
+}
+
+// A token's part must be contiguous; tokens themselves may be any distance apart.
+void check_tokens(const char* op, const char* name, const Tensor& t, const Shape& want) {
+  OFFRAMP_CHECK(t.dtype == DType::f32 && t.shape == want, "[{}] {} is {} {}, must be f32 {}", op, name, name_of(t.dtype), to_text(t.shape),
+                to_text(want));
+  OFFRAMP_CHECK(t.narrow(0, 0, std::min<std::int64_t>(1, t.shape[0])).contiguous(), "[{}] {} {}: a token's elements must be contiguous", op,
+                name, to_text(t.shape));
+}
+
+// ---- products
+
+cpu::Layout layout_of(const Tensor& t, bool transposed = false) {
+  // With a single row any stride is right; a canonical one keeps oneDNN content.
+  const std::int64_t stride = t.shape[0] == 1 ? t.shape[1] : t.stride[0];
+  return {stride, transposed};
+}
+
+struct Operands {
+  Tensor c, a, b, added;
+};
+
+void run(Context& ctx, const char* op, const cpu::Product& p, const Operands& t) {
+  if (p.rows == 0 || p.columns == 0) return;
+  OFFRAMP_CHECK(p.depth > 0, "[{}] a sum over no elements: {} x {} x {}", op, p.rows, p.columns, p.depth);
+  Scratch scratch(ctx);
+  const Tensor workspace = scratch.tensor({cpu::product_scratch(p)}, DType::f32);
+  if (ctx.planning()) {
+    const auto elements = p.rows * p.depth + p.depth * p.columns + p.rows * p.columns * (p.add == cpu::Add::nothing ? 1 : 2);
+    ctx.meter->count(op, {.flops = 2.0 * static_cast<double>(p.rows) * static_cast<double>(p.columns) * static_cast<double>(p.depth),
+                          .bytes = static_cast<double>(elements) * sizeof(float)});
+    return;
+  }
+  const float* added = p.add == cpu::Add::other ? t.added.as<float>() : nullptr;
+  cpu::product(p, t.c.as<float>(), t.a.as<float>(), t.b.as<float>(), added, workspace.as<float>());
+}
+
+}  // namespace
+
+void linear(Context& ctx, Tensor y, Tensor x, Tensor w, Tensor residual) {
+  const auto n = dimension("linear", "x", x, 0), h = dimension("linear", "x", x, 1), o = dimension("linear", "w", w, 0);
+  check_matrix("linear", "x", x, n, h);
+  check_matrix("linear", "w", w, o, h);
+  check_matrix("linear", "y", y, n, o);
+  cpu::Product p = {.rows = n, .columns = o, .depth = h, .a = layout_of(x), .b = layout_of(w, true), .c = layout_of(y)};
+  if (residual.defined()) {
+    check_matrix("linear", "residual", residual, n, o);
+    const bool same = residual.data == y.data;
+    OFFRAMP_CHECK(!same || layout_of(residual) == layout_of(y), "[linear] residual begins where y does, but has rows {} apart, not {}",
+                  residual.stride[0], y.stride[0]);
+    p.add = same ? cpu::Add::itself : cpu::Add::other;
+    if (!same) p.added = layout_of(residual);
+  }
+  run(ctx, "linear", p, {y, x, w, residual});
+}
+
+void linear_backward_input(Context& ctx, Tensor dx, Tensor dy, Tensor w) {
+  if (!dx.defined()) return;
+  const auto n = dimension("linear_backward_input", "dy", dy, 0), o = dimension("linear_backward_input", "dy", dy, 1);
+  const auto h = dimension("linear_backward_input", "w", w, 1);
+  check_matrix("linear_backward_input", "dy", dy, n, o);
+  check_matrix("linear_backward_input", "w", w, o, h);
+  check_matrix("linear_backward_input", "dx", dx, n, h);
+  run(ctx, "linear_backward_input", {.rows = n, .columns = h, .depth = o, .a = layout_of(dy), .b = layout_of(w), .c = layout_of(dx)},
+      {dx, dy, w, {}});
+}
+
+void linear_backward_weight(Context& ctx, Tensor dw, Tensor dy, Tensor x) {
+  if (!dw.defined()) return;
+  const auto n = dimension("linear_backward_weight", "dy", dy, 0), o = dimension("linear_backward_weight", "dy", dy, 1);
+  const auto h = dimension("linear_backward_weight", "x", x, 1);
+  check_matrix("linear_backward_weight", "dy", dy, n, o);
+  check_matrix("linear_backward_weight", "x", x, n, h);
+  check_matrix("linear_backward_weight", "dw", dw, o, h);
+  if (n == 0) return;  // nothing to add
+  run(ctx, "linear_backward_weight",
+      {.rows = o, .columns = h, .depth = n, .a = layout_of(dy, true), .b = layout_of(x), .c = layout_of(dw), .add = cpu::Add::itself},
+      {dw, dy, x, {}});
+}
+
+// ---- attention
+
+namespace {
+
+cpu::AttentionShape shape_of(const char* op, const Tensor& qkv, const Tensor& out, const Tensor& lse, const Sequences& sequences) {
+  OFFRAMP_CHECK(qkv.shape.rank == 4 && qkv.shape[2] > 2, "[{}] qkv {} must be [n, G, 2+q, d]", op, to_text(qkv.shape));
+  const auto n = qkv.shape[0], groups = qkv.shape[1], queries = qkv.shape[2] - 2, size = qkv.shape[3];
+  const auto length = sequences.length;
+  OFFRAMP_CHECK(length > 0 && n % length == 0, "[{}] {} tokens are no multiple of sequences of {}", op, n, length);
+  check_tokens(op, "qkv", qkv, qkv.shape);
+  check_tokens(op, "out", out, {n, groups, queries, size});
+  const Tensor& first = sequences.first_key;
+  OFFRAMP_CHECK(!first.defined() || (first.dtype == DType::i32 && first.shape == Shape{n} && first.contiguous()),
+                "[{}] first_key is {} {}, must be contiguous i32 [{}]", op, name_of(first.dtype), to_text(first.shape), n);
+  if (lse.defined()) check_matrix(op, "lse", lse, groups * queries, n);
+  return {.sequences = n / length,
+          .length = length,
+          .groups = groups,
+          .queries = queries,
+          .size = size,
+          .qkv_stride = qkv.stride[0],
+          .out_stride = out.stride[0],
+          .lse_stride = lse.defined() ? layout_of(lse).stride : 0};
+}
+
+// The half of 4 n s d a query head that a causal mask leaves; a document mask is not known when a run is planned.
+double causal_flops(const cpu::AttentionShape& a) {
+  return 2.0 * static_cast<double>(a.sequences * a.length) * static_cast<double>(a.length) *
+         static_cast<double>(a.groups * a.queries * a.size);
+}
+
+double bytes_of(std::initializer_list<Tensor> tensors) {
+  double bytes = 0;
+  for (const Tensor& t : tensors) bytes += t.defined() ? static_cast<double>(t.bytes()) : 0.0;
+  return bytes;
+}
+
+const std::int32_t* first_key_of(const Sequences& sequences) {
+  return sequences.first_key.defined() ? sequences.first_key.as<std::int32_t>() : nullptr;
+}
+
+}  // namespace
+
+void attention(Context& ctx, Tensor out, Tensor lse, Tensor qkv, const Sequences& sequences) {
+  const auto a = shape_of("attention", qkv, out, lse, sequences);
+  Scratch scratch(ctx);
+  const Tensor workspace = scratch.tensor({omp_get_max_threads(), cpu::attention_scratch(a)}, DType::f32);
+  if (ctx.planning()) return ctx.meter->count("attention", {.flops = causal_flops(a), .bytes = bytes_of({out, lse, qkv})});
+  float* kept = lse.defined() ? lse.as<float>() : nullptr;
+  cpu::attention(a, out.as<float>(), kept, qkv.as<float>(), first_key_of(sequences), workspace.as<float>());
+}
+
+void attention_backward(Context& ctx, Tensor d_qkv, Tensor d_out, Tensor out, Tensor lse, Tensor qkv, const Sequences& sequences) {
+  if (!d_qkv.defined()) return;
+  OFFRAMP_CHECK(lse.defined(), "[attention_backward] lse is undefined: the forward must keep it");
+  const auto a = shape_of("attention_backward", qkv, out, lse, sequences);
+  check_tokens("attention_backward", "d_qkv", d_qkv, qkv.shape);
+  check_tokens("attention_backward", "d_out", d_out, out.shape);
+  Scratch scratch(ctx);
+  const Tensor workspace = scratch.tensor({omp_get_max_threads(), cpu::attention_backward_scratch(a)}, DType::f32);
+  if (ctx.planning())
+    return ctx.meter->count("attention_backward", {.flops = 2.5 * causal_flops(a), .bytes = bytes_of({d_qkv, d_out, out, lse, qkv})});
+  const cpu::AttentionGradient gradient = {
+      .d_qkv = d_qkv.as<float>(), .d_out = d_out.as<float>(), .d_qkv_stride = d_qkv.stride[0], .d_out_stride = d_out.stride[0]};
+  cpu::attention_backward(a, gradient, out.as<float>(), lse.as<float>(), qkv.as<float>(), first_key_of(sequences), workspace.as<float>());
+}
+
+}  // namespace offramp
