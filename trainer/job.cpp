@@ -1,0 +1,68 @@
+#include "trainer/job.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+
+#include "optim/exit_loss.h"
+#include "optim/update.h"
+#include "tensor/check.h"
+
+namespace offramp {
+
+Degrees degrees_of(const Config& config, int world_size) {
+  Degrees degrees;
+  degrees.pipeline = config.parallel.pipeline_parallel_size;
+  degrees.data = config.parallel.data_parallel_size > 0 ? config.parallel.data_parallel_size : world_size / degrees.pipeline;
+  if (degrees.world() != world_size)
+    fail(Exit::configuration, "the job has {} ranks, but pipeline_parallel_size {} x data_parallel_size {} is {}: start {} ranks or change them",
+         world_size, degrees.pipeline, degrees.data, degrees.world(), degrees.world());
+  return degrees;
+}
+
+MachineOptions machine_options(const Config& config, const Degrees& degrees) {
+  MachineOptions options;
+  options.model = config.model;
+  options.exits = config.exits;
+  options.schedule = config.parallel.schedule;
+  options.micro_batch_size = config.training.micro_batch_size;
+  options.sequence_length = config.training.sequence_length;
+  options.microbatches = static_cast<int>(config.microbatches(degrees.data));
+  options.document_mask = config.data.document_mask;
+  options.optimizer_state = optimizer_state(config.optimizer);
+  return options;
+}
+
+double exit_weight(const Config& config, std::size_t e, std::int64_t t) {
+  if (e >= config.exits.size()) return 1.0;
+  return config.exits[e].loss_weight * exit_loss_scale(config.exit_loss.schedule, config.exit_loss.start_scale, config.exit_loss.warmup_steps, t);
+}
+
+std::string exit_label(const Config& config, std::size_t e) {
+  if (e >= config.exits.size()) return "final";
+  return fmt::format("exit {} ({})", config.exits[e].layer, name_of(config.exits[e].head));
+}
+
+std::size_t host_memory() {
+  std::size_t bytes = kUnlimited;
+  std::ifstream meminfo("/proc/meminfo");
+  std::string word;
+  while (meminfo >> word)
+    if (word == "MemTotal:") {
+      std::size_t kib = 0;
+      if (meminfo >> kib) bytes = kib * 1024;
+      break;
+    }
+  std::ifstream limit("/sys/fs/cgroup/memory.max");  // "max" where there is none
+  std::size_t group = 0;
+  if (limit >> group) bytes = std::min(bytes, group);
+  return bytes;
+}
+
+int ranks_on_host() {
+  for (const char* name : {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"})
+    if (const char* value = std::getenv(name)) return std::max(1, std::atoi(value));
+  return 1;
+}
+
+}  // namespace offramp

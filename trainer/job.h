@@ -1,0 +1,22 @@
+// From a configuration to what the rooms below want: pure functions.
+#pragma once
+#include "comm/mesh.h"
+#include "parallel/machine.h"
+#include "trainer/config.h"
+
+namespace offramp {
+
+// Throws Error(Exit::configuration) when the world does not fit the pipeline size.
+Degrees degrees_of(const Config& config, int world_size);
+MachineOptions machine_options(const Config& config, const Degrees& degrees);
+// The weight of exit `e` in the loss of step t (from 1); the final head's is 1.
+double exit_weight(const Config& config, std::size_t e, std::int64_t t);
+// "exit 2 (norm)", "final": for people.
+std::string exit_label(const Config& config, std::size_t e);
+
+// Bytes of memory that this host may use: what is installed, or the control group's limit if that is less.
+std::size_t host_memory();
+// Ranks of this job on this host, as the launcher says; 1 without one.
+int ranks_on_host();
+
+}  // namespace offramp
