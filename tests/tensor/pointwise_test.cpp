@@ -1,0 +1,294 @@
+// Rotation, SwiGLU, embedding, plain memory, and the exponential that the vectorised loops use.
+#include "registry.h"
+#include "tensor/cpu/vector_math.h"
+
+namespace offramp::testing {
+namespace {
+
+using Index = std::size_t;
+
+struct Blocks {
+  std::int64_t n, blocks, width;
+};
+
+Case swiglu_case(Blocks s) {
+  return {.name = fmt::format("swiglu n={} blocks={} width={}", s.n, s.blocks, s.width),
+          .operands = {required(output("y", {s.n, s.blocks * s.width})), input("gate_up", {s.n, s.blocks, 2, s.width})},
+          .run = [](Context& c, const Tensors& t) { swiglu(c, t["y"], t["gate_up"]); },
+          .reference =
+              [=](Values& v) {
+                const Index width = static_cast<Index>(s.width);
+                for (Index i = 0; i < v["y"].size(); ++i) {
+                  const Index gate = i / width * 2 * width + i % width;
+                  const double g = v["gate_up"][gate];
+                  v["y"][i] = g / (1 + std::exp(-g)) * v["gate_up"][gate + width];
+                }
+              }};
+}
+
+Case swiglu_backward_case(Blocks s) {
+  return {.name = fmt::format("swiglu_backward n={} blocks={} width={}", s.n, s.blocks, s.width),
+          .operands = {output("d_gate_up", {s.n, s.blocks, 2, s.width}), input("dy", {s.n, s.blocks * s.width}),
+                       input("gate_up", {s.n, s.blocks, 2, s.width})},
+          .run = [](Context& c, const Tensors& t) { swiglu_backward(c, t["d_gate_up"], t["dy"], t["gate_up"]); },
+          .reference =
+              [=](Values& v) {
+                const Index width = static_cast<Index>(s.width);
+                for (Index i = 0; i < v["dy"].size(); ++i) {
+                  const Index gate = i / width * 2 * width + i % width, up = gate + width;
+                  const double g = v["gate_up"][gate], sigmoid = 1 / (1 + std::exp(-g)), dy = v["dy"][i];
+                  v["d_gate_up"][gate] = dy * v["gate_up"][up] * (sigmoid + g * sigmoid * (1 - sigmoid));
+                  v["d_gate_up"][up] = dy * g * sigmoid;
+                }
+              },
+          .aliases = {{"d_gate_up", "gate_up"}}};
+}
+
+TEST(Swiglu, Forward) {
+  for (const Blocks& s : {Blocks{1, 1, 1}, {3, 2, 5}, {5, 1, 67}, {64, 4, 172}}) check_case(swiglu_case(s));
+}
+
+TEST(Swiglu, Backward) {
+  for (const Blocks& s : {Blocks{1, 1, 1}, {3, 2, 5}, {5, 1, 67}, {64, 4, 172}}) check_case(swiglu_backward_case(s));
+}
+
+TEST(Swiglu, GradientAgreesWithFiniteDifferences) {
+  for (const Blocks& s : {Blocks{1, 1, 1}, {3, 2, 5}}) check_gradient(swiglu_case(s), swiglu_backward_case(s));
+}
+
+TEST(Swiglu, SaturatesWithoutNaN) {
+  Arena arena(Backing::host, 1 << 16);
+  Context context = context_over(arena);
+  const Tensor in = arena.tensor({1, 1, 2, 2}, DType::f32), y = arena.tensor({1, 2}, DType::f32),
+               d = arena.tensor({1, 1, 2, 2}, DType::f32);
+  const float gates[] = {-1e4f, 1e4f, 1, 1};
+  std::copy(std::begin(gates), std::end(gates), in.as<float>());
+  swiglu(context, y, in);
+  EXPECT_EQ(y.as<float>()[0], 0.0f);
+  EXPECT_EQ(y.as<float>()[1], 1e4f);
+  std::fill_n(y.as<float>(), 2, 1.0f);
+  swiglu_backward(context, d, y, in);
+  EXPECT_EQ(d.as<float>()[0], 0.0f);
+  EXPECT_EQ(d.as<float>()[1], 1.0f);
+}
+
+// ---- rotation
+
+struct Rotation {
+  std::int64_t sequences, length, groups, queries, d;
+  bool inverse, given_positions;
+};
+
+constexpr std::int64_t kPositions = 64;
+
+double angle(std::int64_t position, std::int64_t i, std::int64_t d) {
+  return static_cast<double>(position) * std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(d));
+}
+
+Case rope_table_case(std::int64_t positions, std::int64_t d) {
+  return {.name = fmt::format("rope_table positions={} d={}", positions, d),
+          .operands = {required(output("table", {positions, d}))},
+          .run = [](Context& c, const Tensors& t) { rope_table(c, t["table"], 10000.0); },
+          .reference =
+              [=](Values& v) {
+                for (std::int64_t p = 0; p < positions; ++p) {
+                  for (std::int64_t i = 0; i < d / 2; ++i) {
+                    v["table"][static_cast<Index>(p * d + i)] = std::cos(angle(p, i, d));
+                    v["table"][static_cast<Index>(p * d + d / 2 + i)] = std::sin(angle(p, i, d));
+                  }
+                }
+              }};
+}
+
+Case rope_case(Rotation r) {
+  const std::int64_t n = r.sequences * r.length, slots = 2 + r.queries;
+  const auto position = [=](std::int64_t row) { return r.given_positions ? row * 7 % kPositions : row % r.length; };
+  const Fill table = [=](std::int64_t i) {
+    const std::int64_t column = i % r.d, pair = column % (r.d / 2);
+    return column < r.d / 2 ? std::cos(angle(i / r.d, pair, r.d)) : std::sin(angle(i / r.d, pair, r.d));
+  };
+  Case c{
+      .name = fmt::format("rope n={}x{} groups={} queries={} d={} inverse={}", r.sequences, r.length, r.groups, r.queries, r.d, r.inverse),
+      .operands = {required(updated("qkv", {n, r.groups, slots, r.d})), input("table", {kPositions, r.d}, table)},
+      .run =
+          [=](Context& context, const Tensors& t) {
+            rope(context, t["qkv"], t["table"], {.length = r.length, .positions = t["positions"], .first_key = {}}, r.inverse);
+          },
+      .reference =
+          [=](Values& v) {
+            for (std::int64_t head = 0; head < n * r.groups * slots; ++head) {
+              if (head % slots == 1) continue;
+              for (std::int64_t i = 0; i < r.d / 2; ++i) {
+                const double turn = (r.inverse ? -1 : 1) * angle(position(head / (r.groups * slots)), i, r.d);
+                double &a = v["qkv"][static_cast<Index>(head * r.d + i)], &b = v["qkv"][static_cast<Index>(head * r.d + r.d / 2 + i)];
+                const double old_a = a, old_b = b;
+                a = old_a * std::cos(turn) - old_b * std::sin(turn);
+                b = old_b * std::cos(turn) + old_a * std::sin(turn);
+              }
+            }
+          }};
+  if (r.given_positions) c.operands.push_back(ids("positions", {n}, [=](std::int64_t i) { return static_cast<double>(position(i)); }));
+  return c;
+}
+
+TEST(Rope, Table) {
+  for (const auto& [positions, d] : {std::pair{1, 2}, {7, 6}, {512, 128}}) check_case(rope_table_case(positions, d));
+}
+
+TEST(Rope, RotatesKeysAndQueriesOnly) {
+  for (const bool inverse : {false, true}) {
+    for (const bool given : {false, true}) {
+      check_case(rope_case({1, 1, 1, 1, 2, inverse, given}));
+      check_case(rope_case({2, 5, 2, 3, 6, inverse, given}));
+      check_case(rope_case({3, 32, 2, 2, 64, inverse, given}));
+    }
+  }
+}
+
+TEST(Rope, RefusesPositionsBeyondTheTable) {
+  Case c = rope_case({1, 4, 1, 1, 2, false, true});
+  c.operands.back().fill = [](std::int64_t i) { return i == 2 ? 64.0 : 0.0; };
+  EXPECT_THROW(run_case(c), Error);
+}
+
+// ---- embedding
+
+struct Lookup {
+  std::int64_t n, h, rows, first;
+};
+
+// Some ids lie below, some above the rows [first, first + rows); ids repeat.
+Fill some_ids(Lookup s) {
+  return [=](std::int64_t i) { return static_cast<double>((i * 5 + 3) % (s.rows + 4) + std::max<std::int64_t>(s.first - 2, 0)); };
+}
+
+Case embedding_case(Lookup s) {
+  return {.name = fmt::format("embedding n={} h={} rows={} first={}", s.n, s.h, s.rows, s.first),
+          .operands = {required(output("y", {s.n, s.h})), input("w", {s.rows, s.h}), ids("ids", {s.n}, some_ids(s))},
+          .run = [=](Context& c, const Tensors& t) { embedding(c, t["y"], t["w"], t["ids"], s.first); },
+          .reference =
+              [=](Values& v) {
+                for (std::int64_t i = 0; i < s.n * s.h; ++i) {
+                  const std::int64_t row = static_cast<std::int64_t>(v["ids"][static_cast<Index>(i / s.h)]) - s.first;
+                  const bool here = row >= 0 && row < s.rows;
+                  v["y"][static_cast<Index>(i)] = here ? v["w"][static_cast<Index>(row * s.h + i % s.h)] : 0.0;
+                }
+              }};
+}
+
+Case embedding_backward_case(Lookup s) {
+  return {.name = fmt::format("embedding_backward n={} h={} rows={} first={}", s.n, s.h, s.rows, s.first),
+          .operands = {updated("dw", {s.rows, s.h}, 64), input("dy", {s.n, s.h}), ids("ids", {s.n}, some_ids(s))},
+          .run = [=](Context& c, const Tensors& t) { embedding_backward(c, t["dw"], t["dy"], t["ids"], s.first); },
+          .reference =
+              [=](Values& v) {
+                for (std::int64_t i = 0; i < s.n * s.h; ++i) {
+                  const std::int64_t row = static_cast<std::int64_t>(v["ids"][static_cast<Index>(i / s.h)]) - s.first;
+                  if (row >= 0 && row < s.rows) v["dw"][static_cast<Index>(row * s.h + i % s.h)] += v["dy"][static_cast<Index>(i)];
+                }
+              }};
+}
+
+TEST(Embedding, ForwardAndBackward) {
+  for (const Lookup& s : {Lookup{1, 1, 1, 0}, {7, 5, 3, 4}, {300, 257, 40, 9}}) {
+    check_case(embedding_case(s));
+    check_case(embedding_backward_case(s));
+  }
+  check_gradient(embedding_case({7, 5, 3, 4}), embedding_backward_case({7, 5, 3, 4}));
+}
+
+// ---- plain memory
+
+Case add_case(Shape shape, DType dtype, std::int64_t y_wider, std::int64_t x_wider) {
+  return {.name = fmt::format("add {} {} wider by {} and {}", to_text(shape), name_of(dtype), y_wider, x_wider),
+          .operands = {required(of_type(wider(updated("y", shape), y_wider), dtype)), of_type(wider(input("x", shape), x_wider), dtype)},
+          .run = [](Context& c, const Tensors& t) { add(c, t["y"], t["x"]); },
+          .reference =
+              [](Values& v) {
+                for (Index i = 0; i < v["y"].size(); ++i) v["y"][i] += v["x"][i];
+              }};
+}
+
+Case copy_case(Shape shape, DType dtype, std::int64_t y_wider, std::int64_t x_wider) {
+  const Fill whole = [](std::int64_t i) { return static_cast<double>(i * 3 - 5); };
+  Operand x = of_type(wider(input("x", shape, whole), x_wider), dtype);
+  return {.name = fmt::format("copy {} {} wider by {} and {}", to_text(shape), name_of(dtype), y_wider, x_wider),
+          .operands = {required(of_type(wider(output("y", shape), y_wider), dtype)), x},
+          .run = [](Context& c, const Tensors& t) { copy(c, t["y"], t["x"]); },
+          .reference = [](Values& v) { v["y"] = v["x"]; }};
+}
+
+Case fill_zero_case(Shape shape, DType dtype, std::int64_t y_wider) {
+  return {.name = fmt::format("fill_zero {} {} wider by {}", to_text(shape), name_of(dtype), y_wider),
+          .operands = {required(of_type(wider(output("y", shape), y_wider), dtype))},
+          .run = [](Context& c, const Tensors& t) { fill_zero(c, t["y"]); },
+          .reference = [](Values& v) { std::fill(v["y"].begin(), v["y"].end(), 0.0); }};
+}
+
+TEST(Memory, AddCopyAndZero) {
+  for (const Shape& shape : {Shape{1, 1}, Shape{3, 5}, Shape{2, 3, 2, 7}, Shape{200, 257}}) {
+    for (const std::int64_t y_wider : {0, 3}) {
+      for (const DType dtype : {DType::f32, DType::f64, DType::i32}) {
+        check_case(fill_zero_case(shape, dtype, y_wider));
+        for (const std::int64_t x_wider : {0, 4}) {
+          check_case(copy_case(shape, dtype, y_wider, x_wider));
+          if (dtype != DType::i32) check_case(add_case(shape, dtype, y_wider, x_wider));
+        }
+      }
+    }
+  }
+  check_case(add_case({100'000}, DType::f32, 0, 0));
+}
+
+TEST(Memory, CopiesAColumn) {
+  Arena arena(Backing::host, 1 << 16);
+  Context context = context_over(arena);
+  const Tensor x = arena.tensor({3, 4}, DType::i32), y = arena.tensor({3}, DType::i32);
+  for (int i = 0; i < 12; ++i) x.as<std::int32_t>()[i] = i;
+  copy(context, y, x.narrow(1, 2, 1).reshape({3}));
+  EXPECT_EQ(y.as<std::int32_t>()[0], 2);
+  EXPECT_EQ(y.as<std::int32_t>()[1], 6);
+  EXPECT_EQ(y.as<std::int32_t>()[2], 10);
+}
+
+TEST(Memory, RefusesShapesThatDiffer) {
+  Arena arena(Backing::host, 1 << 16);
+  Context context = context_over(arena);
+  const Tensor x = arena.tensor({3, 4}, DType::f32), y = arena.tensor({4, 3}, DType::f32);
+  EXPECT_THROW(copy(context, y, x), Error);
+  EXPECT_THROW(add(context, y, x), Error);
+  EXPECT_THROW(add(context, y, {}), Error);
+  EXPECT_THROW(fill_zero(context, {}), Error);
+}
+
+// ---- the exponential
+
+TEST(VectorMath, ExponentialIsWithinTwoUnits) {
+  double worst = 0;
+  for (float x = -87.0f; x < 88.7f; x += 0.000731f) {
+    const double exact = std::exp(static_cast<double>(x)), unit = std::ldexp(1.0, std::ilogb(exact) - 23);
+    worst = std::max(worst, std::abs(static_cast<double>(cpu::exp_fast(x)) - exact) / unit);
+  }
+  EXPECT_LT(worst, 2.0);
+}
+
+TEST(VectorMath, ExponentialAtTheEdges) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(cpu::exp_fast(0), 1.0f);
+  EXPECT_EQ(cpu::exp_fast(-kInfinity), 0.0f);
+  EXPECT_EQ(cpu::exp_fast(-1e30f), 0.0f);
+  EXPECT_EQ(cpu::exp_fast(kInfinity), kInfinity);
+  EXPECT_EQ(cpu::exp_fast(89.0f), kInfinity);
+  EXPECT_TRUE(std::isfinite(cpu::exp_fast(88.72f)));
+  EXPECT_TRUE(std::isnan(cpu::exp_fast(std::numeric_limits<float>::quiet_NaN())));
+}
+
+TEST(VectorMath, FoldTakesEveryTermOnceAtEveryLength) {
+  for (std::int64_t n = 0; n < 130; ++n) {
+    const auto sum = cpu::sum_lanes(n, [](std::int64_t i) { return static_cast<float>(i + 1); });
+    EXPECT_EQ(sum, static_cast<float>(n * (n + 1) / 2));
+  }
+}
+
+}  // namespace
+}  // namespace offramp::testing
