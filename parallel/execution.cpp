@@ -97,13 +97,19 @@ class Execution {
     for (int other = awaited_rank(rank); other != rank; other = awaited_rank(other)) first = std::min(first, other);
 
     const std::size_t at = static_cast<std::size_t>(first);
-    std::string text =
+    const std::string why =
         fmt::format("rank {} is stuck at {}: it waits for {}\n", first, to_text(schedule_[at][next_[at]]), to_text(*awaited_[at]));
-    std::vector<Mark> marks{{first, next_[at]}};
-    for (std::size_t r = 0; r < schedule_.size(); ++r) {
-      if (static_cast<int>(r) != first) marks.push_back({static_cast<int>(r), next_[r]});
-    }
-    throw std::runtime_error(text + show(schedule_, marks));
+    throw std::runtime_error(why + show_around(at));
+  }
+
+  // The ranks around one, as many as fit on a screen.
+  std::string show_around(std::size_t rank) const {
+    constexpr std::size_t kShown = 16;
+    const std::size_t ranks = schedule_.size(), shown = std::min(ranks, kShown);
+    const std::size_t begin = std::min(rank - std::min(rank, kShown / 2), ranks - shown);
+    std::vector<Mark> marks;
+    for (std::size_t r = begin; r < begin + shown; ++r) marks.push_back({static_cast<int>(r), next_[r]});
+    return show(schedule_, marks) + (shown < ranks ? fmt::format("  and {} more ranks\n", ranks - shown) : "");
   }
 
   const Schedule& schedule_;
@@ -122,16 +128,15 @@ class Execution {
 std::vector<Step> execution_order(const Schedule& schedule, const Layout& layout) { return Execution(schedule, layout).run(); }
 
 std::string show(const Schedule& schedule, const std::vector<Mark>& marks) {
-  constexpr std::size_t kAround = 5, kRanks = 16;  // a screen
+  constexpr std::size_t kAround = 5;
   std::string text;
-  for (std::size_t i = 0; i < std::min(marks.size(), kRanks); ++i) {
-    const Program& program = schedule[static_cast<std::size_t>(marks[i].rank)];
-    const std::size_t at = marks[i].position, begin = at - std::min(at, kAround), end = std::min(program.size(), at + kAround + 1);
-    text += fmt::format("  rank {}:{}", marks[i].rank, begin > 0 ? " ..." : "");
+  for (const Mark& mark : marks) {
+    const Program& program = schedule[static_cast<std::size_t>(mark.rank)];
+    const std::size_t at = mark.position, begin = at - std::min(at, kAround), end = std::min(program.size(), at + kAround + 1);
+    text += fmt::format("  rank {}:{}", mark.rank, begin > 0 ? " ..." : "");
     for (std::size_t k = begin; k < end; ++k) text += k == at ? " >>" + to_text(program[k]) + "<<" : " " + to_text(program[k]);
     text += end < program.size() ? " ...\n" : at == program.size() ? " >>end<<\n" : "\n";
   }
-  if (marks.size() > kRanks) text += fmt::format("  and {} more ranks\n", marks.size() - kRanks);
   return text;
 }
 
