@@ -35,7 +35,8 @@ struct UnitOptions {
   double lr_scale = 1;
   std::string norm_name;  // another logical name for the norm (the mlp exit's copy of its layer's); empty: the layer's own
 };
-double residual_deviation(const ModelConfig& config);  // of matrices that write to the residual stream at the start: range / sqrt(2 L)
+// Deviation at the start of the matrices that write to the residual stream: initializer_range / sqrt(2 L).
+double residual_deviation(const ModelConfig& config);
 ModulePtr make_embedding(const ModelConfig& config);                                  // x [n] i32 -> y [n, h]
 ModulePtr make_attention(const ModelConfig& config, const UnitOptions& options, std::shared_ptr<const Tensor> rope_table);
 ModulePtr make_mlp(const ModelConfig& config, const UnitOptions& options);
