@@ -1,0 +1,290 @@
+// Configurations: each file of bad_configs/ is refused with exactly the lines its `# expect: line:col: substring` comments name.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <regex>
+#include <sstream>
+
+#include "tensor/check.h"
+#include "trainer/schema.h"
+#include "trainer/yaml.h"
+
+namespace offramp {
+namespace {
+
+namespace fs = std::filesystem;
+const fs::path kHere = fs::path(__FILE__).parent_path();
+const std::string kGood = (kHere / "good.yaml").string();
+
+std::string text_of(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
+
+// The lines a configuration is refused with; none when it is accepted.
+std::vector<std::string> refusal(const std::string& path, const std::vector<std::string>& sets = {}) {
+  try {
+    read_config(path, sets);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code, Exit::configuration);
+    return lines_of(error.what());
+  }
+  return {};
+}
+
+// A file of this test that is gone afterwards.
+struct TemporaryFile {
+  explicit TemporaryFile(const std::string& text) {
+    static int count = 0;
+    path = (fs::temp_directory_path() / fmt::format("offramp_config_{}_{}.yaml", ::getpid(), count++)).string();
+    std::ofstream(path, std::ios::binary) << text;
+  }
+  ~TemporaryFile() { fs::remove(path); }
+  std::string path;
+};
+
+struct Expected {
+  std::string prefix, substring;  // "/.../file.yaml:3:5: ", "did you mean"
+};
+
+std::vector<Expected> expectations(const fs::path& path) {
+  std::vector<Expected> expected;
+  const std::regex pattern(R"(# expect: (\w+\.yaml:)?(\d+:\d+): (.*))");
+  for (const std::string& line : lines_of(text_of(path))) {
+    std::smatch match;
+    if (!std::regex_match(line, match, pattern)) continue;
+    const std::string file = match[1].matched ? (path.parent_path() / match[1].str()).string() : path.string() + ":";
+    expected.push_back({fmt::format("{}{}: ", file, match[2].str()), match[3].str()});
+  }
+  return expected;
+}
+
+TEST(BadConfigs, EachIsRefusedWhereItIsWrong) {
+  int count = 0;
+  for (const auto& entry : fs::directory_iterator(kHere / "bad_configs")) {
+    SCOPED_TRACE(entry.path().filename().string());
+    const auto expected = expectations(entry.path());
+    auto lines = refusal(entry.path().string());
+    ASSERT_FALSE(expected.empty());
+    EXPECT_EQ(lines.size(), expected.size()) << fmt::format("{}", fmt::join(lines, "\n"));
+    for (const Expected& e : expected) {
+      const auto found = std::find_if(lines.begin(), lines.end(), [&](const std::string& line) {
+        return line.starts_with(e.prefix) && line.find(e.substring, e.prefix.size()) != std::string::npos;
+      });
+      EXPECT_NE(found, lines.end()) << "no line " << e.prefix << e.substring << " in\n" << fmt::format("{}", fmt::join(lines, "\n"));
+      if (found != lines.end()) lines.erase(found);
+    }
+    ++count;
+  }
+  EXPECT_GE(count, 60);
+}
+
+TEST(Config, DefaultsAreThoseOfTheReference) {
+  const Config c = read_config(kGood, {});
+  EXPECT_EQ(c.model.num_key_value_heads, 4);
+  EXPECT_EQ(c.model.max_position_embeddings, 16);
+  EXPECT_EQ(c.training.stop_at, 10);
+  EXPECT_EQ(c.parallel.data_parallel_size, 0);
+  EXPECT_EQ(c.parallel.schedule, "1f1b");
+  EXPECT_EQ(c.exit_loss.schedule, "constant");
+  EXPECT_EQ(c.training.timeout_s, 300);
+  EXPECT_EQ(c.training.seed, 1234u);
+  ASSERT_EQ(c.exits.size(), 2u);
+  EXPECT_EQ(c.exits[0].head, HeadKind::norm);
+  EXPECT_EQ(c.exits[1].head, HeadKind::mlp);
+  EXPECT_FALSE(c.exits[0].shared_output || c.exits[0].shared_norm || c.exits[0].confidence_weights || c.exits[0].detach);
+  EXPECT_EQ(c.exits[0].lr_scale, 1);
+  EXPECT_TRUE(c.data.validation.empty() && c.data.loss_mask.empty() && c.export_hf.empty() && c.logging.directory.empty());
+  EXPECT_TRUE(c.data.shuffle && !c.data.document_mask && c.logging.tensorboard);
+}
+
+// Every key away from its default, so that a key wired to the wrong field shows.
+const char* const kEveryKey = R"(
+model: {architecture: llama, num_hidden_layers: 6, hidden_size: 48, intermediate_size: 80, num_attention_heads: 6, num_key_value_heads: 3,
+  vocab_size: 300, max_position_embeddings: 99, rope_theta: 5000.5, rms_norm_eps: 1.0e-6, tie_word_embeddings: true, initializer_range: 0.03}
+exits:
+  - {layer: 5, head: attention, output: shared, norm: shared, loss_weight: 0.1, token_weight: confidence, detach: true, lr_scale: 0.0}
+  - {layer: 1, head: bare, output: shared, loss_weight: 0.0}
+exit_loss: {schedule: cosine, start_scale: 0.125, warmup_steps: 77}
+parallel: {pipeline_parallel_size: 2, data_parallel_size: 3, schedule: gpipe}
+training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 30, steps: 12, stop_at: 7, seed: 9007199254740993, threads: 2,
+  validation_interval: 4, validation_samples: 9, timeout_s: 1.5, nan: skip}
+optimizer: {name: sgd, lr: 0.1, betas: [0.5, 0.75], eps: 1.0e-7, weight_decay: 0.2, clip_grad_norm: 0.0, momentum: 0.875, nesterov: true,
+  lr_schedule: {name: wsd, warmup_steps: 3, min_lr: 0.01, decay_steps: 8}}
+data: {train: 'a: b''s', validation: [{path: c, weight: 0.3}, {path: '12'}], shuffle: false, document_mask: true, loss_mask: "#mask"}
+export: {hf: 'null'}
+logging: {directory: "d \\ e", interval: 11, tensorboard: false}
+)";
+
+TEST(Config, EveryKeyReachesItsField) {
+  const TemporaryFile file(kEveryKey);
+  const Config c = read_config(file.path, {});
+  EXPECT_EQ(c.model.hidden_size, 48);
+  EXPECT_EQ(c.model.num_key_value_heads, 3);
+  EXPECT_EQ(c.model.rope_theta, 5000.5);
+  ASSERT_EQ(c.exits.size(), 2u);  // sorted by layer
+  EXPECT_EQ(c.exits[0].layer, 1);
+  EXPECT_EQ(c.exits[0].head, HeadKind::bare);
+  EXPECT_EQ(c.exits[1].head, HeadKind::attention);
+  EXPECT_TRUE(c.exits[1].shared_output && c.exits[1].shared_norm && c.exits[1].confidence_weights && c.exits[1].detach);
+  EXPECT_EQ(c.exits[1].lr_scale, 0);
+  EXPECT_EQ(c.training.seed, 9007199254740993u);
+  EXPECT_EQ(c.training.stop_at, 7);
+  EXPECT_EQ(c.optimizer.betas[1], 0.75);
+  EXPECT_EQ(c.optimizer.lr_schedule.decay_steps, 8);
+  EXPECT_EQ(c.data.train[0].path, "a: b's");
+  ASSERT_EQ(c.data.validation.size(), 2u);
+  EXPECT_EQ(c.data.validation[1].path, "12");
+  EXPECT_EQ(c.export_hf, "null");  // in quotes: a directory of that name
+}
+
+TEST(Config, PrintedConfigurationReadsBackEqual) {
+  const TemporaryFile every(kEveryKey);
+  for (const std::string& path : {kGood, every.path}) {
+    const std::string printed = print_config(read_config(path, {}));
+    const TemporaryFile again(printed);
+    EXPECT_EQ(print_config(read_config(again.path, {})), printed);
+    for (const Key& key : schema())
+      EXPECT_NE(printed.find(std::string(key.path.substr(key.path.rfind('.') + 1)) + ": "), std::string::npos);
+  }
+  const Config every_key = read_config(every.path, {});
+  const Config fresh = read_config(kGood, {});
+  for (const Key& key : schema()) {  // the text above moves every key that can move, so nothing is compared with itself
+    if (key.rule.choices.size() == 1) continue;
+    EXPECT_NE(print_value(key, every_key, 1), print_value(key, fresh, 0)) << key.path;
+  }
+}
+
+TEST(Config, SetsOverrideInOrder) {
+  const Config c = read_config(kGood, std::vector<std::string>{"training.steps=20", "training.steps=30", "exits.0.layer=1",
+                                                               "optimizer.betas=[0.1, 0.2]", "exits.2={layer: 4, loss_weight: 1}",
+                                                               "logging.directory=runs/x", "data.train=[{path: a}, {path: b, weight: 2}]"});
+  EXPECT_EQ(c.training.steps, 30);
+  EXPECT_EQ(c.training.stop_at, 30);
+  EXPECT_EQ(c.exits[0].layer, 1);
+  EXPECT_EQ(c.exits.size(), 3u);
+  EXPECT_EQ(c.optimizer.betas[0], 0.1);
+  EXPECT_EQ(c.logging.directory, "runs/x");
+  EXPECT_EQ(c.data.train[1].weight, 2);
+}
+
+TEST(Config, WrongSetsAreLocated) {
+  const auto one = [](const std::string& set) {
+    const auto lines = refusal(kGood, {set});
+    EXPECT_EQ(lines.size(), 1u) << set;
+    return lines.empty() ? std::string() : lines[0];
+  };
+  for (const char* set : {"training.steps", "=3", ".a=3", "training.=3", "training..steps=3"}) {
+    EXPECT_EQ(one(set), fmt::format("--set {}: expected section.key=value", set));
+  }
+  EXPECT_EQ(one("training.steps=-1"),
+            "--set training.steps=-1: training.steps: -1 is out of range: it must be at least 0; the nearest is 0");
+  EXPECT_NE(one("training.stpes=1").find("did you mean steps?"), std::string::npos);
+  EXPECT_NE(one("exits.7.layer=1").find("no index of a list of 2"), std::string::npos);
+  EXPECT_NE(one("exits.x.layer=1").find("no index of a list of 2"), std::string::npos);
+  EXPECT_NE(one("training.steps.more=1").find("there is nothing below \"10\""), std::string::npos);
+  EXPECT_NE(one("training.steps=[1").find("not YAML"), std::string::npos);
+  EXPECT_NE(one("training.steps=").find("found nothing"), std::string::npos);
+  EXPECT_NE(one("extends=x").find("in a file only"), std::string::npos);
+  EXPECT_NE(one("exits.1.layer=2").find("layer 2 has an exit already"), std::string::npos);
+  std::string deep = "a";
+  for (int i = 0; i < 50000; ++i) deep += ".a";
+  EXPECT_NE(one(deep + "=1").find("expected section.key=value"), std::string::npos);
+}
+
+TEST(Config, ExtendsMergesMapsAndReplacesLists) {
+  const TemporaryFile file(
+      fmt::format("extends: {}\ntraining: {{steps: 99}}\nexits: [{{layer: 1, loss_weight: 2}}]\nlogging: {{directory: null}}\n", kGood));
+  const Config c = read_config(file.path, {});
+  EXPECT_EQ(c.training.steps, 99);
+  EXPECT_EQ(c.training.sequence_length, 16);
+  ASSERT_EQ(c.exits.size(), 1u);
+  EXPECT_EQ(c.exits[0].loss_weight, 2);
+}
+
+TEST(Config, LegalOddities) {
+  using Sets = std::vector<std::string>;
+  for (const Sets& sets :
+       {Sets{"training.steps=0"}, Sets{"training.stop_at=10", "training.steps=0"}, Sets{"optimizer.lr_schedule.warmup_steps=500"},
+        Sets{"exit_loss={schedule: linear, warmup_steps: 500}"}, Sets{"exits=[{layer: 4, loss_weight: 1}]"},
+        Sets{"exits=[{layer: 4, loss_weight: 1, head: bare, output: shared}]"}, Sets{"exits=[]"},
+        Sets{"optimizer.lr_schedule={name: wsd, warmup_steps: 20, decay_steps: 5}"}, Sets{"exits.0.loss_weight=0"},
+        Sets{"parallel.pipeline_parallel_size=4"}, Sets{"parallel.data_parallel_size=auto"}, Sets{"training.stop_at=0"},
+        Sets{"optimizer.lr=+1"}, Sets{"optimizer.lr=.5"}, Sets{"optimizer.lr=1E-3"}, Sets{"data.validation=null"},
+        Sets{"optimizer.name=sgd"}}) {
+    EXPECT_EQ(refusal(kGood, sets), std::vector<std::string>()) << fmt::format("{}", fmt::join(sets, " "));
+  }
+}
+
+TEST(Config, UnreadableFiles) {
+  EXPECT_EQ(refusal("/nowhere/job.yaml"), std::vector<std::string>{"/nowhere/job.yaml: no such file"});
+  EXPECT_EQ(refusal(kHere.string()), std::vector<std::string>{kHere.string() + ": is a directory: name a YAML file"});
+  EXPECT_EQ(refusal("").size(), 1u);
+  const TemporaryFile control("model: {a: 1}\nx: \x04 hidden\n");
+  EXPECT_EQ(refusal(control.path), std::vector<std::string>{control.path + ":2:4: byte 0x04: this is no text file"});
+  const TemporaryFile latin("data: {train: caf\xe9}\n");
+  EXPECT_EQ(refusal(latin.path).size(), 1u);
+}
+
+// Inputs that cost a careless reader its stack, its memory or its time.
+TEST(Config, HostileFilesAreRefusedQuickly) {
+  std::string bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n";
+  for (char c = 'b'; c < 'n'; ++c)
+    bomb += fmt::format("{0}: &{0} [*{1}, *{1}, *{1}, *{1}, *{1}, *{1}, *{1}, *{1}, *{1}]\n", c, static_cast<char>(c - 1));
+  std::string keys, noise;
+  for (int i = 0; i < 50000; ++i) keys += fmt::format("k{}: 1\n", i);
+  for (std::uint32_t i = 0, x = 1; i < 1000000; ++i) x = x * 1664525 + 1013904223, noise += static_cast<char>(32 + (x >> 24) % 95);
+  const auto repeat = [](const char* text, int count) {
+    std::string all;
+    for (int i = 0; i < count; ++i) all += text;
+    return all;
+  };
+  for (const std::string& text :
+       {bomb, keys, noise, repeat("[", 200000), repeat("{", 200000), repeat("- ", 100000), repeat("? ", 100000), repeat("{a: ", 100000),
+        repeat("exits:\n", 100000), "exits:\n" + repeat("  - 3\n", 15000), std::string(10 << 20, 'x'), std::string(1000, '\0')}) {
+    const TemporaryFile file(text);
+    EXPECT_FALSE(refusal(file.path).empty()) << text.substr(0, 40);
+  }
+}
+
+TEST(CheckWorld, BlamesTheKeyThatWasWritten) {
+  const auto wrong = [](const std::vector<std::string>& sets, int world) -> std::string {
+    try {
+      check_world(read_located_config(kGood, sets), world);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code, Exit::configuration);
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(wrong({}, 1), "");
+  EXPECT_EQ(wrong({}, 4), "");
+  EXPECT_EQ(wrong({"parallel.pipeline_parallel_size=2"}, 8), "");
+  EXPECT_TRUE(wrong({"parallel.pipeline_parallel_size=2"}, 3).starts_with("--set parallel.pipeline_parallel_size=2: "));
+  EXPECT_NE(wrong({"parallel.data_parallel_size=2"}, 4).find("needs 2 ranks, started with 4; the nearest is 4"), std::string::npos);
+  EXPECT_TRUE(wrong({}, 3).starts_with(kGood + ":5:73: training.global_batch_size: 8 is not divisible")) << wrong({}, 3);
+}
+
+TEST(Reference, CommittedFileIsTheGeneratedOne) {
+  EXPECT_EQ(text_of(kHere / "../../docs/configuration.md"), configuration_reference())
+      << "regenerate: build/offramp train --config-reference > docs/configuration.md";
+}
+
+TEST(Suggestions, Nearest) {
+  const std::vector<std::string> words = {"steps", "seed", "stop_at"};
+  EXPECT_EQ(nearest("setps", words), "steps");
+  EXPECT_EQ(nearest("STEPS", words), "steps");
+  EXPECT_EQ(nearest("stop", words), "stop_at");
+  EXPECT_EQ(nearest(std::string(1 << 20, 'x'), words).empty(), false);
+}
+
+}  // namespace
+}  // namespace offramp
