@@ -27,7 +27,7 @@ inline void add_random_exits(Layout& layout, Random& random) {
   for (int s = 0; s < layout.stages; ++s) {
     const int taps = pick(random, 0, 2);
     for (int tap = 0; tap < taps; ++tap) {
-      const bool at_output = s + 1 < layout.stages && tap == taps - 1 && coin(random);
+      const bool at_output = tap == taps - 1 && coin(random);  // on the last stage it has no meaning
       for (int exits = pick(random, 1, 2); exits > 0; --exits) layout.exits.push_back({s, 10 * s + tap, at_output, pick(random, 0, 3) > 0});
     }
   }

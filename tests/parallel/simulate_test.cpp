@@ -131,6 +131,14 @@ TEST(Simulate, MessagesTravelWhileTheirRankGoesOn) {
   EXPECT_EQ(timeline.busy, (std::vector<double>{6.125, 6.125}));
 }
 
+TEST(Simulate, AnExitAtTheOutputRunsWhileTheOutputTravels) {
+  Layout layout = plain_layout(2, 1);
+  layout.exits = {{0, 1, true}};
+  auto spans = spans_of(simulate(build_schedule("1f1b", layout, Placement::after_forward), layout, all_times));
+  EXPECT_EQ(spans.at("SA0@0").end, 1.5);
+  EXPECT_EQ(spans.at("X0.0@0").begin, 1.0);
+}
+
 TEST(Simulate, AWireCarriesOneMessageAtATime) {
   Layout layout = plain_layout(2, 3);
   layout.backward = false;

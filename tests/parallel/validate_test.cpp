@@ -41,7 +41,6 @@ std::string error_with(const std::string& piece, const std::string& replacement)
   return first_line(error_of(parse_schedule(text.replace(at, piece.size(), replacement)), two_stages()));
 }
 
-// F0@0 SA0@0 RG.. : the base of all tests here.
 TEST(Validate, AcceptsTheBase) {
   EXPECT_EQ(to_text(build_schedule("1f1b", two_stages())),
             "F0@0 SA0@0 F1@0 SA1@0 RG0@0 X0.0@0 B0@0 F2@0 SA2@0 RG1@0 X0.1@0 B1@0 RG2@0 X0.2@0 B2.0@0 D0@0 B2.1@0 D1@0 Y0@0 D2@0\n"
@@ -98,6 +97,14 @@ TEST(Validate, CrossedChannels) {
                                                "RA0@1 RA1@1 F0@1 F1@1 B0@1 SG0@1 B1@1 SG1@1\n"),
                                 layout)),
             "rank 1 sends SG0@1 where rank 0 receives RG1@0: a channel keeps its order");
+}
+
+TEST(Validate, NamesTheFirstRankOfACircle) {
+  const Layout layout = test::plain_layout(3, 2);
+  std::string text = to_text(build_schedule("gpipe", layout));
+  const std::string right = "SA1@0 RG1@0 B0@0", wrong = "RG1@0 B0@0 SA1@0";
+  text.replace(text.find(right), right.size(), wrong);
+  EXPECT_EQ(first_line(error_of(parse_schedule(text), layout)), "rank 0 is stuck at B0@0: it waits for SG0@1");
 }
 
 TEST(Validate, TiesThatWaitForEachOther) {
