@@ -2,8 +2,6 @@
 // FlashAttention's memory (Dao et al. 2022, section 3) without its online softmax: on a CPU a block of whole rows fits the cache.
 #include <omp.h>
 
-#include <limits>
-
 #include "tensor/cpu/attention_block.h"
 
 namespace offramp::cpu {
@@ -14,9 +12,9 @@ struct Workspace {
   float *keys, *values;                 // [size, pitch] transposed; [length, size]
   float *queries, *scores, *out, *sum;  // [kBlock, size]; [kBlock, pitch]; [kBlock, size]; [kBlock]
   std::int64_t floats;                  // of all parts
-  Workspace(float* scratch, const AttentionShape& a, const Padded& padded) {
+  Workspace(float* scratch, const Padded& padded) {
     Parts parts(scratch);
-    keys = parts.take(a.size * padded.pitch);
+    keys = parts.take(padded.size * padded.pitch);
     values = parts.take(padded.length * padded.size);
     queries = parts.take(kBlock * padded.size);
     scores = parts.take(kBlock * padded.pitch);
@@ -26,29 +24,23 @@ struct Workspace {
   }
 };
 
-// Visible columns of one row of scores: [begin, end) inside whole vectors [low, high), inside what products read, [first, last).
-struct Span {
-  std::int64_t first, low, begin, end, high, last;
-};
-
-// row = exp(row - maximum) where visible, 0 elsewhere. Returns the sum; `maximum` is the row's largest score.
-float softmax_row(float* row, const Span& s, float& maximum) {
-  std::fill(row + s.low, row + s.begin, -std::numeric_limits<float>::infinity());
-  std::fill(row + s.end, row + s.high, -std::numeric_limits<float>::infinity());
-  Floats most = load(row + s.low);
-  for (std::int64_t j = s.low + kLanes; j < s.high; j += kLanes) {
+// row = exp(row - maximum) in the columns [begin, end) that it sees, 0 in the rest of their vectors. Returns the sum; `maximum` is
+// the row's largest score.
+float softmax_row(float* row, std::int64_t begin, std::int64_t end, float& maximum) {
+  hide_edges(row, begin, end);
+  const std::int64_t low = begin / kLanes * kLanes;
+  Floats most = load(row + low);
+  for (std::int64_t j = low + kLanes; j < end; j += kLanes) {
     const Floats x = load(row + j);
     most = most > x ? most : x;
   }
   maximum = maximum_of(most);
   Floats sum{};
-  for (std::int64_t j = s.low; j < s.high; j += kLanes) {
+  for (std::int64_t j = low; j < end; j += kLanes) {
     const Floats p = exp(load(row + j) - maximum);
     store(row + j, p);
     sum += p;
   }
-  std::fill(row + s.first, row + s.low, 0.0f);
-  std::fill(row + s.high, row + s.last, 0.0f);
   return sum_of(sum);
 }
 
@@ -69,10 +61,10 @@ struct Head {
 void block_softmax(const Workspace& w, const Block& b, const Head& head, const Padded& padded) {
   for (std::int64_t i = 0; i < b.rows; ++i) {
     const std::int64_t row = b.first_row + i, begin = first_key_at(head.first_key, row);
-    const std::int64_t high = round_up(row + 1, kLanes);
-    const Span span = {b.first_column, begin / kLanes * kLanes, begin, row + 1, high, std::max(high, diagonal(b, i))};
+    float* scores = w.scores + i * padded.pitch;
     float maximum = 0;
-    w.sum[i] = softmax_row(w.scores + i * padded.pitch, span, maximum);
+    w.sum[i] = softmax_row(scores, begin, row + 1, maximum);
+    std::fill(scores + b.first_column, scores + begin / kLanes * kLanes, 0.0f);
     if (head.lse) head.lse[row] = maximum + std::log(w.sum[i]);
   }
 }
@@ -96,7 +88,7 @@ void one_head(const Workspace& w, const Head& head, const AttentionShape& a, con
 
 }  // namespace
 
-std::int64_t attention_scratch(const AttentionShape& a) { return Workspace(nullptr, a, Padded(a)).floats; }
+std::int64_t attention_scratch(const AttentionShape& a) { return Workspace(nullptr, Padded(a)).floats; }
 
 // One task is a (sequence, group): its keys and values are packed once for all its query heads.
 void attention(const AttentionShape& a, float* out, float* lse, const float* qkv, const std::int32_t* first_key, float* scratch) {
@@ -104,10 +96,11 @@ void attention(const AttentionShape& a, float* out, float* lse, const float* qkv
   const std::int64_t part = attention_scratch(a);
 #pragma omp parallel for schedule(static)
   for (std::int64_t task = 0; task < a.sequences * a.groups; ++task) {
-    const Workspace w(scratch + omp_get_thread_num() * part, a, padded);
+    const Workspace w(scratch + omp_get_thread_num() * part, padded);
     const std::int64_t token = task / a.groups * a.length, g = task % a.groups;
     const float* group = qkv + token * a.qkv_stride + g * (2 + a.queries) * a.size;
-    pack_transposed(w.keys, {group, a.qkv_stride}, a.length, a.size, padded);
+    pack(w.values, {group, a.qkv_stride}, a.length, padded.length, a.size, padded.size, 1);
+    transpose_packed(w.keys, w.values, padded);
     pack(w.values, {group + a.size, a.qkv_stride}, a.length, padded.length, a.size, padded.size, 1);
     for (std::int64_t q = 0; q < a.queries; ++q) {
       const std::int64_t head = g * a.queries + q;

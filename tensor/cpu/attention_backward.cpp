@@ -15,9 +15,9 @@ struct Workspace {
   float *queries, *d_out, *d_queries;  // [kBlock, size]
   float *p, *ds;                       // [kBlock, pitch]
   std::int64_t floats;                 // of all parts
-  Workspace(float* scratch, const AttentionShape& a, const Padded& padded) {
+  Workspace(float* scratch, const Padded& padded) {
     Parts parts(scratch);
-    for (float** t : {&keys_t, &values_t}) *t = parts.take(a.size * padded.pitch);
+    for (float** t : {&keys_t, &values_t}) *t = parts.take(padded.size * padded.pitch);
     for (float** t : {&keys, &d_keys, &d_values}) *t = parts.take(padded.length * padded.size);
     for (float** t : {&queries, &d_out, &d_queries}) *t = parts.take(kBlock * padded.size);
     for (float** t : {&p, &ds}) *t = parts.take(kBlock * padded.pitch);
@@ -44,17 +44,12 @@ float dot(const float* a, const float* b, std::int64_t size) {
 
 // p holds q k^T and ds holds dp; both become what their names say, and 0 where the row sees nothing.
 void gradient_row(float* p, float* ds, std::int64_t begin, std::int64_t end, float scale, float lse, float delta) {
+  hide_edges(p, begin, end);
   for (std::int64_t j = begin / kLanes * kLanes; j < end; j += kLanes) {
     const Floats probability = exp(load(p + j) * scale - lse);
     store(p + j, probability);
     store(ds + j, probability * (load(ds + j) - delta) * scale);
   }
-}
-
-// Products read whole tiles: what lies outside [begin, end) must count for nothing.
-void blank(float* row, std::int64_t first, std::int64_t begin, std::int64_t end, std::int64_t last) {
-  std::fill(row + first, row + begin, 0.0f);
-  std::fill(row + end, row + last, 0.0f);
 }
 
 void block_gradient(const Workspace& w, const Block& b, const Head& head, const AttentionShape& a, const Padded& padded) {
@@ -64,9 +59,7 @@ void block_gradient(const Workspace& w, const Block& b, const Head& head, const 
     float *p = w.p + i * padded.pitch, *ds = w.ds + i * padded.pitch;
     const float delta = dot(w.d_out + i * padded.size, head.out.data + row * head.out.stride, a.size);
     gradient_row(p, ds, begin, row + 1, scale, head.lse[row], delta);
-    const std::int64_t last = std::max(diagonal(b, i), round_up(row + 1, kLanes));
-    blank(p, b.first_column, begin, row + 1, last);
-    blank(ds, b.first_column, begin, row + 1, last);
+    for (float* t : {p, ds}) std::fill(t + b.first_column, t + begin / kLanes * kLanes, 0.0f);
   }
 }
 
@@ -112,16 +105,16 @@ void one_head(const Workspace& w, const Head& head, const AttentionShape& a, con
 
 // Packs one group, and clears what its heads add to.
 void begin_group(const Workspace& w, const float* group, const AttentionShape& a, const Padded& padded) {
-  pack_transposed(w.keys_t, {group, a.qkv_stride}, a.length, a.size, padded);
-  pack_transposed(w.values_t, {group + a.size, a.qkv_stride}, a.length, a.size, padded);
   pack(w.keys, {group, a.qkv_stride}, a.length, padded.length, a.size, padded.size, 1);
-  std::fill_n(w.d_keys, padded.length * padded.size, 0.0f);
-  std::fill_n(w.d_values, padded.length * padded.size, 0.0f);
+  transpose_packed(w.keys_t, w.keys, padded);
+  pack(w.d_values, {group + a.size, a.qkv_stride}, a.length, padded.length, a.size, padded.size, 1);  // values, for a moment
+  transpose_packed(w.values_t, w.d_values, padded);
+  for (float* t : {w.d_keys, w.d_values}) std::fill_n(t, padded.length * padded.size, 0.0f);
 }
 
 }  // namespace
 
-std::int64_t attention_backward_scratch(const AttentionShape& a) { return Workspace(nullptr, a, Padded(a)).floats; }
+std::int64_t attention_backward_scratch(const AttentionShape& a) { return Workspace(nullptr, Padded(a)).floats; }
 
 // One task is a (sequence, group): only it adds to that group's d_keys and d_values.
 void attention_backward(const AttentionShape& a, const AttentionGradient& gradient, const float* out, const float* lse, const float* qkv,
@@ -130,7 +123,7 @@ void attention_backward(const AttentionShape& a, const AttentionGradient& gradie
   const std::int64_t part = attention_backward_scratch(a);
 #pragma omp parallel for schedule(static)
   for (std::int64_t task = 0; task < a.sequences * a.groups; ++task) {
-    const Workspace w(scratch + omp_get_thread_num() * part, a, padded);
+    const Workspace w(scratch + omp_get_thread_num() * part, padded);
     const std::int64_t token = task / a.groups * a.length, g = task % a.groups, offset = g * (2 + a.queries) * a.size;
     const float* group = qkv + token * a.qkv_stride + offset;
     float* d_group = gradient.d_qkv + token * gradient.d_qkv_stride + offset;

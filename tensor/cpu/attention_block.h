@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "tensor/cpu/products.h"
 #include "tensor/cpu/tile.h"
@@ -52,14 +53,14 @@ static inline void pack(float* to, Rows from, std::int64_t count, std::int64_t p
   std::fill(to + count * padded, to + padded_count * padded, 0.0f);
 }
 
-// to[size, pitch] = the transpose of from[length, size], zeros beyond. In strips of kLanes rows, so that lines are used whole.
-static inline void pack_transposed(float* to, Rows from, std::int64_t length, std::int64_t size, const Padded& padded) {
-  for (std::int64_t j = 0; j < padded.pitch; j += kLanes) {
-    const std::int64_t count = std::clamp<std::int64_t>(length - j, 0, kLanes);
-    for (std::int64_t c = 0; c < size; ++c) {
-      Floats column{};
-      for (int r = 0; r < count; ++r) column[r] = from.data[(j + r) * from.stride + c];
-      store(to + c * padded.pitch + j, column);
+// to[size, pitch] = the transpose of a packed from[length, size]; columns from padded.length on are left alone and never used.
+static inline void transpose_packed(float* to, const float* from, const Padded& padded) {
+  for (std::int64_t j = 0; j < padded.length; j += kLanes) {
+    for (std::int64_t c = 0; c < padded.size; c += kLanes) {
+      Floats rows[kLanes];
+      for (int r = 0; r < kLanes; ++r) rows[r] = load(from + (j + r) * padded.size + c);
+      transpose(rows);
+      for (int r = 0; r < kLanes; ++r) store(to + (c + r) * padded.pitch + j, rows[r]);
     }
   }
 }
@@ -83,6 +84,15 @@ static inline Block block_at(std::int64_t first_row, std::int64_t length, const 
 
 // The end of the keys that the tile of rows with row i may see.
 static inline std::int64_t diagonal(const Block& b, std::int64_t i) { return b.first_row + i / kTileRows * kTileRows + kTileRows; }
+
+// Of a row of scores that sees columns [begin, end): makes the others within the first and the last whole vector vanish under exp.
+static inline void hide_edges(float* row, std::int64_t begin, std::int64_t end) {
+  for (const std::int64_t j : {begin / kLanes * kLanes, (end - 1) / kLanes * kLanes}) {
+    const Ints column = lane_numbers(static_cast<std::int32_t>(j));
+    const Ints visible = (column >= static_cast<std::int32_t>(begin)) & (column < static_cast<std::int32_t>(end));
+    store(row + j, visible ? load(row + j) : broadcast(-std::numeric_limits<float>::infinity()));
+  }
+}
 
 // scores[rows, pitch] = left[rows, size] right[size, pitch], where a tile touches the causal part. A strip of keys stays in cache
 // for all rows.

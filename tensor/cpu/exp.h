@@ -1,9 +1,9 @@
-// Vectors of floats and their exponential. The compiler does not vectorise std::exp without fast-math, and softmax, SiLU and
-// attention spend their time in it. GCC's vector extensions serve every instruction set from one source; everything here is
-// `static`, because files of other folders may be compiled for a smaller processor.
+// Vectors of floats, for attention: its exponential, sums and transposes in whole registers. GCC's vector extensions serve every
+// instruction set from one source. Everything is `static`, because files of other folders may be compiled for a smaller processor.
+// (vector_math.h has the scalar exponential for plain loops; the compiler makes half registers of those.)
 //
-//   Floats x = load(p);                  // kLanes floats from any address
-//   store(p, exp(x - maximum));          // within 1.5 * 2^-24 of itself; below -87.3 exactly 0, above 88.37 infinity, NaN stays NaN
+//   Floats x = load(p);            // kLanes floats from any address
+//   store(p, exp(x - maximum));    // within 1.5 * 2^-24 of itself; below -87.3 exactly 0, above 88.37 infinity, NaN stays NaN
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -31,17 +31,41 @@ static inline void store(float* p, Floats x) { std::memcpy(p, &x, sizeof x); }
 
 static inline Floats broadcast(float x) { return x - Floats{}; }
 
-// The lanes in a fixed order, so that a sum has the same bits every time.
+// lane_numbers(start)[l] = start + l.
+static inline Ints lane_numbers(std::int32_t start) {
+  Ints lanes{};
+  for (int l = 0; l < kLanes; ++l) lanes[l] = l;
+  return lanes + start;
+}
+
+// The lanes in a fixed order, a tree, so that a sum has the same bits every time.
 static inline float sum_of(Floats x) {
-  float sum = 0;
-  for (int i = 0; i < kLanes; ++i) sum += x[i];
-  return sum;
+  for (int width = kLanes / 2; width > 0; width /= 2) x += __builtin_shuffle(x, lane_numbers(width) % kLanes);
+  return x[0];
 }
 
 static inline float maximum_of(Floats x) {
-  float most = x[0];
-  for (int i = 1; i < kLanes; ++i) most = most > x[i] ? most : x[i];
-  return most;
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    const Floats other = __builtin_shuffle(x, lane_numbers(width) % kLanes);
+    x = x > other ? x : other;
+  }
+  return x[0];
+}
+
+// rows[i][j] becomes rows[j][i]: blocks of 1, 2, 4, ... lanes change places with those across the diagonal.
+static inline void transpose(Floats (&rows)[kLanes]) {
+#pragma GCC unroll 4
+  for (int width = 1; width < kLanes; width *= 2) {
+    const Ints lane = lane_numbers(0), upper = (lane & width) != 0;
+    const Ints first = upper ? lane + kLanes - width : lane, second = upper ? lane + kLanes : lane + width;
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      if (i & width) continue;
+      const Floats a = rows[i], b = rows[i + width];
+      rows[i] = __builtin_shuffle(a, b, first);
+      rows[i + width] = __builtin_shuffle(a, b, second);
+    }
+  }
 }
 
 // exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln(2)/2. ln 2 in two parts keeps r exact; the polynomial is the minimax of
@@ -61,7 +85,5 @@ static inline Floats exp(Floats x) {
   const Floats y = x < -87.3f ? Floats{} : p * power;
   return x > 88.37f ? broadcast(std::numeric_limits<float>::infinity()) : y;
 }
-
-static inline float exp(float x) { return exp(broadcast(x))[0]; }
 
 }  // namespace offramp::cpu
