@@ -23,6 +23,7 @@ struct MicrobatchInput {
 struct PhaseTimes {
   double forward = 0, backward = 0, exits = 0, communication = 0, optimizer = 0, data = 0;
 };
+inline constexpr int kPhases = 6;
 
 // What the interpreter runs on; all of it belongs to the Machine (parallel/machine.h).
 struct Equipment {

@@ -35,13 +35,16 @@ Machine::Machine(const MachineOptions& options, const Mesh& mesh, Backing backin
   memory_.gradients = flat_->gradient_bytes();
   memory_.optimizer = flat_->state_bytes();
   allocate_buffers();
+  Meter uncounted;
+  if (backing == Backing::none) ctx_.meter = &uncounted;
+  model_.prepare(ctx_, arena_);
+  ctx_.meter = nullptr;
   training_ = make_plan(options.microbatches, true);
   measure();
   allocate_pools();
   memory_.peak = arena_.used();
   memory_.buffers = memory_.peak - memory_.parameters - memory_.gradients - memory_.optimizer - memory_.activations - memory_.transients;
   ctx_.scratch = &scratch_;
-  if (backing != Backing::none) model_.prepare(ctx_, arena_);
   interpreter_ = std::make_unique<Interpreter>(
       ctx_, Equipment{Stage(model_, partition_.units(stage)), &model_.heads, flat_.get(), &mesh_, &pools_, &ties_, segments_, options.model.hidden_size});
 }
@@ -67,9 +70,10 @@ void Machine::allocate_buffers() {
   }
   for (std::int64_t e = 0; e < exits; ++e) exit_scale_.push_back(arena_.tensor({1}, DType::f32));
   const auto squares = static_cast<std::int64_t>(logical_tensors(model_));
-  statistics_ = arena_.tensor({exits * kLossSums + squares}, DType::f64);
+  statistics_ = arena_.tensor({exits * kLossSums + squares + kPhases}, DType::f64);
   sums_ = statistics_.narrow(0, 0, exits * kLossSums).reshape({exits, kLossSums});
   squares_ = statistics_.narrow(0, exits * kLossSums, squares);
+  phases_ = statistics_.narrow(0, exits * kLossSums + squares, kPhases);
   scalars_ = arena_.tensor({4}, DType::f32);
 }
 
@@ -80,7 +84,6 @@ void Machine::measure() {
   Context planning;
   planning.scratch = &scratch;
   planning.meter = &meter;
-  model_.prepare(planning, arena_);  // the tables stay in the arena
   const Stage stage(model_, partition_.units(mesh_.at.pipeline));
   const MicrobatchInput& input = inputs_.front();
   const Shape activations{input.ids.elements(), options_.model.hidden_size};

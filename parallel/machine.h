@@ -57,7 +57,8 @@ class Machine {
   std::span<const Tensor> exit_scale() const { return exit_scale_; }  // [1] f32 each
   Tensor sums() const { return sums_; }                               // [exits, kLossSums] f64, of the running step
   Tensor squares() const { return squares_; }                         // [logical tensors] f64
-  Tensor statistics() const { return statistics_; }                   // both of the above in a row, f64: one reduction
+  Tensor phases() const { return phases_; }                           // [6] f64, seconds by PhaseTimes' members
+  Tensor statistics() const { return statistics_; }                   // all of the above in a row: one reduction
   Tensor scalars() const { return scalars_; }                         // [4] f32, see adamw in ops.h
 
   // Gradients = those of the first microbatches() inputs, summed over data ranks and ties; sums() += this rank's losses.
@@ -90,7 +91,7 @@ class Machine {
   std::vector<Pool> pools_;
   std::vector<MicrobatchInput> inputs_;
   std::vector<Tensor> exit_scale_;
-  Tensor sums_, squares_, statistics_, scalars_;
+  Tensor sums_, squares_, phases_, statistics_, scalars_;
   std::size_t stash_bytes_ = 0, scratch_bytes_ = 0;
   double flops_ = 0;
   MemoryPlan memory_;

@@ -1,0 +1,101 @@
+// The whole machine over in-process ranks: another schedule gives the same bits, another layout the same numbers, and what was
+// planned is what was used.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/parallel/small_job.h"
+
+namespace offramp::testing {
+namespace {
+
+void expect_close(const StepResult& a, const StepResult& b, double tolerance, const std::string& what) {
+  ASSERT_EQ(a.sums.size(), b.sums.size());
+  for (std::size_t i = 0; i < a.sums.size(); ++i)
+    EXPECT_NEAR(a.sums[i], b.sums[i], tolerance * std::abs(a.sums[i]) + 1e-12) << what << " sum " << i;
+  ASSERT_EQ(a.grads.size(), b.grads.size()) << what;
+  for (const auto& [name, grad] : a.grads) {
+    const auto& other = b.grads.at(name);
+    double difference = 0, norm = 0;
+    for (std::size_t i = 0; i < grad.size(); ++i) {
+      difference += std::pow(grad[i] - other[i], 2);
+      norm += std::pow(grad[i], 2);
+    }
+    EXPECT_GT(norm, 0) << what << ": " << name << " has no gradient";
+    EXPECT_LE(std::sqrt(difference), tolerance * std::sqrt(norm)) << what << ": " << name;
+  }
+}
+
+struct LayoutCase {
+  int pipeline, data;
+};
+
+TEST(Machine, EveryLayoutGivesTheNumbersOfOneRank) {
+  for (const bool tied : {false, true}) {
+    SmallJob job = small_job(exits_of_every_kind(), tied);
+    const StepResult alone = run_small_job(job);
+    for (const auto [p, d] : {LayoutCase{2, 1}, {4, 1}, {8, 1}, {1, 2}, {1, 4}, {2, 2}, {2, 4}, {4, 2}}) {
+      job.pipeline = p;
+      job.data = d;
+      expect_close(alone, run_small_job(job), 2e-6, fmt::format("pipeline {} data {} tied {}", p, d, tied));
+    }
+  }
+}
+
+TEST(Machine, SchedulesGiveEqualBits) {
+  for (const bool tied : {false, true})
+    for (const auto [p, d] : {LayoutCase{1, 1}, {2, 1}, {4, 1}, {8, 1}, {2, 2}, {4, 2}}) {
+      SmallJob job = small_job(exits_of_every_kind(), tied);
+      job.pipeline = p;
+      job.data = d;
+      job.options.schedule = "1f1b";
+      const StepResult a = run_small_job(job);
+      job.options.schedule = "gpipe";
+      job.sends = Sends::buffered;
+      const StepResult b = run_small_job(job, 2);  // the second step starts from used memory
+      EXPECT_EQ(a.sums, b.sums);
+      EXPECT_EQ(a.grads, b.grads) << "pipeline " << p << " data " << d << " tied " << tied;
+    }
+}
+
+TEST(Machine, UsesExactlyWhatWasPlanned) {
+  SmallJob job = small_job(exits_of_every_kind(), true);
+  for (const char* schedule : {"gpipe", "1f1b"}) {
+    job.options.schedule = schedule;
+    for (const int p : {1, 2, 4, 8}) {
+      job.pipeline = p;
+      for (const auto& [plan, unused] : run_small_job(job).peaks)
+        EXPECT_EQ(unused, std::vector<int>(unused.size(), 0))
+            << schedule << " pipeline " << p << ": slabs or scratch bytes that nobody took";
+    }
+  }
+}
+
+TEST(Machine, EvaluationChangesNothingAndGivesTheTrainingLoss) {
+  SmallJob job = small_job(exits_of_every_kind(), false);
+  job.pipeline = 4;
+  job.options.microbatches = job.global_batch;
+  run_in_process(4, [&](Group world) {
+    const Degrees degrees{1, 4, 1};
+    const MemoryPlan plan = plan_memory(job.options, Mesh::planned(world.rank(), degrees));
+    Machine machine(job.options, Mesh(world, degrees), Backing::host, plan.peak);
+    for (Parameter* p : machine.flat().holders()) initialize(*p, 1234);
+    fill_inputs(machine, job);
+    PhaseTimes times;
+    machine.train("step", times);
+    const Tensor grads = machine.flat().all_gradients(), sums = machine.sums();
+    const std::vector<float> before(grads.as<float>(), grads.as<float>() + grads.elements());
+    const std::vector<double> trained(sums.as<double>(), sums.as<double>() + sums.elements());
+    fill_zero(machine.context(), machine.statistics());
+    const std::size_t requests = system_allocations();
+    machine.evaluate(5, "validation", times);
+    EXPECT_TRUE(std::equal(before.begin(), before.end(), grads.as<float>()));
+    fill_zero(machine.context(), machine.statistics());
+    machine.evaluate(8, "validation", times);
+    EXPECT_EQ(std::vector<double>(sums.as<double>(), sums.as<double>() + sums.elements()), trained);
+    EXPECT_EQ(system_allocations(), requests);
+  });
+}
+
+}  // namespace
+}  // namespace offramp::testing

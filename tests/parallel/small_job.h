@@ -1,0 +1,113 @@
+// A small model with a data-independent batch, trained for one step on any layout over in-process ranks: what the tests of the
+// machine compare.
+#pragma once
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "comm/in_process.h"
+#include "parallel/machine.h"
+#include "tensor/check.h"
+#include "tensor/random.h"
+
+namespace offramp::testing {
+
+struct SmallJob {
+  MachineOptions options;
+  int global_batch = 8;
+  int pipeline = 1, data = 1;
+  Sends sends = Sends::rendezvous;
+};
+
+inline SmallJob small_job(std::vector<ExitSpec> exits, bool tied) {
+  SmallJob job;
+  ModelConfig& m = job.options.model;
+  m.num_hidden_layers = 8;
+  m.hidden_size = 32;
+  m.intermediate_size = 48;
+  m.num_attention_heads = 4;
+  m.num_key_value_heads = 2;
+  m.vocab_size = 61;
+  m.max_position_embeddings = 16;
+  m.tie_word_embeddings = tied;
+  m.initializer_range = 0.2;
+  job.options.exits = std::move(exits);
+  job.options.micro_batch_size = 1;
+  job.options.sequence_length = 16;
+  job.options.bucket_elements = 4000;  // several segments a stage
+  job.options.optimizer_state = {"exp_avg", "exp_avg_sq"};
+  return job;
+}
+
+// One exit of every kind, on the first and the last layer too, some sharing with the final head.
+inline std::vector<ExitSpec> exits_of_every_kind() {
+  return {{.layer = 1, .head = HeadKind::bare, .loss_weight = 0.3},
+          {.layer = 2, .head = HeadKind::norm, .shared_output = true, .shared_norm = true, .loss_weight = 0.5},
+          {.layer = 3, .head = HeadKind::mlp, .loss_weight = 0.25, .confidence_weights = true},
+          {.layer = 5, .head = HeadKind::block, .shared_output = true, .loss_weight = 0.4},
+          {.layer = 6, .head = HeadKind::attention, .loss_weight = 0.2, .detach = true},
+          {.layer = 8, .head = HeadKind::norm, .shared_output = true, .loss_weight = 0.1}};
+}
+
+struct StepResult {
+  std::vector<double> sums;                          // [exits, kLossSums]
+  std::map<std::string, std::vector<float>> grads;   // by logical tensor
+  std::vector<std::pair<MemoryPlan, std::vector<int>>> peaks;
+};
+
+inline std::int32_t token(std::int64_t sample, std::int64_t i, std::int64_t vocabulary) {
+  return static_cast<std::int32_t>(bits({7, Use::shuffle, 3}, static_cast<std::uint64_t>(sample * 1000 + i)) % static_cast<std::uint64_t>(vocabulary));
+}
+
+inline void fill_inputs(Machine& machine, const SmallJob& job) {
+  const std::int64_t s = job.options.sequence_length, b = job.options.micro_batch_size, v = job.options.model.vocab_size;
+  for (std::size_t m = 0; m < machine.inputs().size(); ++m)
+    for (std::int64_t i = 0; i < b * s; ++i) {
+      const std::int64_t sample = (static_cast<std::int64_t>(m) * job.data + machine.mesh().at.data) * b + i / s;
+      machine.inputs()[m].ids.as<std::int32_t>()[i] = token(sample, i % s, v);
+      machine.inputs()[m].labels.as<std::int32_t>()[i] = token(sample, i % s + 1, v);
+    }
+  const double counted = static_cast<double>(job.global_batch * s);
+  for (std::size_t e = 0; e < machine.exit_scale().size(); ++e)
+    *machine.exit_scale()[e].as<float>() = static_cast<float>(machine.model().heads[e].spec().loss_weight / counted);
+}
+
+// Runs `steps` steps without an update (the last one counts) and collects gradients from their owners on data rank 0.
+inline StepResult run_small_job(SmallJob job, int steps = 1) {
+  job.options.microbatches = job.global_batch / (static_cast<int>(job.options.micro_batch_size) * job.data);
+  StepResult result;
+  std::mutex mutex;
+  run_in_process(
+      job.pipeline * job.data,
+      [&](Group world) {
+        const Degrees degrees{1, job.pipeline, job.data};
+        const MemoryPlan plan = plan_memory(job.options, Mesh::planned(world.rank(), degrees));
+        Machine machine(job.options, Mesh(world, degrees), Backing::host, plan.peak, [world] { world.progress(); });
+        for (Parameter* p : machine.flat().holders()) initialize(*p, 1234);
+        fill_inputs(machine, job);
+        PhaseTimes times;
+        for (int i = 0; i < steps; ++i) {
+          fill_zero(machine.context(), machine.statistics());
+          machine.train("step 1", times);
+        }
+        all_reduce(machine.context(), machine.statistics(), world).wait(machine.context());
+        const std::lock_guard lock(mutex);
+        const Tensor sums = machine.sums();
+        result.sums.assign(sums.as<double>(), sums.as<double>() + sums.elements());
+        result.peaks.push_back({machine.memory(), {}});
+        for (const Pool& pool : machine.pools()) result.peaks.back().second.push_back(pool.count() - pool.peak());
+        result.peaks.back().second.push_back(static_cast<int>(machine.scratch().capacity() - aligned(machine.scratch().peak())));
+        if (machine.mesh().at.data != 0) return;
+        for (const Parameter* p : machine.flat().owned())
+          for (const Piece& piece : p->pieces) {
+            auto& grad = result.grads[piece.name];
+            grad.resize(static_cast<std::size_t>(piece.elements()));
+            runs(piece, [&](const Run& r) { std::copy_n(p->grad.as<float>() + r.local, r.count, grad.begin() + r.global); });
+          }
+      },
+      job.sends);
+  return result;
+}
+
+}  // namespace offramp::testing

@@ -1,0 +1,49 @@
+// The dry run: what every rank of a layout would take, from the same lines that would take it.
+#include <omp.h>
+
+#include <cstdio>
+
+#include "trainer/trainer.h"
+
+namespace offramp {
+namespace {
+
+std::string size_text(std::size_t bytes) {
+  const double b = static_cast<double>(bytes);
+  if (b >= 1e9) return fmt::format("{:.2f} GB", b / 1e9);
+  return b >= 1e6 ? fmt::format("{:.1f} MB", b / 1e6) : fmt::format("{:.1f} kB", b / 1e3);
+}
+
+// Ranks of one pipeline stage are equal in memory: "0, 4, 8, ... 1020".
+std::string ranks_text(int stage, const Degrees& degrees) {
+  std::string text;
+  for (int d = 0; d < degrees.data; ++d) {
+    const int rank = rank_of({.tensor = 0, .pipeline = stage, .data = d}, degrees);
+    if (d < 3 || d == degrees.data - 1) text += fmt::format("{}{}", d == 0 ? "" : ", ", rank);
+    if (d == 3 && degrees.data > 4) text += ", ...";
+  }
+  return text;
+}
+
+}  // namespace
+
+void dry_run(const Config& config, int ranks) {
+  omp_set_num_threads(config.training.threads);
+  const Degrees degrees = degrees_of(config, ranks);
+  const MachineOptions options = machine_options(config, degrees);
+  const Partition partition = even_partition(static_cast<int>(config.model.num_hidden_layers), degrees.pipeline);
+  fmt::print("{} ranks: pipeline {} x data {}, schedule {}, {} microbatches of {} x {} tokens a rank and step\n\n", ranks, degrees.pipeline,
+             degrees.data, config.parallel.schedule, options.microbatches, options.micro_batch_size, options.sequence_length);
+  fmt::print("{:>5}  {:>9}  {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}  {}\n", "stage", "layers", "parameters", "gradients",
+             "optimizer", "activations", "transients", "buffers", "peak", "ranks");
+  for (int stage = 0; stage < degrees.pipeline; ++stage) {
+    const MemoryPlan m = plan_memory(options, Mesh::planned(rank_of({.tensor = 0, .pipeline = stage, .data = 0}, degrees), degrees));
+    const Units units = partition.units(stage);
+    const std::string layers = fmt::format("{}-{}", units.begin / 2 + 1, (units.end - 1) / 2);
+    fmt::print("{:>5}  {:>9}  {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}  {}\n", stage, layers, size_text(m.parameters),
+               size_text(m.gradients), size_text(m.optimizer), size_text(m.activations), size_text(m.transients), size_text(m.buffers),
+               size_text(m.peak), ranks_text(stage, degrees));
+  }
+}
+
+}  // namespace offramp

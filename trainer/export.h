@@ -1,0 +1,18 @@
+// A trained model on its way out: gathers the logical tensors of a running job and writes them as Hugging Face's formats.
+#pragma once
+#include <optional>
+
+#include "checkpoint/gather.h"
+#include "checkpoint/huggingface.h"
+
+namespace offramp {
+
+struct ExportOptions {
+  std::string directory;
+  std::vector<ExitSpec> exits;
+  std::optional<std::string> tokenizer;  // a file of ours; none: the model is exported without one
+};
+// Collective. Rank 0 writes; if it fails, every rank throws the same AgreedError.
+void export_hugging_face(const ExportOptions& options, Machine& machine);
+
+}  // namespace offramp

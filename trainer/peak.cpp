@@ -1,0 +1,36 @@
+// What this rank's share of the processor can do, for the logged utilisation: the best of a few products that fit its caches.
+#include <algorithm>
+#include <chrono>
+
+#include "trainer/job.h"
+
+namespace offramp {
+
+double measure_peak_flops() {
+  constexpr std::int64_t n = 768;
+  constexpr int kTries = 6;
+  Meter meter;
+  Arena nowhere(Backing::none, kUnlimited), planned(Backing::none, kUnlimited);
+  Context planning;
+  planning.scratch = &planned;
+  planning.meter = &meter;
+  const auto matrix = [](Arena& arena) { return arena.tensor({n, n}, DType::f32); };
+  linear(planning, matrix(nowhere), matrix(nowhere), matrix(nowhere));
+
+  Arena memory(Backing::host, 3 * aligned(n * n * sizeof(float)) + aligned(planned.peak()));
+  const Tensor y = matrix(memory), x = matrix(memory), w = matrix(memory);
+  const std::size_t rest = memory.capacity() - memory.used();
+  Arena scratch(memory.bytes(rest), rest, "scratch");
+  Context ctx;
+  ctx.scratch = &scratch;
+  double best = 0;
+  for (int i = 0; i < kTries; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    linear(ctx, y, x, w);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    best = std::max(best, meter.total.flops / seconds);
+  }
+  return best;
+}
+
+}  // namespace offramp

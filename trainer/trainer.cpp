@@ -1,0 +1,240 @@
+#include "trainer/trainer.h"
+
+#include <omp.h>
+
+#include <chrono>
+#include <cmath>
+#include <limits>
+
+#include "comm/watchdog.h"
+#include "tensor/check.h"
+#include "trainer/export.h"
+
+namespace offramp {
+namespace {
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// Runs one phase on every rank; if it fails on any of them, all throw the same error.
+template <class F>
+void agreed(const Group& world, Activity& activity, const char* phase, F&& body) {
+  activity.begin(phase);
+  Context ctx;
+  ctx.activity = &activity;
+  std::optional<Error> error;
+  try {
+    body();
+  } catch (const AgreedError&) {
+    throw;
+  } catch (const Error& e) {
+    error = e;
+  }
+  agree(ctx, world, error);
+}
+
+std::vector<Corpus> corpora_of(const std::vector<CorpusConfig>& configured) {
+  std::vector<Corpus> corpora;
+  for (const CorpusConfig& c : configured) corpora.push_back({c.path, c.weight});
+  return corpora;
+}
+
+std::string file_name(const std::string& path) { return path.substr(path.find_last_of('/') + 1); }
+
+}  // namespace
+
+Trainer::Trainer(const Config& config, const Group& world, Activity& activity) : config_(config), world_(world), activity_(activity) {
+  omp_set_num_threads(config.training.threads);
+  const Degrees degrees = degrees_of(config, world.size());
+  activity.begin("splitting the world");
+  mesh_ = Mesh(world, degrees);
+  agreed(world, activity, "opening data", [&] { open_data(); });
+  agreed(world, activity, "planning memory", [&] { build_machine(); });
+  measure_machine();
+  agreed(world, activity, "opening logs", [&] {
+    if (!config_.export_hf.empty() && world_.rank() == 0) check_export_target(config_.export_hf);
+    if (world_.rank() == 0) log_ = std::make_unique<JobLog>(config_, degrees);
+  });
+}
+
+void Trainer::open_data() {
+  const TrainingConfig& training = config_.training;
+  DatasetOptions options;
+  options.corpora = corpora_of(config_.data.train);
+  options.loss_mask = config_.data.loss_mask;
+  options.sequence_length = training.sequence_length;
+  options.vocab_size = config_.model.vocab_size;
+  options.seed = training.seed;
+  options.shuffle = config_.data.shuffle;
+  train_.emplace(options);
+  if (train_->samples_per_epoch() < training.global_batch_size)
+    fail(Exit::data, "{}: {} samples of {} tokens are fewer than one step's {} (global_batch_size): use more data, or a smaller batch",
+         config_.data.train.front().path, train_->samples_per_epoch(), training.sequence_length, training.global_batch_size);
+  options.loss_mask.clear();
+  options.shuffle = false;
+  for (const CorpusConfig& corpus : config_.data.validation) {
+    options.corpora = {{corpus.path, 1.0}};
+    validation_.push_back({file_name(corpus.path), Dataset(options)});
+  }
+}
+
+void Trainer::build_machine() {
+  const MachineOptions options = machine_options(config_, mesh_.degrees);
+  const MemoryPlan plan = plan_memory(options, Mesh::planned(world_.rank(), mesh_.degrees));
+  const std::size_t here = plan.peak * static_cast<std::size_t>(ranks_on_host());
+  if (here > host_memory())
+    fail(Exit::memory,
+         "a rank needs {:.2f} GB, {} ranks on this host need {:.2f} GB, and it has {:.2f} GB: reduce micro_batch_size or sequence_length, use "
+         "more pipeline stages, or fewer ranks a host",
+         static_cast<double>(plan.peak) / 1e9, ranks_on_host(), static_cast<double>(here) / 1e9, static_cast<double>(host_memory()) / 1e9);
+  machine_ = std::make_unique<Machine>(options, mesh_, Backing::host, plan.peak, [world = world_] { world.progress(); }, &activity_);
+  for (Parameter* parameter : machine_->flat().holders()) {
+    initialize(*parameter, config_.training.seed);
+    activity_.beat();
+  }
+  loader_ = std::make_unique<Loader>(
+      *train_, LoaderOptions{config_.training.micro_batch_size, config_.training.sequence_length, mesh_.at.data, mesh_.degrees.data});
+  names_ = std::make_unique<LogicalNames>(machine_->model());
+}
+
+// What the whole job computes a step, could compute a second, and takes at most on a rank: for the logs.
+void Trainer::measure_machine() {
+  activity_.begin("measuring the processor");
+  std::vector<double> values(2 + static_cast<std::size_t>(world_.size()), 0.0);
+  values[0] = machine_->flops() * static_cast<double>(config_.microbatches(mesh_.degrees.data));
+  values[1] = measure_peak_flops();
+  values[2 + static_cast<std::size_t>(world_.rank())] = static_cast<double>(machine_->memory().peak);
+  const Tensor all(values.data(), {static_cast<std::int64_t>(values.size())}, DType::f64);
+  all_reduce(machine_->context(), all, world_).wait(machine_->context());
+  flops_per_step_ = values[0];
+  peak_flops_ = values[1];
+  peak_bytes_ = *std::max_element(values.begin() + 2, values.end());
+}
+
+void Trainer::run() {
+  try {
+    const std::int64_t last = config_.last_step();
+    for (std::int64_t t = 1; t <= last; ++t) {
+      step(t);
+      const std::int64_t interval = config_.training.validation_interval;
+      if (t == last || (interval > 0 && t % interval == 0)) validate(t);
+    }
+    if (last == 0) validate(0);
+    if (!config_.export_hf.empty()) export_model();
+    if (log_) log_->finish();
+  } catch (const AgreedError&) {
+    throw;
+  } catch (const Error& e) {
+    throw Error(e.code, fmt::format("{}: {}", activity_.text(), e.what()));
+  }
+}
+
+void Trainer::step(std::int64_t t) {
+  const double begin = now();
+  times_ = {};
+  fill_zero(machine_->context(), machine_->statistics());
+  set_exit_scales(t, static_cast<double>(load(t)));
+  machine_->train(fmt::format("step {}", t), times_);
+  const Outcome outcome = reduce(t);
+  if (finite(t, outcome)) update(t, outcome);
+  log_step(t, outcome, now() - begin);
+}
+
+// The counted tokens of the whole batch.
+std::int64_t Trainer::load(std::int64_t t) {
+  activity_.begin(fmt::format("step {}, data", t));
+  const double begin = now();
+  const std::int64_t batch = config_.training.global_batch_size;
+  std::int64_t counted = loader_->fill((t - 1) * batch, std::numeric_limits<std::int64_t>::max(), machine_->inputs());
+  if (mesh_.degrees.data > 1 && train_->has_loss_mask()) {
+    double sum = static_cast<double>(counted);
+    all_reduce(machine_->context(), Tensor(&sum, {1}, DType::f64), mesh_.data).wait(machine_->context());
+    counted = static_cast<std::int64_t>(sum);
+  } else if (!train_->has_loss_mask()) {
+    counted = batch * config_.training.sequence_length;
+  }
+  times_.data += now() - begin;
+  return counted;
+}
+
+void Trainer::set_exit_scales(std::int64_t t, double counted) {
+  const auto scales = machine_->exit_scale();
+  for (std::size_t e = 0; e < scales.size(); ++e)
+    *scales[e].as<float>() = counted > 0 ? static_cast<float>(exit_weight(config_, e, t) / counted) : 0.0f;
+}
+
+Trainer::Outcome Trainer::reduce(std::int64_t t) {
+  activity_.begin(fmt::format("step {}, gradient norm", t));
+  const double begin = now();
+  Context& ctx = machine_->context();
+  gradient_squares(ctx, machine_->flat(), *names_, {mesh_.at.data, mesh_.degrees.data}, machine_->squares());
+  times_.optimizer += now() - begin;
+  double* phases = machine_->phases().as<double>();
+  double* const mine[kPhases] = {&times_.forward, &times_.backward, &times_.exits, &times_.communication, &times_.optimizer, &times_.data};
+  for (int i = 0; i < kPhases; ++i) phases[i] = *mine[i] / world_.size();
+  const double waiting = now();
+  activity_.begin(fmt::format("step {}, statistics", t));
+  all_reduce(ctx, machine_->statistics(), world_).wait(ctx);
+  Outcome outcome;
+  outcome.phases = {phases[0], phases[1], phases[2], phases[3], phases[4], phases[5]};
+  outcome.phases.communication += now() - waiting;
+  outcome.grad_norm = gradient_norm(machine_->squares());
+  read_losses(t, outcome);
+  return outcome;
+}
+
+// From the sums of each exit: cross-entropy | weighted by confidence | right | counted.
+void Trainer::read_losses(std::int64_t t, Outcome& outcome) const {
+  const double* sums = machine_->sums().as<double>();
+  for (std::size_t e = 0; e < machine_->model().heads.size(); ++e) {
+    const double* s = sums + e * kLossSums;
+    const double counted = std::max(1.0, s[3]);
+    outcome.exit_losses.push_back(s[0] / counted);
+    outcome.accuracies.push_back(s[2] / counted);
+    outcome.loss += exit_weight(config_, e, t) * s[1] / counted;
+  }
+}
+
+// Whether the step may touch parameters. All ranks see the same sums, so all decide alike.
+bool Trainer::finite(std::int64_t t, const Outcome& outcome) const {
+  std::string what;
+  for (std::size_t e = 0; e < outcome.exit_losses.size() && what.empty(); ++e)
+    if (!std::isfinite(outcome.exit_losses[e])) what = fmt::format("the loss of {} is {}", exit_label(config_, e), outcome.exit_losses[e]);
+  for (std::int64_t i = 0; i < names_->size() && what.empty(); ++i)
+    if (!std::isfinite(machine_->squares().as<double>()[i])) what = fmt::format("the gradient of {} is not finite", names_->name(i));
+  if (what.empty()) return true;
+  what = fmt::format("step {}: {}; no parameter was changed", t, what);
+  if (config_.training.nan == "abort")
+    throw AgreedError(Exit::numerical, what + ". Look at the data of this step, lower optimizer.lr, or set training.nan: skip");
+  if (log_) log_->warn(what + ", the step is skipped");
+  return false;
+}
+
+void Trainer::update(std::int64_t t, const Outcome& outcome) {
+  activity_.begin(fmt::format("step {}, optimizer", t));
+  const double begin = now();
+  Context& ctx = machine_->context();
+  const double lr = learning_rate(config_.optimizer.lr_schedule, config_.optimizer.lr, t, config_.training.steps);
+  set_scalars(machine_->scalars(), {lr, clip_factor(outcome.grad_norm, config_.optimizer.clip_grad_norm), ++updates_}, config_.optimizer);
+  apply_update(ctx, machine_->flat(), config_.optimizer, machine_->scalars());
+  for (const TiedHere& here : machine_->flat().tied())
+    share_value(ctx, here, machine_->ties()[static_cast<std::size_t>(here.tie)], mesh_.at.pipeline, mesh_.pipeline);
+  times_.optimizer += now() - begin;
+}
+
+void Trainer::export_model() {
+  activity_.begin("export");
+  ExportOptions options;
+  options.directory = config_.export_hf;
+  options.exits = config_.exits;
+  options.tokenizer = tokenizer_beside(config_.data.train.front().path);
+  export_hugging_face(options, *machine_);
+  if (log_) log_->note(fmt::format("exported to {}", config_.export_hf));
+}
+
+void train(const Config& config, const Group& world) {
+  Activity activity;
+  const Watchdog watchdog(activity, {.timeout_s = config.training.timeout_s, .rank = world.rank()});
+  Trainer(config, world, activity).run();
+}
+
+}  // namespace offramp

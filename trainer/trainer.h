@@ -1,0 +1,75 @@
+// The training loop:  data -> run the program -> statistics (one reduction, one read) -> update -> log -> validate.
+//
+//   Trainer trainer(config, world, activity);   // collective: opens data, plans and takes memory, initialises
+//   trainer.run();                              // to the last step; then final validation and export
+//
+// Every rank of the world does the same calls. Errors that all ranks see alike are AgreedErrors.
+#pragma once
+#include <optional>
+
+#include "checkpoint/gather.h"
+#include "data/dataset.h"
+#include "optim/update.h"
+#include "trainer/config.h"
+#include "trainer/job.h"
+#include "trainer/loader.h"
+#include "trainer/log.h"
+
+namespace offramp {
+
+class Trainer {
+ public:
+  Trainer(const Config& config, const Group& world, Activity& activity);
+  void run();
+
+  Machine& machine() { return *machine_; }
+
+ private:
+  struct ValidationSet {
+    std::string name;
+    Dataset data;
+  };
+  // What a step learned, on every rank alike.
+  struct Outcome {
+    std::vector<double> exit_losses;  // plain mean cross-entropies; the final one last
+    std::vector<double> accuracies;
+    double loss = 0, grad_norm = 0;   // the weighted total; before clipping
+    PhaseTimes phases;                // means over ranks
+  };
+
+  void open_data();
+  void build_machine();
+  void measure_machine();
+  void step(std::int64_t t);
+  std::int64_t load(std::int64_t t);
+  void set_exit_scales(std::int64_t t, double counted);
+  Outcome reduce(std::int64_t t);
+  void read_losses(std::int64_t t, Outcome& outcome) const;
+  bool finite(std::int64_t t, const Outcome& outcome) const;
+  void update(std::int64_t t, const Outcome& outcome);
+  void log_step(std::int64_t t, const Outcome& outcome, double seconds);
+  void validate(std::int64_t t);
+  void validate(std::int64_t t, ValidationSet& set);
+  void export_model();
+
+  Config config_;
+  Group world_;
+  Activity& activity_;
+  Mesh mesh_;
+  std::optional<Dataset> train_;
+  std::vector<ValidationSet> validation_;
+  std::unique_ptr<Machine> machine_;
+  std::unique_ptr<Loader> loader_;
+  std::unique_ptr<LogicalNames> names_;
+  std::unique_ptr<JobLog> log_;  // on rank 0
+  PhaseTimes times_;
+  std::int64_t updates_ = 0;       // steps that changed parameters
+  double flops_per_step_ = 0, peak_flops_ = 0, peak_bytes_ = 0;
+};
+
+// `offramp train CONFIG` on this rank's thread, with a watchdog.
+void train(const Config& config, const Group& world);
+// `offramp train CONFIG --dry-run`: checks the layout and prints what each of `ranks` ranks will take.
+void dry_run(const Config& config, int ranks);
+
+}  // namespace offramp

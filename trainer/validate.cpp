@@ -1,0 +1,34 @@
+// Validation: every exit's loss over the first samples of each validation set.
+#include <algorithm>
+
+#include "trainer/trainer.h"
+
+namespace offramp {
+
+void Trainer::validate(std::int64_t t) {
+  for (ValidationSet& set : validation_) validate(t, set);
+}
+
+void Trainer::validate(std::int64_t t, ValidationSet& set) {
+  const std::string name = fmt::format("validation after step {}", t);
+  const std::int64_t samples = std::min(config_.training.validation_samples, set.data.samples_per_epoch());
+  const std::int64_t wave = config_.training.micro_batch_size * mesh_.degrees.data;  // one microbatch on every data rank
+  const std::int64_t most = static_cast<std::int64_t>(machine_->inputs().size());
+  Loader loader(set.data, {config_.training.micro_batch_size, config_.training.sequence_length, mesh_.at.data, mesh_.degrees.data});
+  Context& ctx = machine_->context();
+  fill_zero(ctx, machine_->statistics());
+  PhaseTimes times;
+  for (std::int64_t first = 0; first < samples;) {
+    const std::int64_t waves = std::min(most, (samples - first + wave - 1) / wave);
+    loader.fill(first, samples, machine_->inputs().first(static_cast<std::size_t>(waves)));
+    machine_->evaluate(static_cast<int>(waves), name, times);
+    first += waves * wave;
+  }
+  activity_.begin(name + ", statistics");
+  all_reduce(ctx, machine_->statistics(), world_).wait(ctx);
+  Outcome outcome;
+  read_losses(std::max<std::int64_t>(t, 1), outcome);
+  if (log_) log_->validation(t, set.name, outcome.loss, outcome.exit_losses, outcome.accuracies);
+}
+
+}  // namespace offramp
