@@ -1,0 +1,55 @@
+#include "checkpoint/safetensors.h"
+
+#include <algorithm>
+#include <bit>
+#include <nlohmann/json.hpp>
+
+#include "tensor/check.h"
+
+namespace offramp {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "the data is little-endian and written as it stands in memory");
+
+// The file's first bytes: the header's length and the header.
+std::string header_of(const std::vector<TensorEntry>& entries, SafetensorsWriter::Metadata metadata) {
+  nlohmann::ordered_json header = nlohmann::ordered_json::object();
+  if (metadata == SafetensorsWriter::Metadata::pt) header["__metadata__"] = {{"format", "pt"}};
+  std::uint64_t begin = 0;
+  for (const auto& entry : entries) {
+    OFFRAMP_CHECK(!entry.name.empty() && !header.contains(entry.name), "[safetensors] two entries are called '{}'", entry.name);
+    const std::uint64_t end = begin + static_cast<std::uint64_t>(entry.shape.elements()) * sizeof(float);
+    auto& stored = header[entry.name];
+    stored["dtype"] = "F32";
+    stored["shape"] = std::vector(entry.shape.size.begin(), entry.shape.size.begin() + entry.shape.rank);
+    stored["data_offsets"] = {begin, end};
+    begin = end;
+  }
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  const std::uint64_t length = text.size();
+  return std::string(reinterpret_cast<const char*>(&length), sizeof(length)) + text;
+}
+
+}  // namespace
+
+SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<TensorEntry> entries, Metadata metadata)
+    : entries_(std::move(entries)), file_(path) {
+  const std::string header = header_of(entries_, metadata);
+  file_.write(header.data(), header.size());
+}
+
+void SafetensorsWriter::write(std::span<const float> values) {
+  OFFRAMP_CHECK(next_ < entries_.size(), "[safetensors] {} has no entry after its {}", file_.path(), entries_.size());
+  const auto& entry = entries_[next_++];
+  OFFRAMP_CHECK(values.size() == static_cast<std::size_t>(entry.shape.elements()), "[safetensors] {} {} gets {} values", entry.name,
+                to_text(entry.shape), values.size());
+  file_.write(values.data(), values.size_bytes());
+}
+
+void SafetensorsWriter::finish() {
+  OFFRAMP_CHECK(next_ == entries_.size(), "[safetensors] {}: {} of {} entries were written", file_.path(), next_, entries_.size());
+  file_.finish();
+}
+
+}  // namespace offramp
