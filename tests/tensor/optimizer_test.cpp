@@ -12,7 +12,7 @@ Operand scalars(float clip = 0.75f) {
 }
 
 Case adamw_case(std::int64_t n, float clip = 0.75f) {
-  const AdamW options{.beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f, .lr_scale = 0.5f};
+  const AdamW options{.beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-3f, .weight_decay = 0.1f, .lr_scale = 0.5f};
   Operand v = updated("v", {n});
   v.fill = [](std::int64_t i) { return 0.01 * static_cast<double>(1 + i % 9); };
   return {.name = fmt::format("adamw n={} clip={}", n, clip),

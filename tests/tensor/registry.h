@@ -187,38 +187,6 @@ inline Context context_over(Arena& scratch) {
   return context;
 }
 
-inline Result run_case(const Case& c, const Variant& variant = {}) {
-  std::map<std::string, Buffer> buffers;
-  Tensors tensors;
-  const Values before = initial_values(c);
-  for (const Operand& o : c.operands) {
-    Buffer& buffer = buffers.emplace(o.name, o).first->second;
-    buffer.set(before.at(o.name));
-    if (o.name != variant.without) tensors.by_name[o.name] = buffer.tensor();
-  }
-  if (!variant.alias.output.empty()) tensors.by_name[variant.alias.output] = tensors[variant.alias.input];
-  std::map<std::string, std::vector<std::byte>> around, whole;
-  for (const auto& [name, buffer] : buffers) around[name] = buffer.surroundings(), whole[name] = buffer.storage();
-
-  Arena scratch(Backing::host, std::size_t{256} << 20);
-  Context context = context_over(scratch);
-  omp_set_num_threads(variant.threads);
-  c.run(context, tensors);
-  omp_set_num_threads(1);
-
-  Result result{.values = {}, .scratch = scratch.peak()};
-  EXPECT_EQ(scratch.used(), 0u) << "scratch was kept";
-  for (const Operand& o : c.operands) {
-    const Buffer& buffer = buffers.at(o.name);
-    EXPECT_EQ(buffer.surroundings(), around[o.name]) << "wrote beside " << o.name;
-    const bool untouched = (o.role == Role::input && o.name != variant.alias.input) || o.name == variant.without;
-    EXPECT_TRUE(!untouched || buffer.storage() == whole[o.name]) << "wrote into " << o.name;
-    result.values[o.name] = buffer.get();
-  }
-  if (!variant.alias.output.empty()) result.values[variant.alias.output] = result.values[variant.alias.input];
-  return result;
-}
-
 // Plan mode over memory that faults when touched. Returns the scratch it took.
 inline std::size_t plan_case(const Case& c, const std::string& without = {}) {
   Arena memory(Backing::none, kUnlimited), scratch(Backing::none, kUnlimited);
@@ -236,6 +204,39 @@ inline std::size_t plan_case(const Case& c, const std::string& without = {}) {
   EXPECT_TRUE(meter.total.bytes > 0 || !without.empty()) << "plan mode counted no bytes";
   EXPECT_EQ(scratch.used(), 0u) << "scratch was kept in plan mode";
   return scratch.peak();
+}
+
+inline Result run_case(const Case& c, const Variant& variant = {}) {
+  std::map<std::string, Buffer> buffers;
+  Tensors tensors;
+  const Values before = initial_values(c);
+  for (const Operand& o : c.operands) {
+    Buffer& buffer = buffers.emplace(o.name, o).first->second;
+    buffer.set(before.at(o.name));
+    if (o.name != variant.without) tensors.by_name[o.name] = buffer.tensor();
+  }
+  if (!variant.alias.output.empty()) tensors.by_name[variant.alias.output] = tensors[variant.alias.input];
+  std::map<std::string, std::vector<std::byte>> around, whole;
+  for (const auto& [name, buffer] : buffers) around[name] = buffer.surroundings(), whole[name] = buffer.storage();
+
+  Arena scratch(Backing::host, std::size_t{256} << 20);
+  std::memset(scratch.memory(), 0xFF, plan_case(c, variant.without));  // NaN: scratch starts as whatever was there before
+  Context context = context_over(scratch);
+  omp_set_num_threads(variant.threads);
+  c.run(context, tensors);
+  omp_set_num_threads(1);
+
+  Result result{.values = {}, .scratch = scratch.peak()};
+  EXPECT_EQ(scratch.used(), 0u) << "scratch was kept";
+  for (const Operand& o : c.operands) {
+    const Buffer& buffer = buffers.at(o.name);
+    EXPECT_EQ(buffer.surroundings(), around[o.name]) << "wrote beside " << o.name;
+    const bool untouched = (o.role == Role::input && o.name != variant.alias.input) || o.name == variant.without;
+    EXPECT_TRUE(!untouched || buffer.storage() == whole[o.name]) << "wrote into " << o.name;
+    result.values[o.name] = buffer.get();
+  }
+  if (!variant.alias.output.empty()) result.values[variant.alias.output] = result.values[variant.alias.input];
+  return result;
 }
 
 // ---- comparisons
