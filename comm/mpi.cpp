@@ -1,10 +1,5 @@
 #include "comm/mpi.h"
 
-// The C interface only: the C++ one of old needs a library of its own.
-#define OMPI_SKIP_MPICXX 1
-#define MPICH_SKIP_MPICXX 1
-#include <mpi.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -12,22 +7,16 @@
 #include <exception>
 #include <numeric>
 
-namespace offramp {
-namespace {
+#include "comm/mpi_reduction.h"
 
-void check(int status, const std::string& what) {
+namespace offramp {
+
+void check_mpi(int status, const std::string& what) {
   if (status == MPI_SUCCESS) return;
   std::array<char, MPI_MAX_ERROR_STRING> text{};
   int length = 0;
   MPI_Error_string(status, text.data(), &length);
   fail(Exit::communication, "{} failed: {}; see what the other ranks and their hosts report", what, text.data());
-}
-
-bool mpi_is_up() {
-  int begun = 0, ended = 0;
-  MPI_Initialized(&begun);
-  MPI_Finalized(&ended);
-  return begun && !ended;
 }
 
 MPI_Datatype mpi_type(DType dtype) {
@@ -44,10 +33,21 @@ MPI_Datatype mpi_type(DType dtype) {
   broken("dtype", fmt::format("[mpi] no MPI type for {}", name_of(dtype)));
 }
 
+namespace {
+
+bool mpi_is_up() {
+  int begun = 0, ended = 0;
+  MPI_Initialized(&begun);
+  MPI_Finalized(&ended);
+  return begun && !ended;
+}
+
 // Owns a communicator, except the world's.
 class Communicator {
  public:
-  explicit Communicator(MPI_Comm comm) : comm_(comm) { check(MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler"); }
+  explicit Communicator(MPI_Comm comm) : comm_(comm) {
+    check_mpi(MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+  }
   ~Communicator() {  // collective: not while this rank alone unwinds
     if (comm_ != MPI_COMM_WORLD && mpi_is_up() && std::uncaught_exceptions() == 0) MPI_Comm_free(&comm_);
   }
@@ -73,26 +73,28 @@ struct Parts {
 // The requests of one operation. Those of a Work that was given up stay with MPI, unfinished, until the job ends.
 class MpiState : public Work::State {
  public:
-  MpiState(Parts parts, std::string text) : parts_(parts), requests_(static_cast<std::size_t>(parts.count()), MPI_REQUEST_NULL) {
+  MpiState(Parts parts, bool receives, std::shared_ptr<Reductions> all, std::string text)
+      : parts_(parts), receives_(receives), all_reductions_(std::move(all)) {
+    requests_.resize(static_cast<std::size_t>(parts.count()), MPI_REQUEST_NULL);
     what = std::move(text);
   }
 
   // start(data, elements, type, request) starts one part.
   template <class Start>
-  static Work begin(Parts parts, bool receives, std::string text, Start start) {
-    auto state = std::make_unique<MpiState>(parts, std::move(text));
-    state->receives_ = receives;
-    for (std::int64_t p = 0; p < parts.count(); ++p)
-      check(start(parts.data(p), parts.elements(p), parts.type(), &state->requests_[static_cast<std::size_t>(p)]), state->what);
-    return Work(std::move(state));
+  void begin(Start start) {
+    for (std::int64_t p = 0; p < parts_.count(); ++p)
+      check_mpi(start(parts_.data(p), parts_.elements(p), parts_.type(), &requests_[static_cast<std::size_t>(p)]), what);
   }
 
   bool test() override {
     for (; done_ < parts_.count(); ++done_) {
       int done = 0;
       MPI_Status status{};
-      check(MPI_Test(&requests_[static_cast<std::size_t>(done_)], &done, &status), what);
-      if (!done) return false;
+      check_mpi(MPI_Test(&requests_[static_cast<std::size_t>(done_)], &done, &status), what);
+      if (!done) {
+        advance(*all_reductions_);
+        return false;
+      }
       if (receives_) check_length(status);
     }
     return true;
@@ -101,51 +103,54 @@ class MpiState : public Work::State {
  private:
   void check_length(const MPI_Status& status) const {
     int received = 0;
-    check(MPI_Get_count(&status, parts_.type(), &received), "MPI_Get_count");
+    check_mpi(MPI_Get_count(&status, parts_.type(), &received), "MPI_Get_count");
     OFFRAMP_CHECK(received == parts_.elements(done_), "{}: {} elements came instead of {}", what, received, parts_.elements(done_));
   }
 
   Parts parts_;
   bool receives_ = false;
+  std::shared_ptr<Reductions> all_reductions_;
   std::int64_t done_ = 0;  // parts
   std::vector<MPI_Request> requests_;
 };
 
 class MpiGroup : public GroupImpl {
  public:
-  MpiGroup(MPI_Comm comm, Wire kind, std::int64_t largest_part) : comm_(comm), largest_part_(largest_part) {
-    check(MPI_Comm_rank(comm, &rank), "MPI_Comm_rank");
-    check(MPI_Comm_size(comm, &size), "MPI_Comm_size");
+  MpiGroup(MPI_Comm comm, Wire kind, std::int64_t largest_part, std::shared_ptr<Reductions> all)
+      : comm_(comm), sums_(copy_of(comm)), largest_part_(largest_part), all_reductions_(std::move(all)) {
+    check_mpi(MPI_Comm_rank(comm, &rank), "MPI_Comm_rank");
+    check_mpi(MPI_Comm_size(comm, &size), "MPI_Comm_size");
     wire = kind;
     find_world_ranks();
   }
 
-  // Open MPI's Iallreduce reduces each element along one fixed tree or ring and hands the result round, so all ranks get the
-  // same bits, and each run the same. The tests check both.
+  // Small sums are MPI's. Open MPI reduces each element along one fixed tree and hands the result round, so all ranks get the
+  // same bits, and each run the same; the tests check both.
   Work all_reduce(Tensor inout) override {
     auto text = fmt::format("all_reduce of {} bytes over {}", inout.bytes(), group_text());
-    return MpiState::begin(parts(inout), false, std::move(text), [this](void* data, int n, MPI_Datatype type, MPI_Request* request) {
+    if (inout.bytes() >= kLargeBytes) return reduce_in_pieces(inout, std::move(text));
+    return begin(inout, false, std::move(text), [this](void* data, int n, MPI_Datatype type, MPI_Request* request) {
       return MPI_Iallreduce(MPI_IN_PLACE, data, n, type, MPI_SUM, comm_.get(), request);
     });
   }
 
   Work broadcast(Tensor inout, int root) override {
     auto text = fmt::format("broadcast of {} bytes from {} over {}", inout.bytes(), peer_text(root), group_text());
-    return MpiState::begin(parts(inout), false, std::move(text), [=, this](void* data, int n, MPI_Datatype type, MPI_Request* request) {
+    return begin(inout, false, std::move(text), [=, this](void* data, int n, MPI_Datatype type, MPI_Request* request) {
       return MPI_Ibcast(data, n, type, root, comm_.get(), request);
     });
   }
 
   Work send(Tensor tensor, int to, int tag) override {
     auto text = fmt::format("send of {} bytes to {}, tag {}", tensor.bytes(), peer_text(to), tag);
-    return MpiState::begin(parts(tensor), false, std::move(text), [=, this](void* data, int n, MPI_Datatype type, MPI_Request* request) {
+    return begin(tensor, false, std::move(text), [=, this](void* data, int n, MPI_Datatype type, MPI_Request* request) {
       return MPI_Isend(data, n, type, to, tag, comm_.get(), request);
     });
   }
 
   Work receive(Tensor tensor, int from, int tag) override {
     auto text = fmt::format("receive of {} bytes from {}, tag {}", tensor.bytes(), peer_text(from), tag);
-    return MpiState::begin(parts(tensor), true, std::move(text), [=, this](void* data, int n, MPI_Datatype type, MPI_Request* request) {
+    return begin(tensor, true, std::move(text), [=, this](void* data, int n, MPI_Datatype type, MPI_Request* request) {
       return MPI_Irecv(data, n, type, from, tag, comm_.get(), request);
     });
   }
@@ -153,33 +158,59 @@ class MpiGroup : public GroupImpl {
   std::shared_ptr<GroupImpl> split(int color, int key, Wire kind) override {
     OFFRAMP_CHECK(color >= 0, "[split] color {} is negative", color);
     MPI_Comm part = MPI_COMM_NULL;
-    check(MPI_Comm_split(comm_.get(), color, key, &part), "MPI_Comm_split");
-    return std::make_shared<MpiGroup>(part, kind, largest_part_);
+    check_mpi(MPI_Comm_split(comm_.get(), color, key, &part), "MPI_Comm_split");
+    return std::make_shared<MpiGroup>(part, kind, largest_part_, all_reductions_);
   }
 
-  // A probe runs MPI's progress engine, for all groups and all started operations; its answer does not matter.
+  // A probe runs MPI's progress engine, for all groups and all operations of MPI's; its answer does not matter.
   void progress() override {
     int found = 0;
-    check(MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_.get(), &found, MPI_STATUS_IGNORE), "MPI_Iprobe");
+    check_mpi(MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_.get(), &found, MPI_STATUS_IGNORE), "MPI_Iprobe");
+    advance(*all_reductions_);
   }
 
  private:
-  Parts parts(Tensor tensor) const { return {tensor, largest_part_}; }
+  static constexpr std::size_t kLargeBytes = 32 << 10;
+  static constexpr std::size_t kPieceBytes = 1 << 20;  // a few of them fit in a core's cache
+
+  Work reduce_in_pieces(Tensor inout, std::string text) {
+    const auto piece = static_cast<std::int64_t>(kPieceBytes / size_of(inout.dtype));
+    const Reduction::Place place{
+        .comm = sums_.get(), .rank = rank, .size = size, .number = reductions_++, .largest_piece = std::min(piece, largest_part_)};
+    auto reduction = std::make_unique<Reduction>(inout, place, all_reductions_, std::move(text));
+    reduction->advance();  // sends the first pieces
+    return Work(std::move(reduction));
+  }
+
+  template <class Start>
+  Work begin(Tensor tensor, bool receives, std::string text, Start start) {
+    auto state = std::make_unique<MpiState>(Parts{tensor, largest_part_}, receives, all_reductions_, std::move(text));
+    state->begin(start);
+    return Work(std::move(state));
+  }
 
   void find_world_ranks() {
     MPI_Group all = MPI_GROUP_NULL, own = MPI_GROUP_NULL;
-    check(MPI_Comm_group(MPI_COMM_WORLD, &all), "MPI_Comm_group");
-    check(MPI_Comm_group(comm_.get(), &own), "MPI_Comm_group");
+    check_mpi(MPI_Comm_group(MPI_COMM_WORLD, &all), "MPI_Comm_group");
+    check_mpi(MPI_Comm_group(comm_.get(), &own), "MPI_Comm_group");
     std::vector<int> here(static_cast<std::size_t>(size));
     std::iota(here.begin(), here.end(), 0);
     world_ranks.resize(here.size());
-    check(MPI_Group_translate_ranks(own, size, here.data(), all, world_ranks.data()), "MPI_Group_translate_ranks");
+    check_mpi(MPI_Group_translate_ranks(own, size, here.data(), all, world_ranks.data()), "MPI_Group_translate_ranks");
     MPI_Group_free(&own);
     MPI_Group_free(&all);
   }
 
-  Communicator comm_;
+  static MPI_Comm copy_of(MPI_Comm comm) {
+    MPI_Comm copy = MPI_COMM_NULL;
+    check_mpi(MPI_Comm_dup(comm, &copy), "MPI_Comm_dup");
+    return copy;
+  }
+
+  Communicator comm_, sums_;
   std::int64_t largest_part_;
+  std::shared_ptr<Reductions> all_reductions_;
+  std::uint64_t reductions_ = 0;
 };
 
 bool in_environment(const char* name) { return std::getenv(name) != nullptr; }
@@ -205,10 +236,10 @@ MpiSession::MpiSession(int& argc, char**& argv, std::int64_t largest_part) {
     return;
   }
   int provided = 0;
-  check(MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
+  check_mpi(MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
   if (provided < MPI_THREAD_FUNNELED)
     fail(Exit::communication, "this MPI library was built without support for threads (MPI_THREAD_FUNNELED)");
-  auto world = std::make_shared<MpiGroup>(MPI_COMM_WORLD, Wire::control, largest_part);
+  auto world = std::make_shared<MpiGroup>(MPI_COMM_WORLD, Wire::control, largest_part, std::make_shared<Reductions>());
   if (world->size > 1) world_ = Group(std::move(world));
 }
 

@@ -57,6 +57,34 @@ void check_same_bits(Context& ctx, const Group& group, DType dtype, std::int64_t
   }
 }
 
+// Large sums are added in rank order, whatever the transport.
+template <class T>
+void check_rank_order(Context& ctx, const Group& group, std::int64_t n) {
+  auto expected = awkward<T>(0, n), x = awkward<T>(group.rank(), n);
+  for (int r = 1; r < group.size(); ++r) {
+    const auto other = awkward<T>(r, n);
+    for (std::size_t i = 0; i < other.size(); ++i) expected[i] += other[i];
+  }
+  all_reduce(ctx, tensor_of(x), group).wait(ctx);
+  for (std::size_t i = 0; i < x.size(); ++i)
+    ASSERT_EQ(std::memcmp(&x[i], &expected[i], sizeof(T)), 0) << i << " of " << n << ": " << x[i] << " is not " << expected[i];
+}
+
+// Several sums of one group under way at once, waited for in another order on each rank.
+inline void check_sums_at_once(Context& ctx, const Group& group, std::int64_t n) {
+  constexpr std::size_t kSums = 5;
+  std::vector<std::vector<float>> x;
+  std::vector<Work> works;
+  for (std::size_t i = 0; i < kSums; ++i)
+    x.emplace_back(static_cast<std::size_t>(n), static_cast<float>(i * 10) + static_cast<float>(group.rank()));
+  for (auto& one : x) works.push_back(all_reduce(ctx, tensor_of(one), group));
+  for (std::size_t i = 0; i < kSums; ++i) works[(i * 2 + static_cast<std::size_t>(group.rank())) % kSums].wait(ctx);
+  for (std::size_t i = 0; i < kSums; ++i)
+    for (const float value : x[i])
+      ASSERT_EQ(value,
+                static_cast<float>(group.size()) * static_cast<float>(i * 10) + static_cast<float>(group.size() * (group.size() - 1) / 2));
+}
+
 inline void check_broadcast(Context& ctx, const Group& group, std::int64_t n, int root) {
   std::vector<std::int32_t> x(static_cast<std::size_t>(n));
   for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<std::int32_t>(i) + 1'000'000 * group.rank();

@@ -1,8 +1,7 @@
 // Groups over MPI, on as many ranks as mpirun starts.
 #include <gtest/gtest.h>
 
-#include <cstring>
-#include <thread>
+#include <chrono>
 
 #include "comm/mesh.h"
 #include "group_checks.h"
@@ -14,8 +13,8 @@ namespace {
 using testing_mpi::context;
 using testing_mpi::world;
 
-// Above and below MPI's change of algorithm (64 KiB), its eager limits, and the largest part that mpi_main.cpp sets.
-const std::int64_t kSizes[] = {1, 3, 1000, 16'384, 20'000, 20'001, 100'003};
+// Below and above the size where sums go piece by piece, MPI's eager limits, and the largest part that mpi_main.cpp sets.
+const std::int64_t kSizes[] = {1, 3, 1000, 16'384, 20'000, 20'001, 70'003};
 
 TEST(MpiGroup, AllReduceSumsOverAllRanks) {
   for (const auto n : kSizes) check_all_reduce(context(), world(), n);
@@ -24,6 +23,27 @@ TEST(MpiGroup, AllReduceSumsOverAllRanks) {
 TEST(MpiGroup, AllReduceGivesEveryRankTheSameBits) {
   for (const auto n : kSizes) check_same_bits<float>(context(), world(), DType::f32, n);
   for (const auto n : kSizes) check_same_bits<double>(context(), world(), DType::f64, n);
+}
+
+TEST(MpiGroup, LargeSumsAreAddedInRankOrder) {
+  check_rank_order<float>(context(), world(), 70'003);
+  check_rank_order<double>(context(), world(), 70'003);
+}
+
+TEST(MpiGroup, SeveralSumsAtOnce) {
+  for (const auto n : kSizes) check_sums_at_once(context(), world(), n);
+}
+
+// A sum that is only polled through another group's progress() ends all the same.
+TEST(MpiGroup, ProgressMovesSums) {
+  const Group copy = world().split(0, world().rank(), Wire::data);
+  std::vector<float> x(70'003, 1.0f);
+  Work work = all_reduce(context(), tensor_of(x), copy);
+  const auto start = std::chrono::steady_clock::now();
+  while (x.back() != static_cast<float>(world().size()) && std::chrono::steady_clock::now() - start < std::chrono::seconds(10))
+    world().progress();
+  EXPECT_EQ(x.back(), static_cast<float>(world().size()));
+  work.wait(context());
 }
 
 TEST(MpiGroup, Broadcast) {
