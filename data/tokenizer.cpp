@@ -1,0 +1,59 @@
+#include "data/tokenizer.h"
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "data/hugging_face.h"
+#include "data/piece_tokenizer.h"
+#include "tensor/check.h"
+
+namespace offramp {
+namespace {
+
+class ByteTokenizer : public Tokenizer {
+ public:
+  void encode(std::string_view text, std::vector<std::int32_t>& ids) const override {
+    ids.reserve(ids.size() + text.size());
+    for (char c : text) ids.push_back(static_cast<unsigned char>(c));
+  }
+  std::string decode(std::span<const std::int32_t> ids) const override {
+    std::string text;
+    for (auto id : ids)
+      if (id >= 0 && id < 256) text.push_back(static_cast<char>(id));
+    return text;
+  }
+  std::int64_t vocab_size() const override { return 257; }
+  std::int32_t end_token() const override { return 256; }
+  std::string file_bytes() const override { return byte_tokenizer_json(); }
+  std::string file_suffix() const override { return ".json"; }
+};
+
+std::string file_content(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file || std::filesystem::is_directory(path))
+    fail(Exit::data, "{}: cannot be read; the tokenizer is \"bytes\" or a SentencePiece file, as `offramp tokenizer train` writes it",
+         path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& name) {
+  if (name == "bytes") return std::make_unique<ByteTokenizer>();
+  std::string content = file_content(name);
+  if (content == byte_tokenizer_json()) return std::make_unique<ByteTokenizer>();
+  return piece_tokenizer(name, std::move(content));
+}
+
+std::optional<std::string> tokenizer_beside(const std::string& data_prefix) {
+  for (const char* part : {"_train", "_valid"}) {
+    if (!data_prefix.ends_with(part)) continue;
+    const std::string stem = data_prefix.substr(0, data_prefix.size() - std::string_view(part).size()) + "_tokenizer";
+    for (const char* suffix : {".model", ".json"})
+      if (std::filesystem::is_regular_file(stem + suffix)) return stem + suffix;
+  }
+  return std::nullopt;
+}
+
+}  // namespace offramp

@@ -1,0 +1,31 @@
+// `offramp tokenizer train`: a SentencePiece BPE model from text files. No text is lost: what no piece covers is written in
+// byte pieces, nothing is normalised, and no space is put in front of a text. Ids: 0 unknown, 1 begin, 2 end, 3 to 258 the
+// bytes. Line ends are never part of a longer piece, so a text may be encoded in parts cut after them. Equal inputs give
+// equal files.
+//
+//   train_tokenizer({.inputs = {"docs"}, .vocab_size = 8192, .output = "runs/data/docs.model"});
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace offramp {
+
+struct TrainTokenizerOptions {
+  std::vector<std::string> inputs;  // files and directories, see documents.h
+  std::int64_t vocab_size = 0;
+  std::string output;
+  // Text to learn from at most. More input is sampled by lines, each kept or not by its number alone, so memory stays flat.
+  std::int64_t sample_bytes = 8 << 20;
+};
+
+struct TrainTokenizerSummary {
+  std::string output;
+  std::int64_t vocab_size = 0, documents = 0, input_bytes = 0, sampled_bytes = 0;
+  double seconds = 0;
+};
+
+TrainTokenizerSummary train_tokenizer(const TrainTokenizerOptions& options);  // fail(Exit::data | configuration | checkpoint)
+std::string describe(const TrainTokenizerSummary& summary);                   // one line
+
+}  // namespace offramp

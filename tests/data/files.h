@@ -1,0 +1,72 @@
+// What the tests of data/ share: a directory that is gone afterwards, small files, and the check of a refusal.
+#pragma once
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "data/indexed.h"
+#include "tensor/check.h"
+
+namespace offramp {
+
+class Files : public testing::Test {
+ protected:
+  Files() {
+    std::string name = (std::filesystem::temp_directory_path() / "offramp_data_XXXXXX").string();
+    directory_ = ::mkdtemp(name.data());
+  }
+  ~Files() override { std::filesystem::remove_all(directory_); }
+
+  std::string path(const std::string& name) const { return (directory_ / name).string(); }
+
+  std::string write(const std::string& name, const std::string& content) const {
+    std::filesystem::create_directories(std::filesystem::path(path(name)).parent_path());
+    std::ofstream(path(name), std::ios::binary) << content;
+    return path(name);
+  }
+
+  std::string content(const std::string& name) const {
+    std::ifstream file(path(name), std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
+
+  std::string write_tokens(const std::string& name, const std::vector<std::vector<std::int32_t>>& documents,
+                           TokenType type = TokenType::u16) const {
+    IndexedWriter writer(path(name), type);
+    for (const auto& document : documents) {
+      writer.append(document);
+      writer.end_document();
+    }
+    writer.finish();
+    writer.publish();
+    return path(name);
+  }
+
+  std::filesystem::path directory_;
+};
+
+inline std::vector<std::int32_t> counting(std::int32_t from, std::int32_t count) {
+  std::vector<std::int32_t> tokens;
+  for (std::int32_t i = 0; i < count; ++i) tokens.push_back(from + i);
+  return tokens;
+}
+
+// The call must fail with this code and a message that names each of the parts.
+inline void expect_refused(Exit code, const std::vector<std::string>& parts, const std::function<void()>& call) {
+  try {
+    call();
+    ADD_FAILURE() << "not refused";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code, code) << error.what();
+    for (const auto& part : parts)
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << "no \"" << part << "\" in: " << error.what();
+  }
+}
+
+}  // namespace offramp
