@@ -134,7 +134,8 @@ std::string show(const Schedule& schedule, const std::vector<Mark>& marks) {
     const Program& program = schedule[static_cast<std::size_t>(mark.rank)];
     const std::size_t at = mark.position, begin = at - std::min(at, kAround), end = std::min(program.size(), at + kAround + 1);
     text += fmt::format("  rank {}:{}", mark.rank, begin > 0 ? " ..." : "");
-    for (std::size_t k = begin; k < end; ++k) text += k == at ? " >>" + to_text(program[k]) + "<<" : " " + to_text(program[k]);
+    for (std::size_t k = begin; k < end; ++k)
+      text += k == at ? fmt::format(" >>{}<<", to_text(program[k])) : fmt::format(" {}", to_text(program[k]));
     text += end < program.size() ? " ...\n" : at == program.size() ? " >>end<<\n" : "\n";
   }
   return text;
