@@ -1,6 +1,7 @@
 // What each action means, written out for one layout of three stages.
 #include "parallel/schedule.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "layouts.h"
@@ -33,8 +34,8 @@ std::string needs(std::string_view text, const Layout& layout = three_stages()) 
 std::string text_of(const std::vector<Slab>& slabs) {
   std::string text;
   for (const Slab& slab : slabs) {
-    text += (text.empty() ? "" : ", ") + std::string(name_of(slab.what)) + (slab.index < 0 ? "" : " " + std::to_string(slab.index));
-    text += " of " + std::to_string(slab.microbatch) + "@" + std::to_string(slab.stage);
+    const std::string index = slab.index < 0 ? "" : fmt::format(" {}", slab.index);
+    text += fmt::format("{}{}{} of {}@{}", text.empty() ? "" : ", ", name_of(slab.what), index, slab.microbatch, slab.stage);
   }
   return text;
 }
