@@ -1,0 +1,70 @@
+// The files that a run logs to: metrics.jsonl, one JSON object a logged step, and TensorBoard's event files beside it. One rank
+// writes, with values gathered over all stages. A line is one write, done before the next step starts; numbers read back to the
+// same bits; what JSON cannot say (NaN, infinity) and what was not computed is null.
+//
+//   MetricsLog log(config.logging.directory, config.logging.tensorboard);
+//   log.write(StepRecord{.step = 1, .loss = 9.0, .final_loss = 9.0, .exit_losses = {{2, 9.1}}, ...});
+//   log.write(ValidationRecord{.step = 300, .set = "docs_valid", ...});
+//
+// A disk that fills up ends no run: see append_file.h.
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "trainer/append_file.h"
+#include "trainer/tensorboard.h"
+
+namespace offramp {
+
+struct PhaseSeconds {
+  double forward = 0, backward = 0, exits = 0, communication = 0, optimizer = 0, data = 0;
+};
+
+using ByLayer = std::vector<std::pair<int, double>>;  // an exit's layer and its value
+
+struct StepRecord {
+  std::int64_t step = 0;             // from 1
+  double loss = 0;                   // the weighted total
+  std::optional<double> final_loss;  // like the exits' a plain mean cross-entropy in nats
+  ByLayer exit_losses;
+  double lr = 0;
+  double grad_norm = 0;     // before clipping
+  std::int64_t tokens = 0;  // of this step's global batch
+  double step_time_s = 0, tokens_per_s = 0;
+  std::optional<double> mfu;  // of the devices' peak, where that is known
+  std::int64_t peak_bytes = 0;
+  PhaseSeconds phase_s;
+};
+
+struct ValidationRecord {
+  std::int64_t step = 0;
+  std::string set;  // the corpus's name
+  double loss = 0;
+  std::optional<double> final_loss, final_accuracy;  // accuracy: share of tokens whose likeliest successor is the right one
+  ByLayer exit_losses, exit_accuracies;
+  std::int64_t tokens = 0;  // counted
+};
+
+// One line each, newline included.
+std::string to_json(const StepRecord& record);
+std::string to_json(const ValidationRecord& record);
+// Tags: a step's are its keys ("loss", "exit_losses/2", "phase_s/forward"), a validation's stand under "validation/<set>/".
+std::vector<Scalar> to_scalars(const StepRecord& record);
+std::vector<Scalar> to_scalars(const ValidationRecord& record);
+
+class MetricsLog {
+ public:
+  // An empty directory: no files, and write() does nothing. A torn last line of an earlier run is ended first.
+  MetricsLog(const std::string& directory, bool tensorboard);
+  void write(const StepRecord& record);
+  void write(const ValidationRecord& record);
+
+ private:
+  std::optional<AppendFile> lines_;
+  std::optional<TensorBoardWriter> board_;
+};
+
+}  // namespace offramp
