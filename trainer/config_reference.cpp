@@ -18,18 +18,18 @@ struct TypeName {
   std::string operator()(const std::vector<CorpusConfig>*) const { return "path or list"; }
 };
 
-std::string value_text(const Key& key, Config& config) {
+std::string value_text(const SchemaKey& key, Config& config) {
   if (!key.rule.choices.empty()) return fmt::format("`{}`", fmt::join(key.rule.choices, "`, `"));
-  const Field field = key.field(config, 0);
+  const KeyField field = key.field(config, 0);
   std::string text = std::visit(TypeName{}, field);
   if (std::holds_alternative<std::vector<CorpusConfig>*>(field)) return text;  // its range is that of the weights
-  const Range any;
+  const ValueRange any;
   if (key.rule.range.min != any.min) text += ", " + key.rule.range.text();
   if (!key.rule.zero_word.empty()) text += fmt::format(", or `{}`", key.rule.zero_word);
   return text;
 }
 
-std::string default_text(const Key& key, const Config& config) {
+std::string default_text(const SchemaKey& key, const Config& config) {
   if (key.rule.required) return "required";
   if (!key.rule.default_note.empty()) return std::string(key.rule.default_note);
   return fmt::format("`{}`", print_value(key, config, 0));
@@ -56,7 +56,7 @@ std::string configuration_reference() {
   std::string text = kIntroduction, section;
   Config config;
   config.exits.emplace_back();
-  for (const Key& key : schema()) {
+  for (const SchemaKey& key : schema()) {
     const std::size_t dot = key.path.rfind('.');
     if (const std::string here(key.path.substr(0, dot)); here != section) {
       section = here;

@@ -8,14 +8,14 @@
 namespace offramp {
 namespace {
 
-constexpr Range kSize{1, 2147483647}, kCount{0, 2147483647}, kSteps{0, 1e15}, kPositive{.min = 0, .above_min = true},
+constexpr ValueRange kSize{1, 2147483647}, kCount{0, 2147483647}, kSteps{0, 1e15}, kPositive{.min = 0, .above_min = true},
     kNotNegative{.min = 0};
-constexpr Range kFraction{.min = 0, .max = 1, .below_max = true};
+constexpr ValueRange kFraction{.min = 0, .max = 1, .below_max = true};
 
-#define AT(member) [](Config& c, std::size_t) -> Field { return &c.member; }
-#define AT_EXIT(member) [](Config& c, std::size_t i) -> Field { return &c.exits[i].member; }
+#define AT(member) [](Config& c, std::size_t) -> KeyField { return &c.member; }
+#define AT_EXIT(member) [](Config& c, std::size_t i) -> KeyField { return &c.exits[i].member; }
 
-std::vector<Key> model_keys() {
+std::vector<SchemaKey> model_keys() {
   return {
       {"model.architecture", AT(model.architecture), "The backbone.", {.choices = {"llama"}}},
       {"model.num_hidden_layers", AT(model.num_hidden_layers), "Layers of the backbone.", {.required = true, .range = {1, 100000}}},
@@ -44,7 +44,7 @@ std::vector<Key> model_keys() {
   };
 }
 
-std::vector<Key> exit_keys() {
+std::vector<SchemaKey> exit_keys() {
   return {
       {"exits[].layer",
        AT_EXIT(layer),
@@ -84,7 +84,7 @@ std::vector<Key> exit_keys() {
   };
 }
 
-std::vector<Key> parallel_keys() {
+std::vector<SchemaKey> parallel_keys() {
   return {
       {"parallel.pipeline_parallel_size",
        AT(parallel.pipeline_parallel_size),
@@ -98,7 +98,7 @@ std::vector<Key> parallel_keys() {
   };
 }
 
-std::vector<Key> training_keys() {
+std::vector<SchemaKey> training_keys() {
   return {
       {"training.sequence_length", AT(training.sequence_length), "Tokens of a sample.", {.required = true, .range = kSize}},
       {"training.micro_batch_size",
@@ -137,7 +137,7 @@ std::vector<Key> training_keys() {
   };
 }
 
-std::vector<Key> optimizer_keys() {
+std::vector<SchemaKey> optimizer_keys() {
   return {
       {"optimizer.name", AT(optimizer.name), "The update rule.", {.choices = {"adamw", "sgd"}}},
       {"optimizer.lr", AT(optimizer.lr), "Learning rate after the warm-up.", {.required = true, .range = kPositive}},
@@ -169,7 +169,7 @@ std::vector<Key> optimizer_keys() {
   };
 }
 
-std::vector<Key> data_keys() {
+std::vector<SchemaKey> data_keys() {
   return {
       {"data.train",
        AT(data.train),
@@ -221,8 +221,8 @@ std::string join(const std::string_view section, const std::string_view key) {
 }
 
 // A key of another section with this name: `training.lr` is optimizer.lr.
-const Key* same_name_elsewhere(std::string_view name) {
-  for (const Key& key : schema()) {
+const SchemaKey* same_name_elsewhere(std::string_view name) {
+  for (const SchemaKey& key : schema()) {
     if (key.path.size() > name.size() && key.path.ends_with(name) && key.path[key.path.size() - name.size() - 1] == '.') return &key;
   }
   return nullptr;
@@ -230,9 +230,9 @@ const Key* same_name_elsewhere(std::string_view name) {
 
 }  // namespace
 
-const std::vector<Key>& schema() {
-  static const std::vector<Key> all = [] {
-    std::vector<Key> keys;
+const std::vector<SchemaKey>& schema() {
+  static const std::vector<SchemaKey> all = [] {
+    std::vector<SchemaKey> keys;
     for (const auto& part : {model_keys(), exit_keys(), parallel_keys(), training_keys(), optimizer_keys(), data_keys()}) {
       keys.insert(keys.end(), part.begin(), part.end());
     }
@@ -241,20 +241,20 @@ const std::vector<Key>& schema() {
   return all;
 }
 
-const Key* find_key(std::string_view path) {
-  const auto found = std::find_if(schema().begin(), schema().end(), [&](const Key& key) { return key.path == path; });
+const SchemaKey* find_key(std::string_view path) {
+  const auto found = std::find_if(schema().begin(), schema().end(), [&](const SchemaKey& key) { return key.path == path; });
   return found == schema().end() ? nullptr : &*found;
 }
 
 bool is_section(std::string_view path) {
-  return std::any_of(schema().begin(), schema().end(), [&](const Key& key) {
+  return std::any_of(schema().begin(), schema().end(), [&](const SchemaKey& key) {
     return key.path.size() > path.size() && key.path.starts_with(path) && key.path[path.size()] == '.';
   });
 }
 
 std::vector<std::string> keys_below(std::string_view section) {
   std::vector<std::string> names;
-  for (const Key& key : schema()) {
+  for (const SchemaKey& key : schema()) {
     std::string_view rest = key.path;
     if (!section.empty()) {
       if (!rest.starts_with(section) || rest.size() <= section.size() || rest[section.size()] != '.') continue;
@@ -290,7 +290,7 @@ std::string unknown_key(std::string_view section, std::string_view key) {
   const std::string close = nearest(key, valid);
   const bool typo = distance(lower(key), close) <= 1 + key.size() / 4;
   if (typo) return fmt::format("unknown key {}: did you mean {}?", full, close);
-  if (const Key* other = same_name_elsewhere(key)) return fmt::format("unknown key {}: did you mean {}?", full, other->path);
+  if (const SchemaKey* other = same_name_elsewhere(key)) return fmt::format("unknown key {}: did you mean {}?", full, other->path);
   return fmt::format("unknown key {}: the nearest is {}; valid here: {}", full, close, fmt::join(valid, ", "));
 }
 

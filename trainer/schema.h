@@ -1,7 +1,7 @@
 // The schema: every key of a configuration, once. Reading, error messages, suggestions, --print-config and the reference in
 // docs/configuration.md all follow this table; defaults are those of a default-constructed Config.
 //
-//   const Key* key = find_key("training.steps");
+//   const SchemaKey* key = find_key("training.steps");
 //   assign(*key, config, 0, node, problems);
 #pragma once
 #include <array>
@@ -19,40 +19,40 @@
 namespace offramp {
 
 // Where a key's value lives. With `choices`, a bool or a HeadKind is written as the choice of that index.
-using Field = std::variant<std::int64_t*, std::uint64_t*, int*, double*, bool*, std::string*, HeadKind*, std::array<double, 2>*,
-                           std::vector<CorpusConfig>*>;
+using KeyField = std::variant<std::int64_t*, std::uint64_t*, int*, double*, bool*, std::string*, HeadKind*, std::array<double, 2>*,
+                              std::vector<CorpusConfig>*>;
 
-struct Range {
+struct ValueRange {
   double min = -std::numeric_limits<double>::infinity(), max = std::numeric_limits<double>::infinity();
   bool above_min = false, below_max = false;  // the bound itself is outside
   bool contains(double value) const { return above_min ? value > min : value >= min && (below_max ? value < max : value <= max); }
   std::string text() const;  // "at least 1", "from 1 to 1024", "above 0"
 };
 
-struct Rule {
+struct KeyRule {
   bool required = false;
-  Range range{};
+  ValueRange range{};
   std::vector<std::string_view> choices{};
   std::string_view zero_word{};     // an integer that is written so when it is 0: auto
   std::string_view default_note{};  // a default that follows from other keys
 };
 
-struct Key {
+struct SchemaKey {
   std::string_view path;  // "exits[].layer" for a key of every exit
-  Field (*field)(Config&, std::size_t exit);
+  KeyField (*field)(Config&, std::size_t exit);
   std::string_view doc;
-  Rule rule{};
+  KeyRule rule{};
 };
 
-const std::vector<Key>& schema();
-const Key* find_key(std::string_view path);
+const std::vector<SchemaKey>& schema();
+const SchemaKey* find_key(std::string_view path);
 bool is_section(std::string_view path);                         // "model", "optimizer.lr_schedule", "exits[]"
 std::vector<std::string> keys_below(std::string_view section);  // names of keys and sections right below; "" for the top
 
 // Reads `node` into the key's field, or says what is wrong; some problems of a list lie deeper than `node`.
-void assign(const Key& key, Config& config, std::size_t exit, const YamlNode& node, Problems& problems);
+void assign(const SchemaKey& key, Config& config, std::size_t exit, const YamlNode& node, Problems& problems);
 // The key's value as YAML in one line.
-std::string print_value(const Key& key, const Config& config, std::size_t exit);
+std::string print_value(const SchemaKey& key, const Config& config, std::size_t exit);
 
 // What is said of a word that names something we do not plan: mixture of experts, context parallelism, FP8, μP.
 std::optional<std::string> not_planned(std::string_view word);

@@ -31,7 +31,7 @@ std::string number_text(double value) {
                                                               : fmt::format("{}", value);
 }
 
-Wrong out_of_range(const Range& range, double value, std::string_view written) {
+Wrong out_of_range(const ValueRange& range, double value, std::string_view written) {
   if (range.contains(value)) return std::nullopt;
   const double bound = value <= range.min ? range.min : range.max;
   const bool reachable = value <= range.min ? !range.above_min : !range.below_max;
@@ -57,7 +57,7 @@ std::optional<double> to_real(std::string_view text) {
 bool plain_scalar(const YamlNode& node) { return node.kind == YamlNode::Kind::scalar && !node.quoted; }
 
 template <class Integer>
-Wrong assign_integer(Integer& to, const Key& key, const YamlNode& node) {
+Wrong assign_integer(Integer& to, const SchemaKey& key, const YamlNode& node) {
   const std::string also = key.rule.zero_word.empty() ? "" : fmt::format(" or {}", key.rule.zero_word);
   if (node.kind == YamlNode::Kind::scalar && !key.rule.zero_word.empty() && node.text == key.rule.zero_word) return to = 0, std::nullopt;
   if (!plain_scalar(node) || !integer_shaped(node.text)) {
@@ -75,7 +75,7 @@ Wrong assign_integer(Integer& to, const Key& key, const YamlNode& node) {
   return std::nullopt;
 }
 
-Wrong assign_real(double& to, const Range& range, const YamlNode& node) {
+Wrong assign_real(double& to, const ValueRange& range, const YamlNode& node) {
   const auto value = plain_scalar(node) ? to_real(node.text) : std::nullopt;
   if (!value) return fmt::format("expected a finite number, found {}", describe(node));
   if (auto wrong = out_of_range(range, *value, node.text)) return wrong;
@@ -106,7 +106,7 @@ Wrong assign_text(std::string& to, const YamlNode& node) {
 }
 
 // The index of the choice, or what is wrong.
-std::variant<std::size_t, std::string> choose(const Key& key, const YamlNode& node) {
+std::variant<std::size_t, std::string> choose(const SchemaKey& key, const YamlNode& node) {
   const std::vector<std::string> choices(key.rule.choices.begin(), key.rule.choices.end());
   const std::string all = fmt::format("{}", fmt::join(choices, ", "));
   if (node.kind != YamlNode::Kind::scalar) return fmt::format("expected one of {}, found {}", all, describe(node));
@@ -117,7 +117,7 @@ std::variant<std::size_t, std::string> choose(const Key& key, const YamlNode& no
   return fmt::format("{} is not one of {}: did you mean {}?", quote(node.text), all, nearest(node.text, choices));
 }
 
-Wrong assign_choice(const Key& key, const Field& field, const YamlNode& node) {
+Wrong assign_choice(const SchemaKey& key, const KeyField& field, const YamlNode& node) {
   const auto chosen = choose(key, node);
   if (const auto* wrong = std::get_if<std::string>(&chosen)) return *wrong;
   const std::size_t index = std::get<std::size_t>(chosen);
@@ -127,7 +127,7 @@ Wrong assign_choice(const Key& key, const Field& field, const YamlNode& node) {
   return std::nullopt;
 }
 
-Wrong assign_pair(std::array<double, 2>& to, const Key& key, const YamlNode& node) {
+Wrong assign_pair(std::array<double, 2>& to, const SchemaKey& key, const YamlNode& node) {
   if (node.kind != YamlNode::Kind::list || node.items.size() != 2) {
     const std::string found = node.kind == YamlNode::Kind::list ? fmt::format("a list of {}", node.items.size()) : describe(node);
     return fmt::format("expected a list of two numbers such as [0.9, 0.95], found {}", found);
@@ -138,7 +138,7 @@ Wrong assign_pair(std::array<double, 2>& to, const Key& key, const YamlNode& nod
   return std::nullopt;
 }
 
-void read_corpus(CorpusConfig& corpus, const Key& key, const YamlNode& node, Problems& problems) {
+void read_corpus(CorpusConfig& corpus, const SchemaKey& key, const YamlNode& node, Problems& problems) {
   static const std::vector<std::string> names = {"path", "weight"};
   if (node.kind != YamlNode::Kind::map) {
     problems.push_back({node.at, fmt::format("{}: expected {{path: PREFIX, weight: 1.0}}, found {}", key.path, describe(node))});
@@ -162,7 +162,7 @@ void read_corpus(CorpusConfig& corpus, const Key& key, const YamlNode& node, Pro
   if (!has_path) problems.push_back({node.at, fmt::format("{}: `path` is missing", key.path)});
 }
 
-void assign_corpora(std::vector<CorpusConfig>& to, const Key& key, const YamlNode& node, Problems& problems) {
+void assign_corpora(std::vector<CorpusConfig>& to, const SchemaKey& key, const YamlNode& node, Problems& problems) {
   to.clear();
   if (node.kind == YamlNode::Kind::list && !node.items.empty()) {
     for (const YamlNode& item : node.items) read_corpus(to.emplace_back(), key, item, problems);
@@ -183,7 +183,7 @@ void assign_corpora(std::vector<CorpusConfig>& to, const Key& key, const YamlNod
 }
 
 struct Printer {
-  const Key& key;
+  const SchemaKey& key;
   std::string operator()(const std::int64_t* value) const { return integer(*value); }
   std::string operator()(const std::uint64_t* value) const { return fmt::format("{}", *value); }
   std::string operator()(const int* value) const { return integer(*value); }
@@ -228,15 +228,15 @@ struct Printer {
 
 }  // namespace
 
-std::string Range::text() const {
+std::string ValueRange::text() const {
   const std::string low = above_min ? "above " + number_text(min) : "at least " + number_text(min);
   if (!(max < 1e15)) return low;
   if (!above_min && !below_max) return fmt::format("from {} to {}", number_text(min), number_text(max));
   return fmt::format("{} and {} {}", low, below_max ? "below" : "at most", number_text(max));
 }
 
-void assign(const Key& key, Config& config, std::size_t exit, const YamlNode& node, Problems& problems) {
-  const Field field = key.field(config, exit);
+void assign(const SchemaKey& key, Config& config, std::size_t exit, const YamlNode& node, Problems& problems) {
+  const KeyField field = key.field(config, exit);
   Wrong wrong;
   if (const auto* corpora = std::get_if<std::vector<CorpusConfig>*>(&field)) return assign_corpora(**corpora, key, node, problems);
   if (!key.rule.choices.empty()) {
@@ -259,7 +259,7 @@ void assign(const Key& key, Config& config, std::size_t exit, const YamlNode& no
   if (wrong) problems.push_back({node.at, fmt::format("{}: {}", key.path, *wrong)});
 }
 
-std::string print_value(const Key& key, const Config& config, std::size_t exit) {
+std::string print_value(const SchemaKey& key, const Config& config, std::size_t exit) {
   Config copy = config;  // fields are handed out for writing
   return std::visit(Printer{key}, key.field(copy, exit));
 }

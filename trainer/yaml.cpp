@@ -34,7 +34,7 @@ struct ConfigReader {
       const std::string dot = section.empty() ? "" : ".";
       const std::string name = section + dot + entry.key, here = path + dot + entry.key;
       out.at.places[here] = entry.at;
-      if (const Key* key = find_key(name)) {
+      if (const SchemaKey* key = find_key(name)) {
         const std::size_t before = problems.size();
         assign(*key, out.config, exit, entry.value, problems);
         out.at.places[here] = entry.value.at;
@@ -76,7 +76,7 @@ struct ConfigReader {
   // Required keys of the file, or of one exit (`path`).
   void require_keys(const std::string& path, bool complete) {
     const std::string_view of_exit = "exits[]";
-    for (const Key& key : schema()) {
+    for (const SchemaKey& key : schema()) {
       if (!key.rule.required || key.path.starts_with(of_exit) != !path.empty()) continue;
       const std::string full = path.empty() ? std::string(key.path) : path + std::string(key.path.substr(of_exit.size()));
       if (out.at.places.count(full)) continue;
@@ -147,14 +147,14 @@ std::string print_config(const Config& config) {
     text += config.exits.empty() ? "exits: []\n" : "exits:\n";
     for (std::size_t i = 0; i < config.exits.size(); ++i) {
       std::vector<std::string> items;
-      for (const Key& key : schema()) {
+      for (const SchemaKey& key : schema()) {
         if (!key.path.starts_with("exits[].")) continue;
         items.push_back(fmt::format("{}: {}", key.path.substr(8), print_value(key, config, i)));
       }
       text += fmt::format("  - {{{}}}\n", fmt::join(items, ", "));
     }
   };
-  for (const Key& key : schema()) {
+  for (const SchemaKey& key : schema()) {
     const std::size_t dot = key.path.rfind('.');
     const std::string here(key.path.substr(0, dot));
     const std::size_t depth = static_cast<std::size_t>(std::count(here.begin(), here.end(), '.'));

@@ -152,12 +152,12 @@ TEST(Config, PrintedConfigurationReadsBackEqual) {
     const std::string printed = print_config(read_config(path, {}));
     const TemporaryFile again(printed);
     EXPECT_EQ(print_config(read_config(again.path, {})), printed);
-    for (const Key& key : schema())
+    for (const SchemaKey& key : schema())
       EXPECT_NE(printed.find(std::string(key.path.substr(key.path.rfind('.') + 1)) + ": "), std::string::npos);
   }
   const Config every_key = read_config(every.path, {});
   const Config fresh = read_config(kGood, {});
-  for (const Key& key : schema()) {  // the text above moves every key that can move, so nothing is compared with itself
+  for (const SchemaKey& key : schema()) {  // the text above moves every key that can move, so nothing is compared with itself
     if (key.rule.choices.size() == 1) continue;
     EXPECT_NE(print_value(key, every_key, 1), print_value(key, fresh, 0)) << key.path;
   }
@@ -274,7 +274,7 @@ TEST(CheckWorld, BlamesTheKeyThatWasWritten) {
 }
 
 TEST(Reference, CommittedFileIsTheGeneratedOne) {
-  EXPECT_EQ(text_of(kHere / "../../docs/configuration.md"), configuration_reference())
+  EXPECT_TRUE(text_of(kHere / "../../docs/configuration.md") == configuration_reference())
       << "regenerate: build/offramp train --config-reference > docs/configuration.md";
 }
 

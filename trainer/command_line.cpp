@@ -1,0 +1,131 @@
+#include "trainer/command_line.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <sstream>
+
+#include "tensor/check.h"
+#include "trainer/schema.h"
+
+namespace offramp {
+namespace {
+
+constexpr const char* kVersion = "offramp 0.1.0";
+
+CLI::App* add_train(CLI::App& app, TrainArguments& to) {
+  CLI::App* train = app.add_subcommand("train", "Train the model that a configuration describes; under mpirun or srun on many ranks");
+  train->add_option("config", to.config, "The job's YAML file (docs/configuration.md)")->type_name("CONFIG.yaml");
+  train->add_option("--set", to.sets, "Override one key: --set training.steps=20, --set exits.0.layer=3; may be repeated")
+      ->type_name("KEY=VALUE")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  CLI::Option* dry = train->add_flag("--dry-run", to.dry_run, "Check everything and print what each rank will take, without training");
+  train->add_option("--ranks", to.ranks, "Ranks of the dry run")->type_name("N")->check(CLI::Range(1, 1000000))->needs(dry);
+  train->add_flag("--print-config", to.print_config, "Print the whole effective configuration as YAML and end");
+  train->add_flag("--config-reference", to.config_reference, "Print the reference of all keys as Markdown and end");
+  return train;
+}
+
+CLI::App* add_tokenizer(CLI::App& app, TrainTokenizerOptions& to) {
+  CLI::App* tokenizer = app.add_subcommand("tokenizer", "Tokenizers");
+  tokenizer->require_subcommand(1);
+  CLI::App* train = tokenizer->add_subcommand("train", "Train a SentencePiece BPE tokenizer on text files");
+  train->add_option("--input", to.inputs, "Text files, and directories of them")->type_name("PATH...")->required()->expected(1, -1);
+  train->add_option("--vocab-size", to.vocab_size, "Tokens of the vocabulary")->type_name("N")->required()->check(CLI::PositiveNumber);
+  train->add_option("--output", to.output, "The model to write")->type_name("FILE.model")->required();
+  return train;
+}
+
+CLI::App* add_data(CLI::App& app, BuildOptions& to) {
+  CLI::App* data = app.add_subcommand("data", "Training data");
+  data->require_subcommand(1);
+  CLI::App* build = data->add_subcommand("build", "Turn text files into PREFIX_train.{bin,idx} and PREFIX_valid.{bin,idx}");
+  build->add_option("--input", to.inputs, "Text files, and directories of them; a file is a document")
+      ->type_name("PATH...")
+      ->required()
+      ->expected(1, -1);
+  build->add_option("--tokenizer", to.tokenizer, "bytes, or a SentencePiece model")->type_name("bytes|FILE.model")->required();
+  build->add_option("--output", to.output, "Prefix of the files to write")->type_name("PREFIX")->required();
+  build->add_option("--validation-fraction", to.validation_fraction, "Part of the documents set aside for validation")
+      ->type_name("F")
+      ->capture_default_str();
+  return build;
+}
+
+std::vector<std::string> names_of(const std::vector<const CLI::App*>& commands) {
+  std::vector<std::string> names;
+  for (const CLI::App* command : commands) names.push_back(command->get_name());
+  return names;
+}
+
+// A first word that is no command, at the top or below a command that has commands of its own.
+void refuse_unknown_command(const CLI::App& app, const std::vector<std::string>& arguments) {
+  const CLI::App* level = &app;
+  for (const std::string& word : arguments) {
+    const auto below = level->get_subcommands([](const CLI::App*) { return true; });
+    if (below.empty() || word.starts_with("-")) return;
+    const auto names = names_of(below);
+    const auto found = std::find(names.begin(), names.end(), word);
+    if (found == names.end()) {
+      fail(Exit::configuration, "unknown command {}: did you mean {}? There are: {}", quote(word), nearest(word, names),
+           fmt::join(names, ", "));
+    }
+    level = below[static_cast<std::size_t>(found - names.begin())];
+  }
+}
+
+const CLI::App& deepest(const CLI::App& app) {
+  const auto parsed = app.get_subcommands();
+  return parsed.empty() ? app : deepest(*parsed.front());
+}
+
+// "; did you mean --set?" after an option that does not exist.
+std::string option_hint(const CLI::App& app) {
+  const CLI::App& command = deepest(app);
+  const auto rest = app.remaining(true);
+  if (rest.empty() || !rest.front().starts_with("-")) return "";
+  std::vector<std::string> names;
+  for (const CLI::Option* option : command.get_options()) {
+    if (!option->get_lnames().empty()) names.push_back("--" + option->get_lnames().front());
+  }
+  const std::string word = rest.front().substr(0, rest.front().find('='));
+  return names.empty() ? "" : fmt::format("; did you mean {}?", nearest(word, names));
+}
+
+std::string command_name(const CLI::App& app) {
+  return app.get_parent() ? command_name(*app.get_parent()) + " " + app.get_name() : app.get_name();
+}
+
+}  // namespace
+
+CommandLine parse_command_line(const std::vector<std::string>& arguments) {
+  CommandLine line;
+  CLI::App app("Offramp trains language models with early exits, in pipeline and data parallel.", "offramp");
+  app.set_version_flag("--version", kVersion);
+  app.require_subcommand(1);
+  const CLI::App* train = add_train(app, line.train);
+  const CLI::App* tokenizer = add_tokenizer(app, line.tokenizer);
+  const CLI::App* build = add_data(app, line.data);
+  refuse_unknown_command(app, arguments);
+  try {
+    app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));  // the library takes them from the back
+  } catch (const CLI::Success& request) {                                       // --help, --version
+    std::ostringstream text, ignored;
+    app.exit(request, text, ignored);
+    line.text = text.str();
+    return line;
+  } catch (const CLI::ParseError& error) {
+    fail(Exit::configuration, "{}{}; see {} --help", error.what(), option_hint(app), command_name(deepest(app)));
+  }
+  if (train->parsed()) line.verb = CommandLine::Verb::train;
+  if (tokenizer->parsed()) line.verb = CommandLine::Verb::train_tokenizer;
+  if (build->parsed()) line.verb = CommandLine::Verb::build_data;
+  if (line.verb == CommandLine::Verb::train && line.train.config.empty() && !line.train.config_reference) {
+    fail(Exit::configuration, "CONFIG.yaml is missing; see offramp train --help");
+  }
+  return line;
+}
+
+}  // namespace offramp

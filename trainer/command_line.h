@@ -1,0 +1,34 @@
+// The command line, read into values; what it asks for is done elsewhere. Wrong ones throw Error(Exit::configuration) with the
+// nearest command or option.
+//
+//   CommandLine line = parse_command_line({"train", "job.yaml", "--set", "training.steps=20"});
+//   if (line.verb == CommandLine::Verb::print) std::fputs(line.text.c_str(), stdout);   // --help, --version
+#pragma once
+#include <string>
+#include <vector>
+
+#include "data/build.h"
+#include "data/train_tokenizer.h"
+
+namespace offramp {
+
+struct TrainArguments {
+  std::string config;
+  std::vector<std::string> sets;  // "a.b=value"
+  bool dry_run = false, print_config = false, config_reference = false;
+  int ranks = 0;  // of a dry run; 0: as the launcher started, or as few as the configuration allows
+};
+
+struct CommandLine {
+  enum class Verb { print, train, train_tokenizer, build_data };
+  Verb verb = Verb::print;
+  std::string text;  // print
+  TrainArguments train;
+  TrainTokenizerOptions tokenizer;
+  BuildOptions data;
+};
+
+// `arguments` without the program's name.
+CommandLine parse_command_line(const std::vector<std::string>& arguments);
+
+}  // namespace offramp

@@ -1,0 +1,78 @@
+#include "trainer/commands.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+#include "trainer/schema.h"
+#include "trainer/trainer.h"
+#include "trainer/yaml.h"
+
+namespace offramp {
+namespace {
+
+// The first of the variables that holds a number.
+int from_environment(std::initializer_list<const char*> names, int otherwise) {
+  for (const char* name : names) {
+    if (const char* value = std::getenv(name); value && *value >= '0' && *value <= '9') return std::atoi(value);
+  }
+  return otherwise;
+}
+
+// A reader that stops reading, such as `head`, is no error.
+void print(const std::string& text) {
+  std::fputs(text.c_str(), stdout);
+  std::fflush(stdout);
+}
+
+void dry_run_alone(const TrainArguments& arguments) {
+  const LocatedConfig located = read_located_config(arguments.config, arguments.sets);
+  const ParallelConfig& p = located.config.parallel;
+  const int least = p.pipeline_parallel_size * std::max(p.data_parallel_size, 1);
+  const int launched = launched_size();
+  const int ranks = arguments.ranks > 0 ? arguments.ranks : launched > 1 ? launched : least;
+  check_world(located, ranks);
+  dry_run(located.config, ranks);
+}
+
+}  // namespace
+
+int launched_rank() { return from_environment({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}, 0); }
+int launched_size() { return from_environment({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}, 1); }
+
+bool works_alone(const CommandLine& line) {
+  const TrainArguments& t = line.train;
+  return line.verb != CommandLine::Verb::train || t.dry_run || t.print_config || t.config_reference;
+}
+
+void run_alone(const CommandLine& line) {
+  switch (line.verb) {
+    case CommandLine::Verb::print:
+      return print(line.text);
+    case CommandLine::Verb::train_tokenizer:
+      return print(describe(train_tokenizer(line.tokenizer)) + "\n");
+    case CommandLine::Verb::build_data:
+      return print(describe(build_data(line.data)) + "\n");
+    case CommandLine::Verb::train:
+      break;
+  }
+  if (line.train.config_reference) return print(configuration_reference());
+  if (line.train.print_config) return print(print_config(read_config(line.train.config, line.train.sets)));
+  dry_run_alone(line.train);
+}
+
+void run_training(const TrainArguments& arguments, const Group& world) {
+  LocatedConfig located;
+  std::optional<Error> mine;
+  try {
+    located = read_located_config(arguments.config, arguments.sets);
+    check_world(located, world.size());
+  } catch (const Error& error) {
+    mine = error;
+  }
+  Context ctx;
+  agree(ctx, world, mine);
+  train(located.config, world);
+}
+
+}  // namespace offramp

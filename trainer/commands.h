@@ -1,0 +1,22 @@
+// What each command does, given its arguments. Commands that one process does alone need no MPI: started under a launcher anyway,
+// rank 0 does the work (works_alone, launched_rank) and the other ranks end at once.
+//
+//   if (works_alone(line)) return launched_rank() == 0 ? run_alone(line) : ok;
+//   run_training(line.train, mpi.world());                                      // on every rank
+#pragma once
+#include "comm/group.h"
+#include "trainer/command_line.h"
+
+namespace offramp {
+
+// This process's rank, and the number of ranks, as the launcher's environment says: 0 and 1 without a launcher.
+int launched_rank();
+int launched_size();
+
+bool works_alone(const CommandLine& line);
+// --help, tokenizer train, data build, train with --print-config, --config-reference or --dry-run. Prints to stdout.
+void run_alone(const CommandLine& line);
+// Collective. Configuration errors are agreed on: every rank throws the same AgreedError.
+void run_training(const TrainArguments& arguments, const Group& world);
+
+}  // namespace offramp

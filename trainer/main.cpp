@@ -1,0 +1,91 @@
+// The program: parses, dispatches, and turns whatever goes wrong into one line and an exit code. An error that every rank agreed
+// on is printed once and all ranks end in order; any other ends the whole job, because the other ranks may be waiting for this one.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+#include <cstdio>
+#include <new>
+
+#include "comm/mpi.h"
+#include "trainer/commands.h"
+
+namespace offramp {
+namespace {
+
+void report(const std::string& line) { std::fputs((line + "\n").c_str(), stderr); }
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  ::gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
+// Runs `work`; what it throws becomes an exit code, and goes to `tell(code, what)` first.
+template <class Work, class Tell>
+Exit guarded(Work&& work, Tell&& tell) {
+  const auto told = [&](Exit code, const std::string& what) {
+    tell(code, what);
+    return code;
+  };
+  try {
+    work();
+    return Exit::ok;
+  } catch (const AgreedError&) {
+    throw;
+  } catch (const Error& error) {
+    return told(error.code, error.what());
+  } catch (const std::bad_alloc&) {
+    return told(Exit::memory, "out of memory; lower training.micro_batch_size or start fewer ranks on this host");
+  } catch (const std::exception& error) {
+    return told(Exit::internal, error.what());
+  }
+}
+
+// Lines about a configuration begin with its file already.
+void tell_alone(Exit code, const std::string& what) {
+  const bool located = code == Exit::configuration && what.find(": ") != std::string::npos;
+  report(located ? what : "offramp: " + what);
+}
+
+Exit train_on_every_rank(const TrainArguments& arguments, int& argc, char**& argv) {
+  MpiSession mpi(argc, argv);
+  const Group world = mpi.world();
+  try {
+    return guarded([&] { run_training(arguments, world); },
+                   [&](Exit code, const std::string& what) {
+                     report(fmt::format("offramp: rank {} on {}: {}", world.rank(), host_name(), what));
+                     abort_job(static_cast<int>(code));
+                   });
+  } catch (const AgreedError& error) {
+    if (world.rank() == 0) report(error.what());
+    return error.code;
+  }
+}
+
+Exit run(int argc, char** argv) {
+  CommandLine line;
+  // Every rank reads the same command line, so rank 0 speaks for all.
+  const bool speaks = launched_rank() == 0;
+  const Exit parsed = guarded(
+      [&] {
+        line = parse_command_line({argv + 1, argv + argc});
+      },
+      [&](Exit, const std::string& what) {
+        if (speaks) report("offramp: " + what);
+      });
+  if (parsed != Exit::ok) return speaks ? parsed : Exit::ok;  // a rank that ends first, with an error, would silence rank 0
+  if (works_alone(line)) return speaks ? guarded([&] { run_alone(line); }, tell_alone) : Exit::ok;
+  Exit code = Exit::ok;
+  const Exit started = guarded([&] { code = train_on_every_rank(line.train, argc, argv); }, tell_alone);
+  return started != Exit::ok ? started : code;
+}
+
+}  // namespace
+}  // namespace offramp
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);  // a closed terminal or pipe must not end a training run
+  return static_cast<int>(offramp::run(argc, argv));
+}
