@@ -19,8 +19,7 @@ CLI::App* add_train(CLI::App& app, TrainArguments& to) {
   train->add_option("config", to.config, "The job's YAML file (docs/configuration.md)")->type_name("CONFIG.yaml");
   train->add_option("--set", to.sets, "Override one key: --set training.steps=20, --set exits.0.layer=3; may be repeated")
       ->type_name("KEY=VALUE")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+      ->allow_extra_args(false);  // one a --set: what follows it is the configuration
   CLI::Option* dry = train->add_flag("--dry-run", to.dry_run, "Check everything and print what each rank will take, without training");
   train->add_option("--ranks", to.ranks, "Ranks of the dry run")->type_name("N")->check(CLI::Range(1, 1000000))->needs(dry);
   train->add_flag("--print-config", to.print_config, "Print the whole effective configuration as YAML and end");
