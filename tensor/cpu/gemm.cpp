@@ -1,6 +1,8 @@
 // Matrix products by oneDNN's matmul primitive. A primitive is made once a shape, thread and thread count (a fraction of a
 // millisecond), then only run; its scratchpad is ours. Against dnnl_sgemm, which allocates for itself, it is within a few percent on
 // this project's shapes, and ahead for large weight gradients.
+// With several threads oneDNN may divide a long sum (small weight gradients over many tokens) between them: the bits of a product
+// depend on its shape, its strides and the number of threads, and on nothing else.
 #include <omp.h>
 
 #include <dnnl.hpp>
