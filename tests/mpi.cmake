@@ -8,7 +8,7 @@ set(OFFRAMP_SANITIZERS ${CMAKE_CURRENT_LIST_DIR}/sanitizers)
 
 function(offramp_mpi_environment)
   set_tests_properties(${ARGN} PROPERTIES TIMEOUT 120 ENVIRONMENT
-    "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_rmaps_base_oversubscribe=1;OMPI_MCA_hwloc_base_binding_policy=none;OMP_NUM_THREADS=1;ASAN_OPTIONS=detect_leaks=1;LSAN_OPTIONS=suppressions=${OFFRAMP_SANITIZERS}/leaks.txt:print_suppressions=0;TSAN_OPTIONS=suppressions=${OFFRAMP_SANITIZERS}/threads.txt")
+    "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_rmaps_base_oversubscribe=1;OMPI_MCA_hwloc_base_binding_policy=none;OMP_NUM_THREADS=1;ASAN_OPTIONS=fast_unwind_on_malloc=0;UBSAN_OPTIONS=print_stacktrace=1;LSAN_OPTIONS=suppressions=${OFFRAMP_SANITIZERS}/leaks.txt:print_suppressions=0;TSAN_OPTIONS=suppressions=${OFFRAMP_SANITIZERS}/threads.txt")
 endfunction()
 
 function(offramp_mpi_test name ranks)
