@@ -16,7 +16,7 @@ struct TrainTokenizerOptions {
   std::int64_t vocab_size = 0;
   std::string output;
   // Text to learn from at most. More input is sampled by lines, each kept or not by its number alone, so memory stays flat.
-  std::int64_t sample_bytes = 8 << 20;
+  std::int64_t sample_bytes = 6 << 20;
 };
 
 struct TrainTokenizerSummary {

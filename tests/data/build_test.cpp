@@ -78,6 +78,7 @@ TEST_F(Build, HoldsOutWholeDocumentsEvenly) {
   for (std::size_t k = 0; k < valid.size(); ++k) {  // one in each twenty
     const int number = std::stoi(valid[k].substr(9));
     EXPECT_EQ(number / 20, static_cast<int>(k));
+    EXPECT_NEAR(number % 20, 9.5, 1);  // from its middle
   }
 }
 

@@ -149,6 +149,21 @@ TEST_F(Trained, GivesTheSameIdsInPartsCutAtLineEnds) {
   EXPECT_EQ(parts, encode(*tokenizer_, text));
 }
 
+// The same model told to put a space before each text: parts of one document still get a single one.
+TEST_F(Trained, APrefixModelPutsOneSpaceBeforeADocument) {
+  std::string bytes = content("t.model");
+  const auto prefix = bytes.find(std::string("\x18\0", 2), bytes.find("identity"));
+  ASSERT_NE(prefix, bytes.npos);
+  bytes[prefix + 1] = 1;
+  const auto model = parse_sentencepiece_model(bytes, "p.model");
+  EXPECT_TRUE(model.adds_prefix);
+  const auto tokenizer = load_tokenizer(write("p.model", bytes));
+  EXPECT_EQ(encode(*tokenizer, "walking\ntalk"), reference_ids(model, " walking\ntalk"));
+  Ids parts = encode(*tokenizer, "walking\n");
+  tokenizer->encode_next("talk", parts);
+  EXPECT_EQ(parts, encode(*tokenizer, "walking\ntalk"));
+}
+
 TEST_F(Trained, TrainsTheSameModelAgain) {
   train_tokenizer({.inputs = {path("text.txt")}, .vocab_size = 380, .output = path("again.model")});
   EXPECT_EQ(content("again.model"), content("t.model"));
