@@ -26,7 +26,7 @@ std::string object(const ByLayer& values) {
   return "{" + text + "}";
 }
 
-std::array<std::pair<const char*, double>, 6> named(const PhaseSeconds& p) {
+std::array<std::pair<const char*, double>, 6> named(const PhaseTimes& p) {
   return {{{"forward", p.forward},
            {"backward", p.backward},
            {"exits", p.exits},
@@ -35,7 +35,7 @@ std::array<std::pair<const char*, double>, 6> named(const PhaseSeconds& p) {
            {"data", p.data}}};
 }
 
-std::string object(const PhaseSeconds& phases) {
+std::string object(const PhaseTimes& phases) {
   std::string text;
   for (const auto& [name, seconds] : named(phases)) text += fmt::format("{}\"{}\":{}", text.empty() ? "" : ",", name, number(seconds));
   return "{" + text + "}";

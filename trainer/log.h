@@ -14,14 +14,11 @@
 #include <utility>
 #include <vector>
 
+#include "parallel/interpreter.h"
 #include "trainer/append_file.h"
 #include "trainer/tensorboard.h"
 
 namespace offramp {
-
-struct PhaseSeconds {
-  double forward = 0, backward = 0, exits = 0, communication = 0, optimizer = 0, data = 0;
-};
 
 using ByLayer = std::vector<std::pair<int, double>>;  // an exit's layer and its value
 
@@ -36,7 +33,7 @@ struct StepRecord {
   double step_time_s = 0, tokens_per_s = 0;
   std::optional<double> mfu;  // of the devices' peak, where that is known
   std::int64_t peak_bytes = 0;
-  PhaseSeconds phase_s;
+  PhaseTimes phase_s;  // means over ranks
 };
 
 struct ValidationRecord {
