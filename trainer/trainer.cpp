@@ -2,11 +2,13 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <limits>
 
 #include "comm/watchdog.h"
+#include "data/tokenizer.h"
 #include "tensor/check.h"
 #include "trainer/export.h"
 
@@ -190,6 +192,7 @@ void Trainer::read_losses(std::int64_t t, Outcome& outcome) const {
     const double counted = std::max(1.0, s[3]);
     outcome.exit_losses.push_back(s[0] / counted);
     outcome.accuracies.push_back(s[2] / counted);
+    outcome.tokens = std::max(outcome.tokens, static_cast<std::int64_t>(s[3]));
     outcome.loss += exit_weight(config_, e, t) * s[1] / counted;
   }
 }
@@ -219,6 +222,31 @@ void Trainer::update(std::int64_t t, const Outcome& outcome) {
   for (const TiedHere& here : machine_->flat().tied())
     share_value(ctx, here, machine_->ties()[static_cast<std::size_t>(here.tie)], mesh_.at.pipeline, mesh_.pipeline);
   times_.optimizer += now() - begin;
+}
+
+void Trainer::log_step(std::int64_t t, const Outcome& outcome, double seconds) {
+  if (!log_) return;
+  StepRecord record;
+  record.step = t;
+  record.loss = outcome.loss;
+  record.final_loss = outcome.exit_losses.back();
+  record.exit_losses = by_layer(outcome.exit_losses);
+  record.lr = learning_rate(config_.optimizer.lr_schedule, config_.optimizer.lr, t, config_.training.steps);
+  record.grad_norm = outcome.grad_norm;
+  record.tokens = config_.training.global_batch_size * config_.training.sequence_length;
+  record.step_time_s = seconds;
+  record.tokens_per_s = static_cast<double>(record.tokens) / seconds;
+  record.mfu = flops_per_step_ / (seconds * peak_flops_);
+  record.peak_bytes = static_cast<std::int64_t>(peak_bytes_);
+  record.phase_s = outcome.phases;
+  record.phase_s.optimizer = times_.optimizer;
+  log_->step(record);
+}
+
+ByLayer Trainer::by_layer(const std::vector<double>& of_exits) const {
+  ByLayer values;
+  for (std::size_t e = 0; e < config_.exits.size(); ++e) values.emplace_back(config_.exits[e].layer, of_exits[e]);
+  return values;
 }
 
 void Trainer::export_model() {

@@ -13,7 +13,7 @@
 #include "trainer/config.h"
 #include "trainer/job.h"
 #include "trainer/loader.h"
-#include "trainer/log.h"
+#include "trainer/job_log.h"
 
 namespace offramp {
 
@@ -33,6 +33,7 @@ class Trainer {
   struct Outcome {
     std::vector<double> exit_losses;  // plain mean cross-entropies; the final one last
     std::vector<double> accuracies;
+    std::int64_t tokens = 0;          // counted
     double loss = 0, grad_norm = 0;   // the weighted total; before clipping
     PhaseTimes phases;                // means over ranks
   };
@@ -48,6 +49,7 @@ class Trainer {
   bool finite(std::int64_t t, const Outcome& outcome) const;
   void update(std::int64_t t, const Outcome& outcome);
   void log_step(std::int64_t t, const Outcome& outcome, double seconds);
+  ByLayer by_layer(const std::vector<double>& of_exits) const;
   void validate(std::int64_t t);
   void validate(std::int64_t t, ValidationSet& set);
   void export_model();

@@ -28,7 +28,17 @@ void Trainer::validate(std::int64_t t, ValidationSet& set) {
   all_reduce(ctx, machine_->statistics(), world_).wait(ctx);
   Outcome outcome;
   read_losses(std::max<std::int64_t>(t, 1), outcome);
-  if (log_) log_->validation(t, set.name, outcome.loss, outcome.exit_losses, outcome.accuracies);
+  if (!log_) return;
+  ValidationRecord record;
+  record.step = t;
+  record.set = set.name;
+  record.loss = outcome.loss;
+  record.final_loss = outcome.exit_losses.back();
+  record.final_accuracy = outcome.accuracies.back();
+  record.exit_losses = by_layer(outcome.exit_losses);
+  record.exit_accuracies = by_layer(outcome.accuracies);
+  record.tokens = outcome.tokens;
+  log_->validation(record);
 }
 
 }  // namespace offramp
