@@ -100,6 +100,18 @@ void follow_defaults(Config& config, const Locations& at, std::set<std::string>&
   follow("training.stop_at", config.training.stop_at, "training.steps", config.training.steps);
 }
 
+std::string print_exits(const Config& config) {
+  std::string text = config.exits.empty() ? "exits: []\n" : "exits:\n";
+  for (std::size_t i = 0; i < config.exits.size(); ++i) {
+    std::vector<std::string> items;
+    for (const SchemaKey& key : schema()) {
+      if (key.path.starts_with("exits[].")) items.push_back(fmt::format("{}: {}", key.path.substr(8), print_value(key, config, i)));
+    }
+    text += fmt::format("  - {{{}}}\n", fmt::join(items, ", "));
+  }
+  return text;
+}
+
 [[noreturn]] void refuse(Problems problems) {
   const auto before = [](const Problem& a, const Problem& b) {
     return std::tie(a.at.order, a.at.line, a.at.column) < std::tie(b.at.order, b.at.line, b.at.column);
@@ -143,30 +155,18 @@ void check_world(const LocatedConfig& located, int world_size) {
 
 std::string print_config(const Config& config) {
   std::string text, section;
-  const auto print_exits = [&] {
-    text += config.exits.empty() ? "exits: []\n" : "exits:\n";
-    for (std::size_t i = 0; i < config.exits.size(); ++i) {
-      std::vector<std::string> items;
-      for (const SchemaKey& key : schema()) {
-        if (!key.path.starts_with("exits[].")) continue;
-        items.push_back(fmt::format("{}: {}", key.path.substr(8), print_value(key, config, i)));
-      }
-      text += fmt::format("  - {{{}}}\n", fmt::join(items, ", "));
-    }
-  };
   for (const SchemaKey& key : schema()) {
     const std::size_t dot = key.path.rfind('.');
-    const std::string here(key.path.substr(0, dot));
-    const std::size_t depth = static_cast<std::size_t>(std::count(here.begin(), here.end(), '.'));
-    if (here != section) {
-      section = here;
-      if (here == "exits[]")
-        print_exits();
-      else
-        text += fmt::format("{}{}:\n", std::string(2 * depth, ' '), here.substr(depth == 0 ? 0 : here.rfind('.') + 1));
+    const std::string_view here = key.path.substr(0, dot);
+    const bool first = here != section;
+    section = here;
+    if (here == "exits[]") {
+      if (first) text += print_exits(config);
+      continue;
     }
-    if (here != "exits[]")
-      text += fmt::format("{}{}: {}\n", std::string(2 * depth + 2, ' '), key.path.substr(dot + 1), print_value(key, config, 0));
+    const std::string indent(2 * static_cast<std::size_t>(std::count(here.begin(), here.end(), '.')), ' ');
+    if (first) text += fmt::format("{}{}:\n", indent, here.substr(here.rfind('.') + 1));  // npos + 1 is 0
+    text += fmt::format("{}  {}: {}\n", indent, key.path.substr(dot + 1), print_value(key, config, 0));
   }
   return text;
 }

@@ -1,7 +1,8 @@
 // Configuration files. A configuration is read, checked and completed as a whole, or refused with everything that is wrong with it,
 // one `file:line:col: what, and the nearest valid key or value` a line.
 //
-//   LocatedConfig located = read_located_config("job.yaml", {"training.steps=20"});   // throws Error(Exit::configuration)
+//   const std::vector<std::string> sets = {"training.steps=20"};
+//   LocatedConfig located = read_located_config("job.yaml", sets);                    // throws Error(Exit::configuration)
 //   check_world(located, world.size());                                               // once the number of ranks is known
 //   fmt::print("{}", print_config(located.config));                                   // reads back equal
 #pragma once
