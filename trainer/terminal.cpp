@@ -1,5 +1,6 @@
 #include "trainer/terminal.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -19,9 +20,16 @@ constexpr std::size_t kShortestBar = 10, kLongestBar = 40;
 
 double steady_seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-bool is_terminal(std::FILE* stream) {
+// A descriptor of the terminal that shows this stream; -1: there is none. Open MPI gives every rank a terminal of its own, whatever
+// mpirun writes to, so under mpirun its output is the one to ask. (Where a rank's parent is another host's daemon, that is none.)
+int open_window(std::FILE* stream) {
+  const bool launched = std::getenv("OMPI_COMM_WORLD_RANK") != nullptr;
+  const int window = launched ? ::open(fmt::format("/proc/{}/fd/1", ::getppid()).c_str(), O_WRONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC)
+                              : ::fcntl(::fileno(stream), F_DUPFD_CLOEXEC, 0);
   const char* kind = std::getenv("TERM");
-  return ::isatty(::fileno(stream)) && kind && std::string_view(kind) != "dumb";
+  if (window >= 0 && ::isatty(window) && kind && std::string_view(kind) != "dumb") return window;
+  if (window >= 0) ::close(window);
+  return -1;
 }
 
 std::string thousands(double value) {
@@ -91,8 +99,13 @@ std::string progress_line(const StepRecord& record, std::int64_t last_step, doub
 }
 
 Terminal::Terminal(std::FILE* stream, TerminalOptions options) : stream_(stream), options_(std::move(options)) {
-  live_ = options_.live.value_or(is_terminal(stream));
+  window_ = open_window(stream);
+  live_ = options_.live.value_or(window_ >= 0);
   if (!options_.clock) options_.clock = steady_seconds;
+}
+
+Terminal::~Terminal() {
+  if (window_ >= 0) ::close(window_);
 }
 
 void Terminal::step(const StepRecord& record) {
@@ -146,7 +159,7 @@ void Terminal::finish() {
 int Terminal::columns() const {
   if (options_.columns > 0) return options_.columns;
   winsize size{};
-  if (::ioctl(::fileno(stream_), TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  if (::ioctl(window_, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
   return kDefaultColumns;
 }
 

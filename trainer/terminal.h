@@ -29,6 +29,9 @@ struct TerminalOptions {
 class Terminal {
  public:
   Terminal(std::FILE* stream, TerminalOptions options);
+  ~Terminal();
+  Terminal(const Terminal&) = delete;
+  Terminal& operator=(const Terminal&) = delete;
   void step(const StepRecord& record);
   void print(const std::string& text);  // ends with a newline
   void finish();
@@ -41,6 +44,7 @@ class Terminal {
 
   std::FILE* stream_;
   TerminalOptions options_;
+  int window_ = -1;  // a descriptor of the terminal that shows the stream
   bool live_ = false, drawn_ = false;
   std::optional<double> last_shown_;
   double mean_step_s_ = 0;  // exponential mean, which follows a change of pace
