@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+from corpus import read_tokens, write_tokens
+from job import Job, build_corpus
+from jobs import ALL
+from reference import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def corpora(tmp_path_factory):
+    """Prefixes of two corpora, the second of fewer samples than 20 steps read, and of a mask over the first."""
+    folder = tmp_path_factory.mktemp("data")
+    made = {"first": build_corpus(folder, "first", seed=1, documents=150), "second": build_corpus(folder, "second", seed=2, documents=70)}
+    tokens = read_tokens(f"{made['first']}_train")
+    made["mask"] = folder / "mask"
+    write_tokens(made["mask"], np.random.default_rng(3).integers(0, 3, len(tokens)))  # a third does not count
+    return made
+
+
+class Trained:
+    """A configuration's run of 20 steps, and the model it began with."""
+
+    def __init__(self, folder, config):
+        self.config = config
+        self.job = Job(folder, config)
+        self.lines = self.job.train("trained")
+        self.job.train("initial", training__steps=0, training__stop_at=0)
+        self.initial, self.exported = self.job.exported("initial"), self.job.exported("trained")
+
+
+@pytest.fixture(scope="session")
+def trained(corpora, tmp_path_factory):
+    """trained(name): each configuration is trained once for all tests."""
+    runs = {}
+
+    def get(name):
+        if name not in runs:
+            runs[name] = Trained(tmp_path_factory.mktemp(name), ALL[name](corpora))
+        return runs[name]
+
+    return get

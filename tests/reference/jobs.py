@@ -1,0 +1,104 @@
+"""The configurations that the tests train: together every head kind, schedule, optimizer and kind of data."""
+
+SIZES = {"num_hidden_layers": 8, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2,
+         "vocab_size": 257, "initializer_range": 0.1}  # large enough that attention and exits matter to the loss
+TRAINING = {"sequence_length": 64, "micro_batch_size": 2, "global_batch_size": 8, "steps": 20, "validation_samples": 6}
+
+
+def job(corpora, *, exits, optimizer, model=None, training=None, data=None, exit_loss=None) -> dict:
+    first = corpora["first"]
+    config = {
+        "model": SIZES | (model or {}),
+        "exits": exits,
+        "training": TRAINING | (training or {}),
+        "optimizer": optimizer,
+        "data": {"train": f"{first}_train", "validation": f"{first}_valid", "shuffle": False} | (data or {}),
+        "logging": {"tensorboard": False},
+    }
+    return config | ({"exit_loss": exit_loss} if exit_loss else {})
+
+
+def every_head(corpora):
+    """One exit of each kind, first and last layer among them, with everything its own."""
+    return job(
+        corpora,
+        exits=[{"layer": 1, "head": "mlp", "loss_weight": 0.3},
+               {"layer": 2, "head": "bare", "loss_weight": 0.2},
+               {"layer": 4, "loss_weight": 0.25},
+               {"layer": 6, "head": "attention", "loss_weight": 0.5},
+               {"layer": 8, "head": "block", "loss_weight": 0.7}],
+        exit_loss={"schedule": "linear", "start_scale": 0.1, "warmup_steps": 12},
+        optimizer={"lr": 0.002, "clip_grad_norm": 0.5, "lr_schedule": {"name": "cosine", "warmup_steps": 5, "min_lr": 0.0002}})
+
+
+def tied(corpora):
+    """The embedding, the final head and most exits share one matrix; more epochs than one."""
+    return job(
+        corpora,
+        model={"tie_word_embeddings": True, "num_key_value_heads": 4, "rope_theta": 500.0, "rms_norm_eps": 1.0e-3},
+        exits=[{"layer": 1, "head": "norm", "output": "shared", "norm": "shared", "loss_weight": 0.3},
+               {"layer": 3, "head": "block", "output": "shared", "norm": "own", "loss_weight": 0.2},
+               {"layer": 5, "head": "bare", "output": "shared", "loss_weight": 0.4},
+               {"layer": 8, "head": "mlp", "output": "shared", "norm": "shared", "loss_weight": 0.3}],
+        exit_loss={"schedule": "cosine", "start_scale": 2.0, "warmup_steps": 30},
+        optimizer={"lr": 0.003, "betas": [0.8, 0.99], "eps": 1.0e-6, "weight_decay": 0.5, "clip_grad_norm": 1.0,
+                   "lr_schedule": {"name": "linear", "warmup_steps": 2, "min_lr": 0.001}},
+        data={"train": f"{corpora['second']}_train"})
+
+
+def documents(corpora):
+    """Attention within documents, two corpora, an untied shared output, confidence weights."""
+    return job(
+        corpora,
+        model={"num_key_value_heads": 1},
+        exits=[{"layer": 1, "head": "attention", "output": "shared", "norm": "shared", "loss_weight": 0.5},
+               {"layer": 3, "head": "norm", "output": "shared", "loss_weight": 0.2, "token_weight": "confidence"},
+               {"layer": 4, "head": "mlp", "norm": "shared", "loss_weight": 0.5, "token_weight": "confidence"},
+               {"layer": 7, "head": "bare", "loss_weight": 1.5, "token_weight": "confidence"},
+               {"layer": 8, "head": "attention", "loss_weight": 0.1}],
+        training={"global_batch_size": 6, "micro_batch_size": 3},
+        optimizer={"lr": 0.002, "lr_schedule": {"name": "wsd", "warmup_steps": 3, "min_lr": 0.0001, "decay_steps": 8}},
+        data={"document_mask": True,
+              "train": [{"path": f"{corpora['first']}_train", "weight": 3}, {"path": f"{corpora['second']}_train", "weight": 2}]})
+
+
+def scaled(corpora):
+    """Exits that leave the backbone alone, with learning rates of their own; targets left out; a warm-up beyond the end."""
+    return job(
+        corpora,
+        exits=[{"layer": 2, "head": "norm", "loss_weight": 1.0, "detach": True, "lr_scale": 2.0},
+               {"layer": 4, "head": "block", "loss_weight": 1.0, "detach": True, "lr_scale": 0.5},
+               {"layer": 6, "head": "attention", "loss_weight": 0.5, "lr_scale": 0.0},
+               {"layer": 7, "head": "bare", "loss_weight": 0.5, "detach": True}],
+        exit_loss={"schedule": "cosine", "start_scale": 0.0, "warmup_steps": 10},
+        training={"stop_at": 20, "steps": 50},
+        optimizer={"lr": 0.004, "weight_decay": 0.0, "clip_grad_norm": 0, "lr_schedule": {"warmup_steps": 40}},
+        data={"loss_mask": str(corpora["mask"])})
+
+
+def nesterov(corpora):
+    return job(
+        corpora,
+        exits=[{"layer": 1, "head": "block", "norm": "shared", "loss_weight": 0.3},
+               {"layer": 8, "head": "mlp", "output": "shared", "loss_weight": 0.5, "lr_scale": 3.0}],
+        exit_loss={"schedule": "linear", "start_scale": 3.0, "warmup_steps": 8},
+        optimizer={"name": "sgd", "lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 0.3, "clip_grad_norm": 1.5,
+                   "lr_schedule": {"name": "cosine", "warmup_steps": 0, "min_lr": 0.001}})
+
+
+def momentum(corpora):
+    """A tied model, and a decay after a run that stops before it: steps count to `steps`, not to `stop_at`."""
+    return job(
+        corpora,
+        model={"tie_word_embeddings": True},
+        exits=[{"layer": 2, "head": "mlp", "norm": "shared", "output": "own", "loss_weight": 0.4}],
+        training={"stop_at": 20, "steps": 40},
+        optimizer={"name": "sgd", "lr": 0.05, "momentum": 0.5, "weight_decay": 0.1, "clip_grad_norm": 0,
+                   "lr_schedule": {"name": "linear", "warmup_steps": 4}})
+
+
+def no_exits(corpora):
+    return job(corpora, exits=[], optimizer={"name": "sgd", "lr": 0.1, "weight_decay": 0.2, "clip_grad_norm": 1.0})
+
+
+ALL = {made.__name__: made for made in (every_head, tied, documents, scaled, nesterov, momentum, no_exits)}

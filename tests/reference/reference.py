@@ -1,0 +1,118 @@
+"""Trains an exported model as a configuration says, in plain PyTorch, and prints lines like those of metrics.jsonl.
+
+    python reference.py JOB.yaml EXPORT     # EXPORT: written by the same configuration with `training.steps: 0`
+
+Independent of what it checks: it follows the contract's formulas and nothing else. The order of data must be unshuffled.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from corpus import Samples
+from early_exit_llama import EarlyExitLlama
+
+
+def learning_rate(optimizer: dict, t: int, steps: int) -> float:
+    schedule = optimizer.get("lr_schedule", {})
+    name, warmup, lowest = (schedule.get(k, d) for k, d in (("name", "constant"), ("warmup_steps", 0), ("min_lr", 0.0)))
+    lr, lowest = float(optimizer["lr"]), float(lowest)
+    if t <= warmup:
+        return lr * t / warmup
+    if name == "wsd":
+        decay = schedule["decay_steps"]
+        return lr + (lowest - lr) * max(0, t - (steps - decay)) / decay
+    u = (t - warmup) / (steps - warmup)
+    return {"constant": lr,
+            "cosine": lowest + (lr - lowest) * (1 + math.cos(math.pi * u)) / 2,
+            "linear": lowest + (lr - lowest) * (1 - u)}[name]
+
+
+def exit_scale(exit_loss: dict, t: int) -> float:
+    schedule, warmup = exit_loss.get("schedule", "constant"), exit_loss.get("warmup_steps", 0)
+    if schedule == "constant" or t >= warmup:
+        return 1.0
+    u = t / warmup
+    start = float(exit_loss.get("start_scale", 0.0))
+    return start + (1 - start) * (u if schedule == "linear" else (1 - math.cos(math.pi * u)) / 2)
+
+
+class Optimizer:
+    """torch's own update rules, with the decay put before the step; SGD's in torch is not decoupled."""
+
+    def __init__(self, config: dict, model: EarlyExitLlama):
+        self.config = config
+        scales = {f"exits.{e['layer']}.": float(e["lr_scale"]) for e in model.exits}
+        self.groups = []
+        for name, weight in model.weights.items():
+            scale = next((s for prefix, s in scales.items() if name.startswith(prefix)), 1.0)
+            decay = float(config.get("weight_decay", 0.1)) if weight.dim() >= 2 else 0.0
+            self.groups.append({"params": [weight], "weight_decay": decay, "lr_scale": scale})
+        if config.get("name", "adamw") == "adamw":
+            self.rule = torch.optim.AdamW(self.groups, betas=tuple(config.get("betas", (0.9, 0.95))), eps=float(config.get("eps", 1e-8)))
+        else:
+            groups = [g | {"decoupled": g["weight_decay"], "weight_decay": 0.0} for g in self.groups]
+            self.rule = torch.optim.SGD(groups, momentum=config.get("momentum", 0.0), nesterov=config.get("nesterov", False))
+
+    def step(self, lr: float) -> float:
+        """The gradient norm before clipping."""
+        weights = [w for group in self.rule.param_groups for w in group["params"]]
+        clip = float(self.config.get("clip_grad_norm", 1.0))
+        norm = torch.nn.utils.clip_grad_norm_(weights, clip if clip > 0 else math.inf).item()
+        for group in self.rule.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+            with torch.no_grad():
+                group["params"][0].mul_(1 - group["lr"] * group.get("decoupled", 0.0))
+        self.rule.step()
+        self.rule.zero_grad()
+        return norm
+
+
+class Reference:
+    def __init__(self, config: dict, exported: Path):
+        self.config, self.training, data = config, config["training"], config["data"]
+        assert data.get("shuffle", True) is False, "the reference reads data in order: data.shuffle must be false"
+        self.model = EarlyExitLlama(exported, config.get("exits", []))
+        self.optimizer = Optimizer(config["optimizer"], self.model)
+        self.document_mask = data.get("document_mask", False)
+        self.train_samples = Samples(data["train"], self.training["sequence_length"], data.get("loss_mask"))
+        self.validation = Samples(data["validation"], self.training["sequence_length"]) if data.get("validation") else None
+
+    def _losses(self, samples: Samples, first: int, end: int, t: int):
+        """The weighted total and a line of plain losses, over global samples [first, end)."""
+        tokens, counted = map(torch.from_numpy, samples.batch(first, end))
+        pairs = self.model.losses(tokens, counted, self.document_mask)
+        scale = exit_scale(self.config.get("exit_loss", {}), t)
+        weights = [float(e["loss_weight"]) * scale for e in self.model.exits] + [1.0]
+        total = sum(w * trained for w, (_, trained) in zip(weights, pairs))
+        plain = [loss.item() for loss, _ in pairs]
+        exits = {str(e["layer"]): loss for e, loss in zip(self.model.exits, plain)}
+        return total, {"step": t, "loss": total.item(), "final_loss": plain[-1], "exit_losses": exits}
+
+    def step(self, t: int) -> dict:
+        batch, steps = self.training["global_batch_size"], self.training["steps"]
+        total, line = self._losses(self.train_samples, (t - 1) * batch, t * batch, t)
+        total.backward()
+        lr = learning_rate(self.config["optimizer"], t, steps)
+        return line | {"lr": lr, "grad_norm": self.optimizer.step(lr)}
+
+    @torch.no_grad()
+    def validate(self, t: int) -> dict:
+        samples = min(self.training.get("validation_samples", 64), len(self.validation))
+        return self._losses(self.validation, 0, samples, max(t, 1))[1] | {"step": t, "split": "validation"}
+
+    def run(self):
+        last = min(self.training["steps"], self.training.get("stop_at", self.training["steps"]))
+        for t in range(1, last + 1):
+            yield self.step(t)
+        if self.validation:
+            yield self.validate(last)
+
+
+if __name__ == "__main__":
+    job, export = sys.argv[1:]
+    for printed in Reference(yaml.safe_load(Path(job).read_text()), Path(export)).run():
+        print(json.dumps(printed))
