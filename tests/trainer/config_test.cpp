@@ -1,6 +1,8 @@
 // Configurations: each file of bad_configs/ is refused with exactly the lines its `# expect: line:col: substring` comments name.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <regex>
