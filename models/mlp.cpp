@@ -15,8 +15,12 @@ std::vector<Piece> gate_up_pieces(const ModelConfig& config, const std::string& 
 // A norm with another name is somebody else's, tied: its learning rate is not the exit's to scale.
 Norm make_norm(const ModelConfig& config, const UnitOptions& options) {
   const bool own = options.norm_name.empty();
-  return {own ? options.prefix + ".post_attention_layernorm.weight" : options.norm_name, config.hidden_size, config.rms_norm_eps,
-          options.writer, own ? options.lr_scale : 1};
+  return {own ? options.prefix + ".post_attention_layernorm.weight" : options.norm_name,
+          config.hidden_size,
+          config.rms_norm_eps,
+          options.writer,
+          own ? options.lr_scale : 1,
+          options.norm_learns};
 }
 
 class Mlp final : public Module {

@@ -24,7 +24,8 @@ std::vector<ModulePtr> make_body(const ModelConfig& config, const ExitSpec& exit
     body.push_back(make_mlp(config, {.prefix = prefix,
                                      .writer = Writer::head,
                                      .lr_scale = exit.lr_scale,
-                                     .norm_name = fmt::format("model.layers.{}.post_attention_layernorm.weight", exit.layer - 1)}));
+                                     .norm_name = fmt::format("model.layers.{}.post_attention_layernorm.weight", exit.layer - 1),
+                                     .norm_learns = !exit.detach}));
   }
   if (exit.head == HeadKind::block || exit.head == HeadKind::attention) {
     body.push_back(make_attention(config, block, std::move(rope_table)));

@@ -16,8 +16,8 @@ struct Unit {
 
 struct Model {
   ModelConfig config;
-  std::vector<Unit> units;  // embedding; then attention and MLP of each layer
-  std::vector<Head> heads;  // exits in layer order; the last is the final head
+  std::vector<Unit> units;                                          // embedding; then attention and MLP of each layer
+  std::vector<Head> heads;                                          // exits in layer order; the last is the final head
   std::shared_ptr<Tensor> rope_table = std::make_shared<Tensor>();  // [max_position, d], shared by all attention units
 
   // Computes the tables that units read, in memory of the arena. Once, before the first forward.
@@ -33,11 +33,12 @@ struct UnitOptions {
   std::string prefix;
   Writer writer = Writer::unit;
   double lr_scale = 1;
-  std::string norm_name;  // another logical name for the norm (the mlp exit's copy of its layer's); empty: the layer's own
+  std::string norm_name;    // another logical name for the norm (the mlp exit's copy of its layer's); empty: the layer's own
+  bool norm_learns = true;  // false: that norm gets no gradient from here (a detached exit leaves its layer's norm alone)
 };
 // Deviation at the start of the matrices that write to the residual stream: initializer_range / sqrt(2 L).
 double residual_deviation(const ModelConfig& config);
-ModulePtr make_embedding(const ModelConfig& config);                                  // x [n] i32 -> y [n, h]
+ModulePtr make_embedding(const ModelConfig& config);  // x [n] i32 -> y [n, h]
 ModulePtr make_attention(const ModelConfig& config, const UnitOptions& options, std::shared_ptr<const Tensor> rope_table);
 ModulePtr make_mlp(const ModelConfig& config, const UnitOptions& options);
 // exits.<layer>.* of one exit; `tap` is a unit's number.

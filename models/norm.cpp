@@ -2,13 +2,14 @@
 
 namespace offramp {
 
-Norm::Norm(std::string name, std::int64_t hidden, double eps, Writer writer, double lr_scale)
+Norm::Norm(std::string name, std::int64_t hidden, double eps, Writer writer, double lr_scale, bool learns)
     : gain_{.shape = {hidden},
             .init = {.kind = Init::Kind::ones},
             .pieces = {whole(std::move(name), {hidden})},
             .writer = writer,
             .lr_scale = lr_scale},
-      eps_(static_cast<float>(eps)) {}
+      eps_(static_cast<float>(eps)),
+      learns_(learns) {}
 
 void Norm::forward(Context& ctx, Tensor y, Tensor x, Slot& slot) {
   const Tensor rstd = slot.tensor({x.shape[0]});
@@ -19,7 +20,7 @@ void Norm::forward(Context& ctx, Tensor y, Tensor x, Slot& slot) {
 
 void Norm::backward(Context& ctx, Tensor dx, Tensor dy, Tensor d_residual, Slot& slot) {
   const Tensor rstd = slot.pop(), x = slot.pop();
-  rms_norm_backward(ctx, dx, gain_.grad, dy, d_residual, x, rstd, gain_.value);
+  rms_norm_backward(ctx, dx, learns_ ? gain_.grad : Tensor{}, dy, d_residual, x, rstd, gain_.value);
 }
 
 }  // namespace offramp

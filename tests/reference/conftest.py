@@ -8,14 +8,22 @@ from reference import torch
 torch.set_num_threads(1)
 
 
+def trim(prefix, length):
+    """Leaves a whole number of lengths: then the last sample has no target for its last token, and does not count."""
+    tokens = read_tokens(prefix)
+    tokens = tokens[: len(tokens) // length * length]
+    write_tokens(prefix, np.split(tokens, np.flatnonzero(tokens[:-1] == 256) + 1), np.uint16)
+
+
 @pytest.fixture(scope="session")
 def corpora(tmp_path_factory):
     """Prefixes of two corpora, the second of fewer samples than 20 steps read, and of a mask over the first."""
     folder = tmp_path_factory.mktemp("data")
     made = {"first": build_corpus(folder, "first", seed=1, documents=150), "second": build_corpus(folder, "second", seed=2, documents=70)}
     tokens = read_tokens(f"{made['first']}_train")
+    trim(f"{made['second']}_train", 64)
     made["mask"] = folder / "mask"
-    write_tokens(made["mask"], np.random.default_rng(3).integers(0, 3, len(tokens)))  # a third does not count
+    write_tokens(made["mask"], [np.random.default_rng(3).integers(0, 3, len(tokens))], np.uint8)  # a third does not count
     return made
 
 

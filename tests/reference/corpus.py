@@ -21,11 +21,14 @@ def read_tokens(prefix: str | Path) -> np.ndarray:
     return np.concatenate([np.frombuffer(data, kind, n, at) for n, at in zip(lengths, offsets)]).astype(np.int64)
 
 
-def write_tokens(prefix: str | Path, values: np.ndarray) -> None:
-    """One document of bytes: enough for a loss mask."""
-    Path(f"{prefix}.bin").write_bytes(values.astype(np.uint8).tobytes())
-    header = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 1, 1, 2)
-    Path(f"{prefix}.idx").write_bytes(header + struct.pack("<iqqq", len(values), 0, 0, 1))
+def write_tokens(prefix: str | Path, documents: list[np.ndarray], kind: type) -> None:
+    Path(f"{prefix}.bin").write_bytes(np.concatenate(documents).astype(kind).tobytes())
+    code = next(code for code, known in TYPES.items() if known is kind)
+    lengths = np.array([len(d) for d in documents], np.int32)
+    ends = np.cumsum(lengths, dtype=np.int64) * np.dtype(kind).itemsize
+    header = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, code, len(documents), len(documents) + 1)
+    arrays = (lengths, np.concatenate([[0], ends[:-1]]), np.arange(len(documents) + 1))
+    Path(f"{prefix}.idx").write_bytes(header + arrays[0].tobytes() + b"".join(a.astype(np.int64).tobytes() for a in arrays[1:]))
 
 
 class Samples:

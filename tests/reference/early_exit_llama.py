@@ -71,7 +71,8 @@ class EarlyExitLlama:
         if spec["detach"]:
             r, h = r.detach(), h.detach()
         if spec["head"] == "mlp":
-            h = r + self._mlp(self._norm(r, f"{layer}.post_attention_layernorm"), f"{name}.mlp")
+            gain = self.weights[f"{layer}.post_attention_layernorm.weight"]  # the backbone's
+            h = r + self._mlp(rms_norm(r, gain.detach() if spec["detach"] else gain, self.config["rms_norm_eps"]), f"{name}.mlp")
         elif spec["head"] == "block":
             h = self._layer(h, f"{name}.block", where)[1]
         elif spec["head"] == "attention":

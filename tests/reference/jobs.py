@@ -59,14 +59,15 @@ def documents(corpora):
         training={"global_batch_size": 6, "micro_batch_size": 3},
         optimizer={"lr": 0.002, "lr_schedule": {"name": "wsd", "warmup_steps": 3, "min_lr": 0.0001, "decay_steps": 8}},
         data={"document_mask": True,
-              "train": [{"path": f"{corpora['first']}_train", "weight": 3}, {"path": f"{corpora['second']}_train", "weight": 2}]})
+              "train": [{"path": f"{corpora['first']}_train", "weight": 5}, {"path": f"{corpora['second']}_train", "weight": 2}]})
 
 
 def scaled(corpora):
     """Exits that leave the backbone alone, with learning rates of their own; targets left out; a warm-up beyond the end."""
     return job(
         corpora,
-        exits=[{"layer": 2, "head": "norm", "loss_weight": 1.0, "detach": True, "lr_scale": 2.0},
+        exits=[{"layer": 1, "head": "mlp", "loss_weight": 1.0, "detach": True},
+               {"layer": 2, "head": "norm", "loss_weight": 1.0, "detach": True, "lr_scale": 2.0},
                {"layer": 4, "head": "block", "loss_weight": 1.0, "detach": True, "lr_scale": 0.5},
                {"layer": 6, "head": "attention", "loss_weight": 0.5, "lr_scale": 0.0},
                {"layer": 7, "head": "bare", "loss_weight": 0.5, "detach": True}],

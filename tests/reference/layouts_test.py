@@ -112,6 +112,15 @@ class Layouts:
 class Untied(Layouts, unittest.TestCase):
     tied = False
 
+    def test_detached_exits_leave_the_backbone_alone(self):
+        """Without clipping, whose factor every gradient enters, not a bit of the backbone differs from training without exits."""
+        detached = {f"exits__{i}__detach": "true" for i in range(len(OWN))}
+        with_exits = self.train("detached", 2, 1, optimizer__clip_grad_norm=0, **detached)
+        without = self.train("no_exits", 2, 1, optimizer__clip_grad_norm=0, exits="[]")
+        self.assertEqual([line["final_loss"] for line in with_exits], [line["final_loss"] for line in without])
+        models = [files(self.job.exported(name))["model.safetensors"] for name in ("detached", "no_exits")]
+        self.assertEqual(*models)
+
 
 class Tied(Layouts, unittest.TestCase):
     tied = True
