@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from corpus import read_tokens, write_tokens
-from job import Job, build_corpus
+from job import Job, build_corpus, write_mask
 from jobs import ALL
 from reference import torch
 
@@ -20,10 +20,8 @@ def corpora(tmp_path_factory):
     """Prefixes of two corpora, the second of fewer samples than 20 steps read, and of a mask over the first."""
     folder = tmp_path_factory.mktemp("data")
     made = {"first": build_corpus(folder, "first", seed=1, documents=150), "second": build_corpus(folder, "second", seed=2, documents=70)}
-    tokens = read_tokens(f"{made['first']}_train")
     trim(f"{made['second']}_train", 64)
-    made["mask"] = folder / "mask"
-    write_tokens(made["mask"], [np.random.default_rng(3).integers(0, 3, len(tokens))], np.uint8)  # a third does not count
+    made["mask"] = write_mask(folder / "mask", f"{made['first']}_train", seed=3)
     return made
 
 

@@ -8,6 +8,7 @@
 import json
 import os
 import random
+import struct
 import subprocess
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def binary() -> str:
     return os.environ["OFFRAMP_BINARY"]
 
 
-def run(arguments: list[str], ranks: int = 1, timeout: float = 150) -> str:
+def run(arguments: list[str], ranks: int = 1, timeout: float = 300) -> str:
     """Runs the program; its whole output is the message of the error it may end with."""
     command = [binary(), *map(str, arguments)]
     if ranks > 1:
@@ -44,6 +45,15 @@ def build_corpus(directory: Path, name: str, seed: int, documents: int, tokenize
     text = write_text(directory / f"{name}_text", seed, documents)
     prefix = directory / name
     run(["data", "build", "--input", text, "--tokenizer", tokenizer, "--output", prefix, "--validation-fraction", "0.2"])
+    return prefix
+
+
+def write_mask(prefix: Path, corpus: str, seed: int) -> Path:
+    """A loss mask over a corpus of 16-bit tokens, as one document of bytes: about a third of its targets do not count."""
+    tokens = Path(f"{corpus}.bin").stat().st_size // 2
+    Path(f"{prefix}.bin").write_bytes(bytes(random.Random(seed).choices((0, 1, 2), k=tokens)))
+    index = struct.pack("<QBQQ", 1, 1, 1, 2) + struct.pack("<iqqq", tokens, 0, 0, 1)
+    Path(f"{prefix}.idx").write_bytes(b"MMIDIDX\0\0" + index)
     return prefix
 
 
