@@ -80,6 +80,7 @@ void check_export_target(const std::string& directory) {
   if (const auto why = objection(directory)) {
     fail(Exit::checkpoint, "{}: {}; nothing there was touched: name another directory for the export, or empty this one", directory, *why);
   }
+  const ExportDirectory trial(directory);  // made and removed again: better refused now than after hours of training
 }
 
 ExportDirectory::ExportDirectory(const std::string& directory)

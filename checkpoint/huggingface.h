@@ -34,8 +34,8 @@ void write_exits_json(const std::string& directory, std::span<const ExitSpec> ex
 std::vector<TensorEntry> backbone_entries(const ModelConfig& model);
 std::vector<TensorEntry> exit_entries(const ModelConfig& model, std::span<const ExitSpec> exits);
 
-// Refuses a path that cannot become an export: a file, or a directory that holds anything but an earlier export of ours (which has
-// an exits.json).
+// Refuses a path that cannot become an export: a file, a directory that holds anything but an earlier export of ours (which has
+// an exits.json), or a place where no directory can be made. Makes the directories above it.
 void check_export_target(const std::string& directory);
 
 class ExportDirectory {

@@ -27,6 +27,14 @@ Section section_of(const FlatEntry& entry, bool first_writer) {
   return entry.parameter->decayed() ? Section::matrices : Section::vectors;
 }
 
+// Sizes that no memory holds are refused here, while their products still fit in 64 bits.
+void check_size(const Parameter& parameter) {
+  double elements = 1;
+  for (int i = 0; i < parameter.shape.rank; ++i) elements *= static_cast<double>(parameter.shape[i]);
+  if (elements > 1e13)
+    fail(Exit::memory, "{} would be a tensor of {}, more than any host holds: reduce the model", parameter.name(), to_text(parameter.shape));
+}
+
 // One place per (name, writer kind), in the order of first appearance. Within a tie the lowest writer kind is the first writer.
 std::vector<Place> make_places(const std::vector<FlatEntry>& entries) {
   std::map<std::string, Writer> first_writer;
@@ -38,6 +46,7 @@ std::vector<Place> make_places(const std::vector<FlatEntry>& entries) {
   std::map<std::pair<std::string, Writer>, std::size_t> known;
   for (const auto& e : entries) {
     const Parameter& p = *e.parameter;
+    check_size(p);
     auto [it, fresh] = known.try_emplace({p.name(), p.writer}, places.size());
     if (fresh) {
       places.push_back({{e.parameter}, section_of(e, first_writer.at(p.name()) == p.writer), e.segment, e.tie});

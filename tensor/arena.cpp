@@ -13,6 +13,7 @@ namespace {
 
 // No processor of today maps an address whose upper bits are neither all equal nor tagged: a touch faults at once.
 constexpr std::uintptr_t kNowhere = 0xdead'0000'0000'0000;
+constexpr const char* kReduce = "reduce the model, training.micro_batch_size or training.sequence_length, or raise the parallel sizes";
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
 std::atomic<std::size_t>& allocation_count() {
@@ -31,10 +32,8 @@ std::shared_ptr<std::byte> map_host_memory(std::size_t bytes) {
   ++allocation_count();
   void* memory = bytes > host_memory() ? MAP_FAILED : mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
-    fail(Exit::memory,
-         "{} bytes of tensor memory wanted, this host has {} bytes in all; reduce training.micro_batch_size or "
-         "training.sequence_length, raise the parallel sizes, or run fewer ranks on this host",
-         bytes, host_memory());
+    fail(Exit::memory, "{} bytes of tensor memory wanted, this host has {} bytes in all; {}, or run fewer ranks on this host", bytes,
+         host_memory(), kReduce);
   }
   if (bytes >= kHugePage) madvise(memory, bytes, MADV_HUGEPAGE);  // advice only: without it, the same at more TLB misses
   return {static_cast<std::byte*>(memory), [bytes](std::byte* p) { munmap(p, bytes); }};
@@ -59,8 +58,9 @@ Arena::Arena(std::byte* memory, std::size_t bytes, std::string name) : memory_(m
 
 std::byte* Arena::bytes(std::size_t count) {
   largest_ = std::max(largest_, count);
-  OFFRAMP_CHECK(count <= capacity_ && aligned(count) <= capacity_ - used_, "[arena] {}: {} bytes wanted, {} of {} in use", name_, count,
-                used_, capacity_);
+  const bool fits = count <= capacity_ && aligned(count) <= capacity_ - used_;
+  if (!fits && capacity_ == kUnlimited) fail(Exit::memory, "a rank would need more than {} TB: {}", kUnlimited >> 40, kReduce);
+  OFFRAMP_CHECK(fits, "[arena] {}: {} bytes wanted, {} of {} in use", name_, count, used_, capacity_);
   std::byte* memory = offset(memory_, used_);
   used_ += aligned(count);
   peak_ = std::max(peak_, used_);
@@ -69,7 +69,8 @@ std::byte* Arena::bytes(std::size_t count) {
 
 Tensor Arena::tensor(Shape shape, DType dtype) {
   OFFRAMP_CHECK(dtype != DType::none, "[arena] {}: a tensor {} without an element type", name_, to_text(shape));
-  return {bytes(static_cast<std::size_t>(shape.elements()) * size_of(dtype)), shape, dtype};
+  const auto elements = static_cast<std::size_t>(shape.elements());
+  return {bytes(std::min(elements, kUnlimited) * size_of(dtype)), shape, dtype};  // past the limit no product may wrap round
 }
 
 void Arena::release(std::size_t mark) {

@@ -87,5 +87,6 @@ Exit run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);  // a closed terminal or pipe must not end a training run
+  std::signal(SIGXFSZ, SIG_IGN);  // a file beyond a limit: the write fails, and says which file
   return static_cast<int>(offramp::run(argc, argv));
 }

@@ -105,6 +105,7 @@ Terminal::Terminal(std::FILE* stream, TerminalOptions options) : stream_(stream)
 }
 
 Terminal::~Terminal() {
+  if (drawn_ && live_) finish();  // an error: what is said next begins a line
   if (window_ >= 0) ::close(window_);
 }
 

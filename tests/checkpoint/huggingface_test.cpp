@@ -190,6 +190,7 @@ TEST(ExportDirectory, KnowsWhatItDidNotWrite) {
   EXPECT_NE(text_of([&] { check_export_target(directory / "downloaded"); }).find("no exits.json"), std::string::npos);
   write_bytes(directory / "file", "");
   EXPECT_NE(text_of([&] { check_export_target(directory / "file"); }).find("is a file"), std::string::npos);
+  EXPECT_NE(text_of([&] { check_export_target(directory / "file/below"); }).find("cannot create"), std::string::npos);
   fs::create_directories(directory / "nested/tokenizer.model");  // a directory under one of our names
   write_bytes(directory / "nested/exits.json", "{}");
   EXPECT_NE(text_of([&] { check_export_target(directory / "nested"); }).find("'tokenizer.model'"), std::string::npos);

@@ -140,6 +140,13 @@ TEST(Arena, MoreThanTheHostHasIsTheUsersMistake) {
   for (const char* part : {"1125899906842624", "micro_batch_size"}) EXPECT_NE(message.find(part), std::string::npos) << message;
 }
 
+TEST(Arena, MoreThanCanBePlannedIsTheUsersMistake) {
+  Arena plan(Backing::none, kUnlimited);
+  plan.bytes(kUnlimited - 64);
+  EXPECT_EQ(code_of([&] { plan.bytes(128); }), Exit::memory);
+  EXPECT_EQ(code_of([] { Arena(Backing::none, kUnlimited).tensor({1 << 30, 1 << 30, 4}, DType::f32); }), Exit::memory);  // 2^64 bytes
+}
+
 TEST(Arena, CountsWhatTheSystemWasAskedFor) {
   const std::size_t before = system_allocations();
   Arena host(Backing::host, 4096), none(Backing::none, kUnlimited), empty(Backing::host, 0);

@@ -92,6 +92,15 @@ TEST(Terminal, TheNewestStepIsLeftOnTheScreen) {
   EXPECT_EQ(text.back(), '\n');
 }
 
+TEST(Terminal, WhatIsSaidAfterAnErrorBeginsALine) {
+  Screen screen;
+  {
+    Terminal terminal(screen.stream(), {.last_step = 1000, .live = true, .columns = 80, .clock = [] { return 1.0; }});
+    terminal.step(record_at(1));
+  }
+  EXPECT_EQ(screen.text().back(), '\n');
+}
+
 TEST(Terminal, MessagesStandAboveTheLiveLine) {
   Screen screen;
   Terminal terminal(screen.stream(), {.last_step = 10, .live = true, .columns = 30, .clock = [] { return 1.0; }});
