@@ -50,7 +50,7 @@ std::optional<std::string> objection(const std::string& directory) {
 // Follows links, so that the directory they lead to is replaced and not the link; drops a slash at the end.
 std::string resolved(const std::string& directory) {
   std::error_code error;
-  auto path = fs::weakly_canonical(directory, error);
+  auto path = fs::weakly_canonical(fs::absolute(directory), error);
   if (error) path = fs::absolute(directory).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();
   return path.string();
@@ -89,7 +89,7 @@ ExportDirectory::ExportDirectory(const std::string& directory)
   fs::create_directories(fs::path(directory_).parent_path(), error);
   if (!error) fs::remove_all(temporary_, error);  // left by a process that had our number and was killed
   if (!error) fs::create_directory(temporary_, error);
-  if (error) fail_io(temporary_, "create", error.value());
+  if (error) fail_io(directory_, "create", error.value());
 }
 
 ExportDirectory::~ExportDirectory() {

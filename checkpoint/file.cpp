@@ -13,6 +13,9 @@
 namespace offramp {
 namespace {
 
+// So much is left at most to the sync at the end: a disk's whole backlog would keep a rank, and those that wait for it, for minutes.
+constexpr std::size_t kSyncBytes = std::size_t{64} << 20;
+
 const char* advice(int error_number) {
   switch (error_number) {
     case ENOSPC:
@@ -23,8 +26,9 @@ const char* advice(int error_number) {
     case EROFS:
       return "make the directory writable or name another one";
     case ENOENT:
-    case ENOTDIR:
       return "name a directory that exists";
+    case ENOTDIR:
+      return "a part of this path is a file; name another directory";
     case EFBIG:
       return "the file system or a limit (ulimit -f) allows no file of this size";
     case EMFILE:
@@ -61,7 +65,11 @@ void OutputFile::write(const void* data, std::size_t bytes) {
     if (written < 0) fail_io(path_, "write", errno);
     next += written;
     bytes -= static_cast<std::size_t>(written);
+    unsynced_ += static_cast<std::size_t>(written);
   }
+  if (unsynced_ < kSyncBytes) return;
+  if (::fdatasync(descriptor_) != 0) fail_io(path_, "write", errno);
+  unsynced_ = 0;
 }
 
 void OutputFile::finish() {

@@ -26,6 +26,7 @@ class OutputFile {
  private:
   std::string path_, temporary_;
   int descriptor_ = -1;
+  std::size_t unsynced_ = 0;  // bytes
 };
 
 void write_file(const std::string& path, std::string_view content);

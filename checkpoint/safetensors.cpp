@@ -41,10 +41,13 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<Tensor
 
 void SafetensorsWriter::write(std::span<const float> values) {
   OFFRAMP_CHECK(next_ < entries_.size(), "[safetensors] {} has no entry after its {}", file_.path(), entries_.size());
-  const auto& entry = entries_[next_++];
-  OFFRAMP_CHECK(values.size() == static_cast<std::size_t>(entry.shape.elements()), "[safetensors] {} {} gets {} values", entry.name,
-                to_text(entry.shape), values.size());
+  const auto& entry = entries_[next_];
+  written_ += static_cast<std::int64_t>(values.size());
+  OFFRAMP_CHECK(written_ <= entry.shape.elements(), "[safetensors] {} {} gets {} values", entry.name, to_text(entry.shape), written_);
   file_.write(values.data(), values.size_bytes());
+  if (written_ < entry.shape.elements()) return;
+  ++next_;
+  written_ = 0;
 }
 
 void SafetensorsWriter::finish() {

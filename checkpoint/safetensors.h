@@ -3,7 +3,7 @@
 // so that the data starts at a multiple of 8. Equal tensors give equal bytes: nothing else is in the file.
 //
 //   SafetensorsWriter writer("hf/model.safetensors", {{"model.norm.weight", {256}}, {"lm_head.weight", {8192, 256}}});
-//   writer.write(norm);      // once an entry, in their order
+//   writer.write(norm);      // in their order; a large tensor in as many parts as you like
 //   writer.write(head);
 //   writer.finish();         // without it, no file is left
 //
@@ -39,7 +39,8 @@ class SafetensorsWriter {
 
  private:
   std::vector<TensorEntry> entries_;
-  std::size_t next_ = 0;  // the entry that write() takes
+  std::size_t next_ = 0;     // the entry that write() goes on with
+  std::int64_t written_ = 0;  // elements of it
   OutputFile file_;
 };
 

@@ -21,6 +21,20 @@ void append(Program& program, Op op, int stage, int begin, int end) {
   for (int m = begin; m < end; ++m) program.push_back(make_action(op, stage, m));
 }
 
+Schedule generate(std::string_view name, const Layout& layout) {
+  if (name != "gpipe" && name != "1f1b") {
+    throw std::invalid_argument(fmt::format("no schedule is called '{}'; there are gpipe and 1f1b", name));
+  }
+  return !layout.backward ? forward_only(layout) : name == "gpipe" ? gpipe(layout) : one_f_one_b(layout);
+}
+
+Schedule complete(Schedule schedule, const Layout& layout, Placement placement) {
+  schedule = place_exits(std::move(schedule), layout, placement);
+  schedule = split_last_backward(std::move(schedule), layout);
+  return add_communication(std::move(schedule), layout);
+}
+
+
 }  // namespace
 
 Schedule gpipe(const Layout& layout) {
@@ -58,13 +72,14 @@ Schedule forward_only(const Layout& layout) {
 }
 
 Schedule build_schedule(std::string_view name, const Layout& layout, Placement placement) {
-  if (name != "gpipe" && name != "1f1b") {
-    throw std::invalid_argument(fmt::format("no schedule is called '{}'; there are gpipe and 1f1b", name));
-  }
-  Schedule schedule = !layout.backward ? forward_only(layout) : name == "gpipe" ? gpipe(layout) : one_f_one_b(layout);
-  schedule = place_exits(std::move(schedule), layout, placement);
-  schedule = split_last_backward(std::move(schedule), layout);
-  return add_communication(std::move(schedule), layout);
+  return complete(generate(name, layout), layout, placement);
+}
+
+Program build_program(std::string_view name, const Layout& layout, int rank, Placement placement) {
+  Schedule schedule = generate(name, layout);
+  for (int r = 0; r < layout.ranks; ++r)
+    if (r != rank) schedule[static_cast<std::size_t>(r)].clear();
+  return complete(std::move(schedule), layout, placement)[static_cast<std::size_t>(rank)];
 }
 
 }  // namespace offramp

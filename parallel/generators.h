@@ -21,5 +21,7 @@ void validate(const Schedule& schedule, const Layout& layout);
 
 // "gpipe", "1f1b"; for a layout without backward, forward_only. Throws std::invalid_argument on another name.
 Schedule build_schedule(std::string_view name, const Layout& layout, Placement placement = Placement::before_backward);
+// Only this rank's program of it.
+Program build_program(std::string_view name, const Layout& layout, int rank, Placement placement = Placement::before_backward);
 
 }  // namespace offramp

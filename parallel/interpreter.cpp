@@ -103,7 +103,7 @@ void Interpreter::exit(const Action& action, const Layout& layout, const StepInp
   HeadIn in;
   in.x = place.at_output ? tensor_of(Hold::Output, action) : tensor_of(Hold::Tap, action, place.tap);
   in.labels = microbatch.labels;
-  in.loss = {input.exit_scale[static_cast<std::size_t>(action.index)], head.spec().confidence_weights};
+  in.scale = input.exit_scale[static_cast<std::size_t>(action.index)];
   const bool gradient = layout.backward && place.gradient;
   const Tensor d_tap = gradient ? tensor_of(Hold::TapGradient, action, action.index) : Tensor{};
   const Tensor sums = input.sums.narrow(0, action.index, 1).reshape({kLossSums});
@@ -136,7 +136,8 @@ void Interpreter::backward(const Action& action, const Layout& layout) {
 }
 
 void Interpreter::take(const Slab& slab) {
-  const int number = (*on_.pools)[static_cast<std::size_t>(slab.what)].take();
+  const auto leaves = [&](int number) { return leaving_.contains({slab.what, number}); };
+  const int number = (*on_.pools)[static_cast<std::size_t>(slab.what)].take(leaves);
   OFFRAMP_CHECK(live_.emplace(slab, number).second, "[interpreter] a slab of {} was taken twice", name_of(slab.what));
   const auto sending = leaving_.find({slab.what, number});
   if (sending == leaving_.end()) return;

@@ -1,7 +1,7 @@
 // Runs one rank's Program: one case an Op, each a few lines. The only place where schedule, stage, memory and messages meet.
 //
 // What lives between actions is a slab, taken and given back exactly as lifetimes() says. Receives are posted when their action
-// comes and waited for by their consumer; sends go on in the background and hold their slab until it is wanted again.
+// comes and waited for by their consumer; sends go on in the background: a slab that may still be leaving is used again last.
 #pragma once
 #include <map>
 #include <memory>

@@ -3,22 +3,10 @@
 #include <algorithm>
 #include <set>
 
+#include "optim/update.h"
 #include "tensor/check.h"
 
 namespace offramp {
-namespace {
-
-std::size_t logical_tensors(Model& model) {
-  std::set<std::string> names;
-  const auto collect = [&](Parameter& p) {
-    for (const Piece& piece : p.pieces) names.insert(piece.name);
-  };
-  for (auto& head : model.heads) head.visit(collect);
-  for (auto& unit : model.units) unit.module->visit(collect);
-  return names.size();
-}
-
-}  // namespace
 
 Machine::Machine(const MachineOptions& options, const Mesh& mesh, Backing backing, std::size_t bytes, std::function<void()> tick,
                  Activity* activity)
@@ -45,6 +33,7 @@ Machine::Machine(const MachineOptions& options, const Mesh& mesh, Backing backin
   memory_.peak = arena_.used();
   memory_.buffers = memory_.peak - memory_.parameters - memory_.gradients - memory_.optimizer - memory_.activations - memory_.transients;
   ctx_.scratch = &scratch_;
+  if (backing != Backing::none) check_schedules();
   interpreter_ = std::make_unique<Interpreter>(
       ctx_, Equipment{Stage(model_, partition_.units(stage)), &model_.heads, flat_.get(), &mesh_, &pools_, &ties_, segments_, options.model.hidden_size});
 }
@@ -52,7 +41,7 @@ Machine::Machine(const MachineOptions& options, const Mesh& mesh, Backing backin
 Machine::Plan Machine::make_plan(int microbatches, bool backward) {
   Plan plan;
   plan.layout = make_layout(model_, partition_, ties_, {microbatches, backward, mesh_.degrees.data > 1, options_.bucket_elements});
-  plan.schedule = build_schedule(options_.schedule, plan.layout);
+  plan.program = build_program(options_.schedule, plan.layout, mesh_.at.pipeline);
   return plan;
 }
 
@@ -69,7 +58,7 @@ void Machine::allocate_buffers() {
     input.sequences.first_key = arena_.tensor({tokens}, DType::i32);
   }
   for (std::int64_t e = 0; e < exits; ++e) exit_scale_.push_back(arena_.tensor({1}, DType::f32));
-  const auto squares = static_cast<std::int64_t>(logical_tensors(model_));
+  const auto squares = LogicalNames(model_).size();
   statistics_ = arena_.tensor({exits * kLossSums + squares + kPhases}, DType::f64);
   sums_ = statistics_.narrow(0, 0, exits * kLossSums).reshape({exits, kLossSums});
   squares_ = statistics_.narrow(0, exits * kLossSums, squares);
@@ -97,7 +86,7 @@ void Machine::measure() {
   const auto exits = [&](bool train) {
     for (Head& head : model_.heads) {
       if (!stage.units().contains(head.tap())) continue;
-      const HeadIn in{slab, input.labels, {exit_scale_.front(), head.spec().confidence_weights}};
+      const HeadIn in{slab, input.labels, exit_scale_.front()};
       head.exit(planning, train && !head.spec().detach ? slab : Tensor{}, sums_.narrow(0, 0, 1).reshape({kLossSums}), in, input.sequences, train);
     }
   };
@@ -112,26 +101,32 @@ void Machine::measure() {
   flops_ = meter.total.flops;
   for (const TiedHere& here : flat_->tied())
     reduce_tie(planning, here, ties_[static_cast<std::size_t>(here.tie)], mesh_.at.pipeline, Group::planned(mesh_.at.pipeline, mesh_.degrees.pipeline, Wire::pipeline));
+  gradient_squares(planning, *flat_, LogicalNames(model_), {}, squares_);
   stash_bytes_ = stash.peak();
   scratch_bytes_ = scratch.peak();
 }
 
 void Machine::allocate_pools() {
-  const auto stage = static_cast<std::size_t>(mesh_.at.pipeline);
-  SlabCounts counts = peak_slabs(training_.schedule, training_.layout)[stage];
-  evaluations_[options_.microbatches] = make_plan(options_.microbatches, false);
-  const Plan& evaluation = evaluations_[options_.microbatches];
-  const SlabCounts evaluating = peak_slabs(evaluation.schedule, evaluation.layout)[stage];
+  const Plan& evaluation = evaluations_[options_.microbatches] = make_plan(options_.microbatches, false);
+  const SlabCounts training = peak_slabs(training_.program, training_.layout);
+  const SlabCounts evaluating = peak_slabs(evaluation.program, evaluation.layout);
   const std::size_t slab = aligned(inputs_.front().ids.bytes() * static_cast<std::size_t>(options_.model.hidden_size));
   const std::size_t before = arena_.used();
   for (int h = 0; h < kHolds; ++h) {
     const auto hold = static_cast<Hold>(h);
-    const int count = std::max(counts[static_cast<std::size_t>(h)], evaluating[static_cast<std::size_t>(h)]);
+    int count = std::max(training[static_cast<std::size_t>(h)], evaluating[static_cast<std::size_t>(h)]);
+    if (hold == Hold::Output && count == 1 && options_.microbatches > 1) count = 2;  // one is filled while the other leaves
     pools_.emplace_back(arena_, name_of(hold), hold == Hold::Stash ? aligned(stash_bytes_) : slab, count);
   }
   memory_.activations = arena_.used() - before;
   memory_.transients = aligned(scratch_bytes_);
   scratch_ = Arena(arena_.bytes(memory_.transients), memory_.transients, "scratch");
+}
+
+// What a rank runs was generated for it alone; whether the ranks fit together is seen in the whole.
+void Machine::check_schedules() const {
+  for (const Plan* plan : {&training_, &evaluations_.at(options_.microbatches)})
+    validate(build_schedule(options_.schedule, plan->layout), plan->layout);
 }
 
 void Machine::train(const std::string& name, PhaseTimes& times) {
@@ -147,7 +142,7 @@ void Machine::evaluate(int microbatches, const std::string& name, PhaseTimes& ti
 
 void Machine::run(const Plan& plan, int microbatches, const std::string& name, PhaseTimes& times) {
   const StepInput input{std::span(inputs_).first(static_cast<std::size_t>(microbatches)), exit_scale_, sums_, name};
-  interpreter_->run(plan.schedule[static_cast<std::size_t>(mesh_.at.pipeline)], plan.layout, input, times);
+  interpreter_->run(plan.program, plan.layout, input, times);
 }
 
 MemoryPlan plan_memory(const MachineOptions& options, const Mesh& mesh) {

@@ -33,7 +33,7 @@ struct MemoryPlan {
 
 class Machine {
  public:
-  // Collective over the mesh's groups only if they are real; throws Error(Exit::memory) when the host has not `bytes` left.
+  // Throws Error(Exit::memory) when the host has not `bytes` left.
   Machine(const MachineOptions& options, const Mesh& mesh, Backing backing, std::size_t bytes, std::function<void()> tick = {},
           Activity* activity = nullptr);
   Machine(const Machine&) = delete;
@@ -47,7 +47,7 @@ class Machine {
   const std::vector<Tie>& ties() const { return ties_; }
   const MemoryPlan& memory() const { return memory_; }
   double flops() const { return flops_; }  // of this rank, for one microbatch: forward, exits, backward
-  const Schedule& schedule() const { return training_.schedule; }
+  const Program& program() const { return training_.program; }
   const Layout& layout() const { return training_.layout; }
   const Arena& scratch() const { return scratch_; }
   const std::vector<Pool>& pools() const { return pools_; }
@@ -69,9 +69,10 @@ class Machine {
  private:
   struct Plan {
     Layout layout;
-    Schedule schedule;
+    Program program;  // of this rank
   };
   Plan make_plan(int microbatches, bool backward);
+  void check_schedules() const;
   void allocate_pools();
   void allocate_buffers();
   void measure();

@@ -68,7 +68,7 @@ Program with_communication(const Program& compute, int rank, const Layout& layou
     append_send(program, compute[i], layout);
     append_buckets_after(program, compute[i], layout);
   }
-  if (layout.backward) append_ties(program, rank, layout);
+  if (layout.backward && !compute.empty()) append_ties(program, rank, layout);
   return program;
 }
 

@@ -9,18 +9,6 @@
 namespace offramp {
 namespace {
 
-// Visits every parameter with its stage: heads at their taps' stages, in exit order, then units.
-void visit_all(Model& model, const Partition& partition, const std::function<void(Parameter&, int stage)>& visit) {
-  for (auto& head : model.heads) {
-    const int stage = partition.stage_of(head.tap());
-    head.visit([&](Parameter& p) { visit(p, stage); });
-  }
-  for (std::size_t u = 0; u < model.units.size(); ++u) {
-    const int stage = partition.stage_of(static_cast<int>(u));
-    model.units[u].module->visit([&](Parameter& p) { visit(p, stage); });
-  }
-}
-
 std::int64_t matrix_elements(Module& unit) {
   std::int64_t n = 0;
   unit.visit([&](Parameter& p) { n += p.decayed() ? p.shape.elements() : 0; });
@@ -46,6 +34,17 @@ Partition even_partition(int layers, int stages) {
   return partition;
 }
 
+void visit_with_stage(Model& model, const Partition& partition, const std::function<void(Parameter&, int stage)>& visit) {
+  for (auto& head : model.heads) {
+    const int stage = partition.stage_of(head.tap());
+    head.visit([&](Parameter& p) { visit(p, stage); });
+  }
+  for (std::size_t u = 0; u < model.units.size(); ++u) {
+    const int stage = partition.stage_of(static_cast<int>(u));
+    model.units[u].module->visit([&](Parameter& p) { visit(p, stage); });
+  }
+}
+
 std::vector<Tie> find_ties(Model& model, const Partition& partition) {
   struct Seen {
     std::set<int> stages;
@@ -53,7 +52,7 @@ std::vector<Tie> find_ties(Model& model, const Partition& partition) {
     std::int64_t elements = 0;
   };
   std::map<std::string, Seen> seen;
-  visit_all(model, partition, [&](Parameter& p, int stage) {
+  visit_with_stage(model, partition, [&](Parameter& p, int stage) {
     Seen& s = seen[p.name()];
     s.stages.insert(stage);
     s.sites.insert({stage, p.writer});

@@ -22,6 +22,9 @@ struct Partition {
 // Whole layers, as even as can be; the embedding goes with the first. The first stages get what does not divide.
 Partition even_partition(int layers, int stages);
 
+// Visits every parameter with its stage: heads at their taps' stages, in exit order, then units.
+void visit_with_stage(Model& model, const Partition& partition, const std::function<void(Parameter&, int stage)>& visit);
+
 // A logical tensor that several stages hold or several kinds of writer add to. Gradients are summed once a step: stages from the
 // highest to the lowest, which owns it; on each stage heads, then units, then lookups.
 struct Tie {

@@ -89,19 +89,22 @@ Timeline simulate(const Schedule& schedule, const Layout& layout, const Times& t
   return std::move(simulation).result();
 }
 
-std::vector<SlabCounts> peak_slabs(const Schedule& schedule, const Layout& layout) {
-  std::vector<SlabCounts> peaks(schedule.size(), SlabCounts{});
-  for (std::size_t r = 0; r < schedule.size(); ++r) {
-    SlabCounts held{};
-    for (const Action& action : schedule[r]) {
-      const Lifetimes slabs = lifetimes(action, layout);
-      for (const Slab& slab : slabs.takes) {
-        const auto kind = static_cast<std::size_t>(slab.what);
-        peaks[r][kind] = std::max(peaks[r][kind], ++held[kind]);
-      }
-      for (const Slab& slab : slabs.gives) --held[static_cast<std::size_t>(slab.what)];
+SlabCounts peak_slabs(const Program& program, const Layout& layout) {
+  SlabCounts peak{}, held{};
+  for (const Action& action : program) {
+    const Lifetimes slabs = lifetimes(action, layout);
+    for (const Slab& slab : slabs.takes) {
+      const auto kind = static_cast<std::size_t>(slab.what);
+      peak[kind] = std::max(peak[kind], ++held[kind]);
     }
+    for (const Slab& slab : slabs.gives) --held[static_cast<std::size_t>(slab.what)];
   }
+  return peak;
+}
+
+std::vector<SlabCounts> peak_slabs(const Schedule& schedule, const Layout& layout) {
+  std::vector<SlabCounts> peaks;
+  for (const Program& program : schedule) peaks.push_back(peak_slabs(program, layout));
   return peaks;
 }
 

@@ -23,6 +23,7 @@ Timeline simulate(const Schedule& schedule, const Layout& layout, const Times& t
 
 // Per rank and kind of slab, the most that live at once. Follows from the program's order alone.
 using SlabCounts = std::array<int, kHolds>;
+SlabCounts peak_slabs(const Program& program, const Layout& layout);
 std::vector<SlabCounts> peak_slabs(const Schedule& schedule, const Layout& layout);
 
 }  // namespace offramp

@@ -46,6 +46,7 @@ void reduce_tie(Context& ctx, const TiedHere& here, const Tie& tie, int stage, c
 
 void share_value(Context& ctx, const TiedHere& here, const Tie& tie, int stage, const Group& pipeline) {
   const Neighbours next = neighbours(tie, stage);
+  if (next.higher < 0 && next.lower < 0) return;
   const Tensor value = flattened(here.value);
   std::vector<Work> sends;
   for (std::int64_t begin = 0; begin < value.elements(); begin += kChunk) {

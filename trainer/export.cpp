@@ -1,11 +1,23 @@
 #include "trainer/export.h"
 
+#include <algorithm>
+
 #include "data/hugging_face.h"
 #include "data/tokenizer.h"
 #include "tensor/check.h"
 
 namespace offramp {
 namespace {
+
+void write_small_files(const ExportOptions& options, const ModelConfig& model, const std::string& directory) {
+  std::int64_t end_token = -1;
+  if (options.tokenizer) {
+    end_token = load_tokenizer(*options.tokenizer)->end_token();
+    write_hugging_face_tokenizer(*options.tokenizer, directory);
+  }
+  write_config_json(directory, model, end_token);
+  write_exits_json(directory, options.exits);
+}
 
 // Writes on rank 0 while the others send. A disk error must not stop the sending, or the other ranks would wait for ever: it is
 // kept, and agreed on at the end.
@@ -37,24 +49,29 @@ class Exporter {
 
   void open(const ModelConfig& model) {
     directory_.emplace(options_.directory);
-    std::int64_t end_token = -1;
-    if (options_.tokenizer) {
-      end_token = load_tokenizer(*options_.tokenizer)->end_token();
-      write_hugging_face_tokenizer(*options_.tokenizer, directory_->path());
-    }
-    write_config_json(directory_->path(), model, end_token);
-    write_exits_json(directory_->path(), options_.exits);
+    write_small_files(options_, model, directory_->path());
   }
 
   void write_tensors(const std::string& file, const std::vector<TensorEntry>& entries) {
     std::optional<SafetensorsWriter> writer;
     attempt([&] { writer.emplace(directory_->path() + "/" + file, entries); });
     for (const TensorEntry& entry : entries) {
-      const auto values = gatherer_.gather(entry.name);
-      attempt([&] { writer->write(values); });
-      machine_.context().beat();
+      const std::int64_t elements = entry.shape.elements();
+      for (std::int64_t first = 0; first < elements; first += Gatherer::kMost) {
+        const auto values = gatherer_.gather(entry.name, first, std::min(Gatherer::kMost, elements - first));
+        attempt([&] { writer->write(values); });
+        await_writer();
+      }
     }
     attempt([&] { writer->finish(); });
+    await_writer();
+  }
+
+  // Every rank hears of every part that is on disk: the watchdogs of those that only wait see progress.
+  void await_writer() {
+    std::int32_t written = 1;
+    broadcast(machine_.context(), Tensor(&written, {1}, DType::i32), machine_.mesh().world, 0).wait(machine_.context());
+    machine_.context().beat();
   }
 
   const ExportOptions& options_;
@@ -65,6 +82,12 @@ class Exporter {
 };
 
 }  // namespace
+
+void try_export(const ExportOptions& options, const ModelConfig& model) {
+  check_export_target(options.directory);
+  const ExportDirectory trial(options.directory);
+  write_small_files(options, model, trial.path());
+}
 
 void export_hugging_face(const ExportOptions& options, Machine& machine) { Exporter(options, machine).run(); }
 

@@ -12,6 +12,8 @@ struct ExportOptions {
   std::vector<ExitSpec> exits;
   std::optional<std::string> tokenizer;  // a file of ours; none: the model is exported without one
 };
+// What would be in the way of an export, found before training instead of after it: the directory, the tokenizer. On one rank.
+void try_export(const ExportOptions& options, const ModelConfig& model);
 // Collective. Rank 0 writes; if it fails, every rank throws the same AgreedError.
 void export_hugging_face(const ExportOptions& options, Machine& machine);
 

@@ -1,9 +1,5 @@
 #include "trainer/job.h"
 
-#include <algorithm>
-#include <cstdlib>
-#include <fstream>
-
 #include "optim/exit_loss.h"
 #include "optim/update.h"
 #include "tensor/check.h"
@@ -41,28 +37,6 @@ double exit_weight(const Config& config, std::size_t e, std::int64_t t) {
 std::string exit_label(const Config& config, std::size_t e) {
   if (e >= config.exits.size()) return "final";
   return fmt::format("exit {} ({})", config.exits[e].layer, name_of(config.exits[e].head));
-}
-
-std::size_t host_memory() {
-  std::size_t bytes = kUnlimited;
-  std::ifstream meminfo("/proc/meminfo");
-  std::string word;
-  while (meminfo >> word)
-    if (word == "MemTotal:") {
-      std::size_t kib = 0;
-      if (meminfo >> kib) bytes = kib * 1024;
-      break;
-    }
-  std::ifstream limit("/sys/fs/cgroup/memory.max");  // "max" where there is none
-  std::size_t group = 0;
-  if (limit >> group) bytes = std::min(bytes, group);
-  return bytes;
-}
-
-int ranks_on_host() {
-  for (const char* name : {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"})
-    if (const char* value = std::getenv(name)) return std::max(1, std::atoi(value));
-  return 1;
 }
 
 }  // namespace offramp

@@ -16,9 +16,5 @@ std::string exit_label(const Config& config, std::size_t e);
 
 // FLOP/s of the best of a few fp32 matrix products on this rank's threads.
 double measure_peak_flops();
-// Bytes of memory that this host may use: what is installed, or the control group's limit if that is less.
-std::size_t host_memory();
-// Ranks of this job on this host, as the launcher says; 1 without one.
-int ranks_on_host();
 
 }  // namespace offramp

@@ -33,7 +33,7 @@ struct StepRecord {
   double step_time_s = 0, tokens_per_s = 0;
   std::optional<double> mfu;  // of the devices' peak, where that is known
   std::int64_t peak_bytes = 0;
-  PhaseTimes phase_s;  // means over ranks
+  PhaseTimes phase_s;  // means over ranks; the end of a step (statistics, update) counts in the next one
 };
 
 struct ValidationRecord {

@@ -3,14 +3,15 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <limits>
 
+#include "comm/host.h"
 #include "comm/watchdog.h"
 #include "data/tokenizer.h"
 #include "tensor/check.h"
-#include "trainer/export.h"
 
 namespace offramp {
 namespace {
@@ -40,7 +41,45 @@ std::vector<Corpus> corpora_of(const std::vector<CorpusConfig>& configured) {
   return corpora;
 }
 
+// Data of other tools may hold several documents between two boundaries of their .idx file; the tokenizer beside the data knows
+// the token that ends each.
+std::optional<std::int32_t> end_token_of(const std::vector<CorpusConfig>& corpora) {
+  const auto tokenizer = tokenizer_beside(corpora.front().path);
+  if (!tokenizer) return std::nullopt;
+  return load_tokenizer(*tokenizer)->end_token();
+}
+
 std::string file_name(const std::string& path) { return path.substr(path.find_last_of('/') + 1); }
+
+// What logs call a validation set: its file's name, or all of its path where two sets end alike.
+std::string set_name(const std::vector<CorpusConfig>& sets, std::size_t which) {
+  const std::string name = file_name(sets[which].path);
+  const auto alike = std::count_if(sets.begin(), sets.end(), [&](const CorpusConfig& c) { return file_name(c.path) == name; });
+  return alike > 1 ? sets[which].path : name;
+}
+
+// A rare token beyond the model's vocabulary would end the job days into it.
+void check_vocabulary(const std::string& data, std::int64_t vocab_size) {
+  const auto file = tokenizer_beside(data);
+  if (!file) return;
+  const std::int64_t tokens = load_tokenizer(*file)->vocab_size();
+  if (tokens > vocab_size)
+    fail(Exit::data, "{}: a tokenizer of {} tokens, but model.vocab_size is {}: set it to {} or more", *file, tokens, vocab_size, tokens);
+}
+
+// The bytes that ranks on this rank's host want in all.
+double wanted_on_host(Context& ctx, const Group& world, std::size_t mine) {
+  constexpr std::uint64_t kExact = std::uint64_t{1} << 52;  // of a host's name, as much as a double holds
+  const auto size = static_cast<std::size_t>(world.size()), rank = static_cast<std::size_t>(world.rank());
+  std::vector<double> all(2 * size, 0.0);  // bytes of each rank | its host
+  all[rank] = static_cast<double>(mine);
+  all[size + rank] = static_cast<double>(hash(host_name()) % kExact);
+  all_reduce(ctx, Tensor(all.data(), {static_cast<std::int64_t>(all.size())}, DType::f64), world).wait(ctx);
+  double bytes = 0;
+  for (std::size_t r = 0; r < size; ++r)
+    if (all[size + r] == all[size + rank]) bytes += all[r];
+  return bytes;
+}
 
 }  // namespace
 
@@ -50,11 +89,13 @@ Trainer::Trainer(const Config& config, const Group& world, Activity& activity) :
   activity.begin("splitting the world");
   mesh_ = Mesh(world, degrees);
   agreed(world, activity, "opening data", [&] { open_data(); });
-  agreed(world, activity, "planning memory", [&] { build_machine(); });
+  plan_machine();
+  agreed(world, activity, "taking memory", [&] { build_machine(); });
   measure_machine();
   agreed(world, activity, "opening logs", [&] {
-    if (!config_.export_hf.empty() && world_.rank() == 0) check_export_target(config_.export_hf);
-    if (world_.rank() == 0) log_ = std::make_unique<JobLog>(config_, degrees);
+    if (world_.rank() != 0) return;
+    log_ = std::make_unique<JobLog>(config_, degrees);
+    if (!config_.export_hf.empty()) try_export(export_options(), config_.model);
   });
 }
 
@@ -67,28 +108,51 @@ void Trainer::open_data() {
   options.vocab_size = config_.model.vocab_size;
   options.seed = training.seed;
   options.shuffle = config_.data.shuffle;
+  if (config_.data.document_mask) options.end_token = end_token_of(config_.data.train);
   train_.emplace(options);
   if (train_->samples_per_epoch() < training.global_batch_size)
     fail(Exit::data, "{}: {} samples of {} tokens are fewer than one step's {} (global_batch_size): use more data, or a smaller batch",
          config_.data.train.front().path, train_->samples_per_epoch(), training.sequence_length, training.global_batch_size);
   options.loss_mask.clear();
   options.shuffle = false;
-  for (const CorpusConfig& corpus : config_.data.validation) {
-    options.corpora = {{corpus.path, 1.0}};
-    validation_.push_back({file_name(corpus.path), Dataset(options)});
+  for (std::size_t i = 0; i < config_.data.validation.size(); ++i) {
+    options.corpora = {{config_.data.validation[i].path, 1.0}};
+    validation_.push_back({set_name(config_.data.validation, i), Dataset(options)});
+    try_validation(validation_.back().data);
+  }
+  for (const CorpusConfig& corpus : config_.data.train) check_vocabulary(corpus.path, config_.model.vocab_size);
+}
+
+// Reads what validation will read: a bad token there must not end a job after its last step.
+void Trainer::try_validation(const Dataset& data) const {
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(config_.training.sequence_length) + 1);
+  const std::int64_t samples = std::min(config_.training.validation_samples, data.samples_per_epoch());
+  for (std::int64_t i = 0; i < samples; ++i) {
+    data.read(i, tokens, {});
+    activity_.beat();
   }
 }
 
-void Trainer::build_machine() {
-  const MachineOptions options = machine_options(config_, mesh_.degrees);
-  const MemoryPlan plan = plan_memory(options, Mesh::planned(world_.rank(), mesh_.degrees));
-  const std::size_t here = plan.peak * static_cast<std::size_t>(ranks_on_host());
-  if (here > host_memory())
+void Trainer::plan_machine() {
+  Context ctx;
+  ctx.activity = &activity_;
+  planned_bytes_ = 0;
+  agreed(world_, activity_, "planning memory", [&] {
+    planned_bytes_ = plan_memory(machine_options(config_, mesh_.degrees), Mesh::planned(world_.rank(), mesh_.degrees)).peak;
+  });
+  const double here = wanted_on_host(ctx, world_, planned_bytes_);
+  agreed(world_, activity_, "checking the host's memory", [&] {
+    if (here <= static_cast<double>(host_memory())) return;
     fail(Exit::memory,
-         "a rank needs {:.2f} GB, {} ranks on this host need {:.2f} GB, and it has {:.2f} GB: reduce micro_batch_size or sequence_length, use "
-         "more pipeline stages, or fewer ranks a host",
-         static_cast<double>(plan.peak) / 1e9, ranks_on_host(), static_cast<double>(here) / 1e9, static_cast<double>(host_memory()) / 1e9);
-  machine_ = std::make_unique<Machine>(options, mesh_, Backing::host, plan.peak, [world = world_] { world.progress(); }, &activity_);
+         "rank {} needs {:.2f} GB, all ranks on {} need {:.2f} GB, and it has {:.2f} GB: reduce micro_batch_size or sequence_length, use more "
+         "pipeline stages, or fewer ranks a host",
+         world_.rank(), static_cast<double>(planned_bytes_) / 1e9, host_name(), here / 1e9, static_cast<double>(host_memory()) / 1e9);
+  });
+}
+
+void Trainer::build_machine() {
+  machine_ = std::make_unique<Machine>(machine_options(config_, mesh_.degrees), mesh_, Backing::host, planned_bytes_,
+                                       [world = world_] { world.progress(); }, &activity_);
   for (Parameter* parameter : machine_->flat().holders()) {
     initialize(*parameter, config_.training.seed);
     activity_.beat();
@@ -132,7 +196,6 @@ void Trainer::run() {
 
 void Trainer::step(std::int64_t t) {
   const double begin = now();
-  times_ = {};
   fill_zero(machine_->context(), machine_->statistics());
   set_exit_scales(t, static_cast<double>(load(t)));
   machine_->train(fmt::format("step {}", t), times_);
@@ -170,18 +233,26 @@ Trainer::Outcome Trainer::reduce(std::int64_t t) {
   Context& ctx = machine_->context();
   gradient_squares(ctx, machine_->flat(), *names_, {mesh_.at.data, mesh_.degrees.data}, machine_->squares());
   times_.optimizer += now() - begin;
-  double* phases = machine_->phases().as<double>();
-  double* const mine[kPhases] = {&times_.forward, &times_.backward, &times_.exits, &times_.communication, &times_.optimizer, &times_.data};
-  for (int i = 0; i < kPhases; ++i) phases[i] = *mine[i] / world_.size();
+  share_phases();
   const double waiting = now();
   activity_.begin(fmt::format("step {}, statistics", t));
   all_reduce(ctx, machine_->statistics(), world_).wait(ctx);
+  times_.communication += now() - waiting;
   Outcome outcome;
+  const double* phases = machine_->phases().as<double>();
   outcome.phases = {phases[0], phases[1], phases[2], phases[3], phases[4], phases[5]};
-  outcome.phases.communication += now() - waiting;
   outcome.grad_norm = gradient_norm(machine_->squares());
   read_losses(t, outcome);
   return outcome;
+}
+
+// Puts this rank's times into the statistics, so that they come back as means over ranks. What comes after them in a step, the
+// reduction and the update, counts in the next one.
+void Trainer::share_phases() {
+  const std::array<double, kPhases> mine = {times_.forward,       times_.backward,  times_.exits,
+                                            times_.communication, times_.optimizer, times_.data};
+  for (std::size_t i = 0; i < mine.size(); ++i) machine_->phases().as<double>()[i] = mine[i] / world_.size();
+  times_ = {};
 }
 
 // From the sums of each exit: cross-entropy | weighted by confidence | right | counted.
@@ -239,7 +310,6 @@ void Trainer::log_step(std::int64_t t, const Outcome& outcome, double seconds) {
   record.mfu = flops_per_step_ / (seconds * peak_flops_);
   record.peak_bytes = static_cast<std::int64_t>(peak_bytes_);
   record.phase_s = outcome.phases;
-  record.phase_s.optimizer = times_.optimizer;
   log_->step(record);
 }
 
@@ -249,13 +319,13 @@ ByLayer Trainer::by_layer(const std::vector<double>& of_exits) const {
   return values;
 }
 
+ExportOptions Trainer::export_options() const {
+  return {config_.export_hf, config_.exits, tokenizer_beside(config_.data.train.front().path)};
+}
+
 void Trainer::export_model() {
   activity_.begin("export");
-  ExportOptions options;
-  options.directory = config_.export_hf;
-  options.exits = config_.exits;
-  options.tokenizer = tokenizer_beside(config_.data.train.front().path);
-  export_hugging_face(options, *machine_);
+  export_hugging_face(export_options(), *machine_);
   if (log_) log_->note(fmt::format("exported to {}", config_.export_hf));
 }
 

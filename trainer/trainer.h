@@ -11,6 +11,7 @@
 #include "data/dataset.h"
 #include "optim/update.h"
 #include "trainer/config.h"
+#include "trainer/export.h"
 #include "trainer/job.h"
 #include "trainer/loader.h"
 #include "trainer/job_log.h"
@@ -39,12 +40,15 @@ class Trainer {
   };
 
   void open_data();
+  void try_validation(const Dataset& data) const;
+  void plan_machine();
   void build_machine();
   void measure_machine();
   void step(std::int64_t t);
   std::int64_t load(std::int64_t t);
   void set_exit_scales(std::int64_t t, double counted);
   Outcome reduce(std::int64_t t);
+  void share_phases();
   void read_losses(std::int64_t t, Outcome& outcome) const;
   bool finite(std::int64_t t, const Outcome& outcome) const;
   void update(std::int64_t t, const Outcome& outcome);
@@ -52,6 +56,7 @@ class Trainer {
   ByLayer by_layer(const std::vector<double>& of_exits) const;
   void validate(std::int64_t t);
   void validate(std::int64_t t, ValidationSet& set);
+  ExportOptions export_options() const;
   void export_model();
 
   Config config_;
@@ -64,7 +69,8 @@ class Trainer {
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<LogicalNames> names_;
   std::unique_ptr<JobLog> log_;  // on rank 0
-  PhaseTimes times_;
+  PhaseTimes times_;               // of this rank, since they were last shared
+  std::size_t planned_bytes_ = 0;
   std::int64_t updates_ = 0;       // steps that changed parameters
   double flops_per_step_ = 0, peak_flops_ = 0, peak_bytes_ = 0;
 };

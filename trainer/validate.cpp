@@ -20,6 +20,7 @@ void Trainer::validate(std::int64_t t, ValidationSet& set) {
   PhaseTimes times;
   for (std::int64_t first = 0; first < samples;) {
     const std::int64_t waves = std::min(most, (samples - first + wave - 1) / wave);
+    activity_.begin(name + ", data");
     loader.fill(first, samples, machine_->inputs().first(static_cast<std::size_t>(waves)));
     machine_->evaluate(static_cast<int>(waves), name, times);
     first += waves * wave;
