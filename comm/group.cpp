@@ -9,6 +9,8 @@
 #include <cstring>
 #include <exception>
 
+#include "comm/host.h"
+
 namespace offramp {
 
 const char* name_of(Wire wire) {
@@ -42,10 +44,10 @@ std::string GroupImpl::group_text() const {
 
 // Several ranks may share a core: whoever waits gives it to those who compute. Short waits stay short because a yield costs
 // less than a microsecond; in a long one napping costs the others no processor time at all.
-void Work::State::pause(double waited_s) {
+void Work::State::pause(double still_s) {
   constexpr double kYieldFor = 1e-3;
   constexpr long kNapNs = 50'000;
-  if (waited_s < kYieldFor) {
+  if (still_s < kYieldFor) {
     sched_yield();
     return;
   }
@@ -61,8 +63,12 @@ bool Work::done() {
 void Work::wait(Context& ctx) {
   if (done()) return;
   if (ctx.activity) ctx.activity->wait_for(state_->what);
-  const auto start = std::chrono::steady_clock::now();
-  while (!done()) state_->pause(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  auto since = std::chrono::steady_clock::now();  // when something moved last
+  for (std::uint64_t moved = state_->moved(); !done();) {
+    const auto now = std::chrono::steady_clock::now();
+    if (const std::uint64_t latest = state_->moved(); latest != moved) moved = latest, since = now;
+    state_->pause(std::chrono::duration<double>(now - since).count());
+  }
   if (ctx.activity) ctx.activity->wait_for("");
 }
 
@@ -201,7 +207,7 @@ std::string text_of(Context& ctx, const Group& world, int guilty, const std::str
 
 void agree(Context& ctx, const Group& world, const std::optional<Error>& mine) {
   if (world.size() == 1 || ctx.planning()) {
-    if (mine) throw AgreedError(mine->code, mine->what());
+    if (mine) throw AgreedError(mine->code, error_line(world.rank(), mine->code, mine->what()));
     return;
   }
   std::vector<double> codes(static_cast<std::size_t>(world.size()));  // each rank's exit code, 0: none
@@ -209,7 +215,8 @@ void agree(Context& ctx, const Group& world, const std::optional<Error>& mine) {
   all_reduce(ctx, Tensor(codes.data(), {world.size()}, DType::f64), world).wait(ctx);
   const auto guilty = std::find_if(codes.begin(), codes.end(), [](double code) { return code != 0; });
   if (guilty == codes.end()) return;
-  const auto text = text_of(ctx, world, static_cast<int>(guilty - codes.begin()), mine ? mine->what() : "");
+  const std::string own = mine ? error_line(world.rank(), mine->code, mine->what()) : "";
+  const auto text = text_of(ctx, world, static_cast<int>(guilty - codes.begin()), own);
   throw AgreedError(static_cast<Exit>(static_cast<int>(*guilty)), text);
 }
 

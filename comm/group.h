@@ -27,8 +27,10 @@ class [[nodiscard]] Work {
   struct State {
     virtual ~State() = default;
     virtual bool test() = 0;
-    // Between two tests of a wait, `waited_s` seconds into it: lets other threads and processes run.
-    virtual void pause(double waited_s);
+    // Changes whenever something has moved: a wait for what moves does not nap.
+    virtual std::uint64_t moved() const { return 0; }
+    // Between two tests of a wait, `still_s` seconds after anything moved: lets other threads and processes run.
+    virtual void pause(double still_s);
     std::string what;  // "receive of 1048576 bytes from pipeline rank 0 (rank 2)"
   };
   Work() = default;  // done: a group of one, plan mode
@@ -100,7 +102,7 @@ struct AgreedError : Error {
   using Error::Error;
 };
 // Called by all ranks at the end of a phase (configuration, data, building). If any rank has an error, every rank throws the
-// AgreedError of the lowest such rank.
+// AgreedError of the lowest such rank; its text is that rank's line (error_line of comm/host.h), ready to print.
 void agree(Context&, const Group& world, const std::optional<Error>& mine);
 
 }  // namespace offramp

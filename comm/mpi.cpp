@@ -35,6 +35,8 @@ MPI_Datatype mpi_type(DType dtype) {
 
 namespace {
 
+constexpr std::size_t kLargeBytes = 32 << 10;  // sums from here on go piece by piece
+
 bool mpi_is_up() {
   int begun = 0, ended = 0;
   MPI_Initialized(&begun);
@@ -92,13 +94,15 @@ class MpiState : public Work::State {
       MPI_Status status{};
       check_mpi(MPI_Test(&requests_[static_cast<std::size_t>(done_)], &done, &status), what);
       if (!done) {
-        advance(*all_reductions_);
+        all_reductions_->advance();
         return false;
       }
       if (receives_) check_length(status);
     }
     return true;
   }
+
+  std::uint64_t moved() const override { return static_cast<std::uint64_t>(done_) + all_reductions_->moved(); }
 
  private:
   void check_length(const MPI_Status& status) const {
@@ -166,15 +170,12 @@ class MpiGroup : public GroupImpl {
   void progress() override {
     int found = 0;
     check_mpi(MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_.get(), &found, MPI_STATUS_IGNORE), "MPI_Iprobe");
-    advance(*all_reductions_);
+    all_reductions_->advance();
   }
 
  private:
-  static constexpr std::size_t kLargeBytes = 32 << 10;
-  static constexpr std::size_t kPieceBytes = 1 << 20;  // a few of them fit in a core's cache
-
   Work reduce_in_pieces(Tensor inout, std::string text) {
-    const auto piece = static_cast<std::int64_t>(kPieceBytes / size_of(inout.dtype));
+    const auto piece = static_cast<std::int64_t>(piece_bytes(inout.bytes(), size) / size_of(inout.dtype));
     const Reduction::Place place{
         .comm = sums_.get(), .rank = rank, .size = size, .number = reductions_++, .largest_piece = std::min(piece, largest_part_)};
     auto reduction = std::make_unique<Reduction>(inout, place, all_reductions_, std::move(text));
@@ -245,6 +246,13 @@ MpiSession::MpiSession(int& argc, char**& argv, std::int64_t largest_part) {
 
 MpiSession::~MpiSession() {
   if (mpi_is_up() && std::uncaught_exceptions() == 0) MPI_Finalize();
+}
+
+std::size_t all_reduce_memory(std::size_t bytes, int ranks) {
+  if (ranks == 1 || bytes < kLargeBytes) return 0;
+  const std::size_t piece = std::min(bytes, piece_bytes(bytes, ranks));
+  const std::size_t slot = slot_bytes(static_cast<std::int64_t>(piece / sizeof(float)), DType::f32, ranks);
+  return Reduction::kLanes * static_cast<std::size_t>(ranks - 1) * slot;
 }
 
 void abort_job(int code) {

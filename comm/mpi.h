@@ -9,7 +9,7 @@
 //       if (mpi.world().rank() == 0) fmt::print(stderr, "{}\n", error.what());
 //       return static_cast<int>(error.code);
 //     } catch (const Error& error) {         // the others may wait for this rank: end them all
-//       fmt::print(stderr, "{}\n", error.what());
+//       fmt::print(stderr, "{}\n", error_line(mpi.world().rank(), error.code, error.what()));
 //       abort_job(static_cast<int>(error.code));
 //     }
 //   }
@@ -38,6 +38,10 @@ class MpiSession {
  private:
   Group world_;
 };
+
+// What a sum of f32 borrows from the heap while it is under way, besides what MPI itself takes. The process keeps it for later
+// sums, so a step costs the total of the sums that it has under way at once: at most all its buckets.
+std::size_t all_reduce_memory(std::size_t bytes, int ranks);
 
 // Ends every rank of the job, now; the launcher returns `code`. Only on the session's thread: the watchdog uses _Exit.
 [[noreturn]] void abort_job(int code);

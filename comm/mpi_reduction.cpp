@@ -24,40 +24,76 @@ void add_in_order(T* out, const std::vector<const T*>& of, std::int64_t n) {
 
 }  // namespace
 
-void advance(const Reductions& all) {
-  for (Reduction* reduction : all) reduction->advance();
+std::size_t piece_bytes(std::size_t bytes, int ranks) {
+  constexpr std::size_t kPieces = 8, kLeast = std::size_t{1} << 20, kMost = std::size_t{16} << 20, kLeastShare = std::size_t{64} << 10;
+  return std::max(std::clamp(bytes / kPieces, kLeast, kMost), static_cast<std::size_t>(ranks) * kLeastShare);
 }
+
+std::size_t slot_bytes(std::int64_t piece, DType dtype, int ranks) {
+  return aligned(static_cast<std::size_t>(piece / ranks + 1) * size_of(dtype));
+}
+
+// ---- Reductions
+
+void Reductions::advance() {
+  for (Reduction* reduction : under_way_) moved_ += reduction->advance();
+}
+
+void Reductions::remove(Reduction* reduction) { std::erase(under_way_, reduction); }
+
+Reductions::Memory Reductions::borrow(std::size_t bytes) {
+  auto best = free_.end();
+  for (auto it = free_.begin(); it != free_.end(); ++it)
+    if (it->bytes >= bytes && (best == free_.end() || it->bytes < best->bytes)) best = it;
+  if (best == free_.end()) {
+    taken_ += bytes;
+    return {std::make_unique_for_overwrite<std::byte[]>(bytes), bytes};
+  }
+  Memory memory = std::move(*best);
+  free_.erase(best);
+  return memory;
+}
+
+void Reductions::give_back(Memory memory) { free_.push_back(std::move(memory)); }
+
+// ---- Reduction
 
 Reduction::Reduction(Tensor inout, const Place& place, std::shared_ptr<Reductions> all, std::string text)
     : inout_(inout), place_(place), all_(std::move(all)) {
   what = std::move(text);
   pieces_ = (inout.elements() + place.largest_piece - 1) / place.largest_piece;
   const std::int64_t piece = std::min(inout.elements(), place.largest_piece);
-  slot_bytes_ = static_cast<std::int64_t>(aligned(static_cast<std::size_t>(piece / place.size + 1) * size_of(inout.dtype)));
+  slot_bytes_ = static_cast<std::int64_t>(slot_bytes(piece, inout.dtype, place.size));
   const std::int64_t lane_bytes = slot_bytes_ * (place.size - 1);
-  memory_ = std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(lane_bytes * kLanes));
+  memory_ = all_->borrow(static_cast<std::size_t>(lane_bytes * kLanes));
   for (int i = 0; i < kLanes; ++i) {
     lanes_[i].piece = i;
-    lanes_[i].theirs = memory_.get() + i * lane_bytes;
+    lanes_[i].theirs = memory_.data.get() + i * lane_bytes;
   }
-  all_->push_back(this);
+  all_->add(this);
 }
 
 // MPI may still write to the memory of a reduction that was given up: it stays.
 Reduction::~Reduction() {
-  if (!done()) (void)memory_.release();
-  std::erase(*all_, this);
+  all_->remove(this);
+  if (done())
+    all_->give_back(std::move(memory_));
+  else
+    (void)memory_.data.release();
 }
 
 bool Reduction::test() {
-  offramp::advance(*all_);
+  all_->advance();
   return done();
 }
 
-void Reduction::advance() {
+std::uint64_t Reduction::moved() const { return all_->moved(); }
+
+std::uint64_t Reduction::advance() {
+  std::uint64_t steps = 0;
   for (int i = 0; i < kLanes; ++i)
-    while (step(i)) {
-    }
+    while (step(i)) ++steps;
+  return steps;
 }
 
 bool Reduction::done() const {

@@ -6,6 +6,7 @@
 //   Activity activity;
 //   Watchdog watchdog(activity, {.timeout_s = 300, .rank = world.rank()});   // stops at the end of the scope
 #pragma once
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -28,13 +29,17 @@ class Watchdog {
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
+  // From now on, on any thread: a limit becomes known only when the configuration is read. Noticed within a second.
+  void set_timeout(double seconds) { timeout_s_ = seconds; }
+
  private:
   bool stopped_within(double seconds);
   void watch();
-  void report() const;
+  void report(double timeout) const;
 
   const Activity& activity_;
   Options options_;
+  std::atomic<double> timeout_s_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool stop_ = false;

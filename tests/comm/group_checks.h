@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "comm/host.h"
 #include "comm/mesh.h"
 #include "tensor/random.h"
 
@@ -172,7 +173,10 @@ inline void check_agree(Context& ctx, const Group& group) {
     ADD_FAILURE() << "nothing was thrown";
   } catch (const AgreedError& error) {
     EXPECT_EQ(error.code, Exit::data);
-    EXPECT_EQ(std::strlen(error.what()), group.rank() == guilty ? 5002u : 4096u);
+    const std::string text = error.what();
+    const std::string whole = error_line(guilty, Exit::data, mine && group.rank() == guilty ? mine->what() : std::string(5000, 'x') + "é");
+    EXPECT_EQ(text.find(fmt::format("offramp: rank {} on {}: xxx", guilty, host_name())), 0u) << text.substr(0, 100);
+    EXPECT_EQ(text, group.rank() == guilty ? whole : whole.substr(0, 4096));
   }
 }
 

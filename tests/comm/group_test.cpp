@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <thread>
+
 #include "group_checks.h"
 
 namespace offramp {
@@ -28,6 +31,18 @@ TEST(GroupOfOne, AgreeThrowsItsOwnError) {
   } catch (const AgreedError& error) {
     EXPECT_EQ(error.code, Exit::configuration);
     EXPECT_STREQ(error.what(), "a.yaml:1:1: no such key");
+  }
+}
+
+// What every rank may say alike needs no rank; whatever else goes wrong says where.
+TEST(GroupOfOne, AnAgreedErrorNamesRankAndHost) {
+  Context ctx;
+  try {
+    agree(ctx, Group(), Error(Exit::data, "a.bin: offset 3: cut"));
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const AgreedError& error) {
+    EXPECT_EQ(error.code, Exit::data);
+    EXPECT_EQ(error.what(), fmt::format("offramp: rank 0 on {}: a.bin: offset 3: cut", host_name()));
   }
 }
 
@@ -110,6 +125,29 @@ TEST(Work, WaitTellsTheActivityAndIsNoProgress) {
   EXPECT_EQ(seen, (std::vector<std::string>{"step 1", "step 1, waiting for the count", "step 1, waiting for the count"}));
   EXPECT_EQ(activity.text(), "step 1");
   EXPECT_TRUE(work.done());
+}
+
+// Notes how long nothing had moved at each pause. Something moves with each of the first tests.
+struct Mover : Work::State {
+  explicit Mover(std::vector<double>* pauses) : still(pauses) {}
+  bool test() override { return ++tests == 40; }
+  std::uint64_t moved() const override { return static_cast<std::uint64_t>(std::min(tests, kStillFrom)); }
+  void pause(double still_s) override {
+    still->push_back(still_s);
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  static constexpr int kStillFrom = 20;
+  int tests = 0;
+  std::vector<double>* still;
+};
+
+TEST(Work, TheTimeStandingStillBeginsAnewWhenSomethingMoves) {
+  Context ctx;
+  std::vector<double> still;
+  Work(std::make_unique<Mover>(&still)).wait(ctx);
+  ASSERT_EQ(still.size(), 38u);  // after the tests 2 to 39
+  for (int i = 0; i <= Mover::kStillFrom - 2; ++i) EXPECT_EQ(still[static_cast<std::size_t>(i)], 0) << "pause " << i;
+  EXPECT_GE(still.back(), 2e-3 * (39 - Mover::kStillFrom));
 }
 
 TEST(Work, IsWaitedForWhenItGoesAwayOrIsReplaced) {

@@ -23,13 +23,13 @@ status=$?
 [ $SECONDS -le 20 ] || { echo "it took $SECONDS s to end"; failed=1; }
 
 case $way in
-  throws) expect_status 6; expect_lines 1 'rank 1: step 3: the loss is NaN' ;;
+  throws) expect_status 6; expect_lines 1 '^offramp: rank 1 on [^ ]*: step 3: the loss is NaN' ;;
   dies) expect_status 137 ;;
   stops)
     expect_status 7
     expect_lines 3 'no progress for 1 s: step 3, waiting for all_reduce of 8 bytes over control group of 4 (ranks 0 1 2 3)'
     for rank in 0 2 3; do expect_lines 1 "^offramp: rank $rank on "; done ;;
-  agrees) expect_status 3; expect_lines 1 'cannot read its data'; expect_lines 1 '^rank 1 cannot read its data' ;;
+  agrees) expect_status 3; expect_lines 1 'cannot read its data'; expect_lines 1 '^offramp: rank 1 on [^ ]*: rank 1 cannot read its data' ;;
   alone) expect_status 0; expect_lines 1 '^1 ranks are done' ;;
 esac
 [ $failed = 0 ] || cat "$output"

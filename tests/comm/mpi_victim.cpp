@@ -4,6 +4,7 @@
 #include <csignal>
 #include <string>
 
+#include "comm/host.h"
 #include "comm/mpi.h"
 #include "comm/watchdog.h"
 
@@ -20,7 +21,7 @@ void sum_over(Context& ctx, const Group& world) {
 
 void go_wrong(const std::string& way, const Group& world) {
   if (way == "agrees" || way == "alone" || world.rank() != kGuilty) return;
-  if (way == "throws") fail(Exit::numerical, "rank {}: step 3: the loss is NaN; lower optimizer.lr", world.rank());
+  if (way == "throws") fail(Exit::numerical, "step 3: the loss is NaN; lower optimizer.lr");
   if (way == "dies") raise(SIGKILL);
   if (way == "stops") raise(SIGSTOP);
 }
@@ -51,7 +52,7 @@ int run_guarded(const std::string& way, const MpiSession& mpi) {
     if (mpi.world().rank() == 0) fmt::print(stderr, "{}\n", error.what());
     return static_cast<int>(error.code);
   } catch (const Error& error) {
-    fmt::print(stderr, "{}\n", error.what());
+    fmt::print(stderr, "{}\n", error_line(mpi.world().rank(), error.code, error.what()));
     abort_job(static_cast<int>(error.code));
   }
 }

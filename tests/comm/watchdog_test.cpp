@@ -80,6 +80,25 @@ TEST(Watchdog, StopsAtOnceAlsoDuringTheGrace) {
   EXPECT_FALSE(ended);
 }
 
+TEST(Watchdog, TheTimeoutMayChangeLater) {
+  Activity activity;
+  std::atomic<bool> ended = false;
+  testing::internal::CaptureStderr();
+  {
+    Watchdog raised(activity, {.timeout_s = 0.3, .grace_s = 0, .end_job = [&] { ended = true; }});
+    raised.set_timeout(300);
+    Watchdog off(activity, {.timeout_s = 0.3, .grace_s = 0, .end_job = [&] { ended = true; }});
+    off.set_timeout(0);
+    sleep_for(0.6);
+    EXPECT_FALSE(ended);
+    Watchdog lowered(activity, {.timeout_s = 300, .grace_s = 0, .end_job = [&] { ended = true; }});
+    lowered.set_timeout(0.2);
+    for (const auto start = Clock::now(); !ended && since(start) < 20;) sleep_for(0.01);
+    EXPECT_TRUE(ended);
+  }
+  EXPECT_NE(testing::internal::GetCapturedStderr().find("no progress for 0.2 s"), std::string::npos);
+}
+
 TEST(Watchdog, ATimeoutOfZeroIsOff) {
   Activity activity;
   std::atomic<bool> ended = false;

@@ -1,0 +1,76 @@
+// Large sums over MPI: how they are cut, and the memory they keep.
+#include <gtest/gtest.h>
+
+#include "comm/mpi.h"
+#include "comm/mpi_reduction.h"
+#include "group_checks.h"
+#include "mpi_main.h"
+
+namespace offramp {
+namespace {
+
+using testing_mpi::context;
+using testing_mpi::world;
+
+constexpr std::size_t kMiB = std::size_t{1} << 20;
+
+TEST(Reductions, PiecesGrowWithTheTensorAndTheGroup) {
+  EXPECT_EQ(piece_bytes(kMiB, 2), kMiB);
+  EXPECT_EQ(piece_bytes(32 * kMiB, 2), 4 * kMiB);
+  EXPECT_EQ(piece_bytes(1024 * kMiB, 2), 16 * kMiB);
+  EXPECT_EQ(piece_bytes(kMiB, 64), 4 * kMiB) << "64 KiB a rank at least";
+}
+
+TEST(Reductions, LendTheSmallestMemoryThatIsEnough) {
+  Reductions all;
+  auto small = all.borrow(100), large = all.borrow(1000);
+  const std::byte *of_small = small.data.get(), *of_large = large.data.get();
+  all.give_back(std::move(large));
+  all.give_back(std::move(small));
+  EXPECT_EQ(all.borrow(90).data.get(), of_small);
+  EXPECT_EQ(all.borrow(101).data.get(), of_large);
+  EXPECT_EQ(all.taken(), 1100u);
+  EXPECT_EQ(all.borrow(2000).bytes, 2000u);
+  EXPECT_EQ(all.taken(), 3100u);
+}
+
+class OwnCommunicator : public testing::Test {
+ protected:
+  OwnCommunicator() { MPI_Comm_dup(MPI_COMM_WORLD, &comm_); }
+  ~OwnCommunicator() override { MPI_Comm_free(&comm_); }
+
+  // Sums of all sizes at once, each element a sum over the ranks.
+  void step(const std::shared_ptr<Reductions>& all, const std::vector<std::int64_t>& sizes) {
+    std::vector<std::vector<float>> values;
+    std::vector<Work> works;
+    for (const std::int64_t n : sizes) values.emplace_back(static_cast<std::size_t>(n), static_cast<float>(world().rank()));
+    for (std::vector<float>& x : values) {
+      const auto piece = static_cast<std::int64_t>(piece_bytes(tensor_of(x).bytes(), world().size()) / sizeof(float));
+      const Reduction::Place place{comm_, world().rank(), world().size(), number_++, piece};
+      works.emplace_back(std::make_unique<Reduction>(tensor_of(x), place, all, "a sum"));
+    }
+    for (Work& work : works) work.wait(context());
+    const int sum = world().size() * (world().size() - 1) / 2;
+    for (const std::vector<float>& x : values) EXPECT_EQ(x, std::vector<float>(x.size(), static_cast<float>(sum)));
+  }
+
+  MPI_Comm comm_ = MPI_COMM_NULL;
+  std::uint64_t number_ = 0;
+};
+
+TEST_F(OwnCommunicator, StepsAfterTheFirstTakeNoMemory) {
+  const std::vector<std::int64_t> sizes = {10'000, 700'000, 10'001, 300'000};
+  const auto all = std::make_shared<Reductions>();
+  step(all, sizes);
+  std::size_t planned = 0;
+  for (const std::int64_t n : sizes) planned += all_reduce_memory(static_cast<std::size_t>(n) * sizeof(float), world().size());
+  EXPECT_EQ(all->taken(), planned);
+  const std::uint64_t moved = all->moved();
+  EXPECT_GT(moved, 0u);
+  for (int again = 0; again < 3; ++again) step(all, sizes);
+  EXPECT_EQ(all->taken(), planned);
+  EXPECT_EQ(all->moved(), 4 * moved);
+}
+
+}  // namespace
+}  // namespace offramp
