@@ -4,12 +4,12 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <optional>
 
 #include "data/documents.h"
 #include "data/indexed.h"
 #include "data/progress.h"
+#include "data/publish.h"
 #include "data/tokenizer.h"
 #include "tensor/check.h"
 
@@ -59,15 +59,18 @@ void write_document(const Document& document, const Tokenizer& tokenizer, Indexe
   writer.end_document();
 }
 
-std::string write_tokenizer(const Tokenizer& tokenizer, const std::string& prefix) {
-  const std::string path = prefix + "_tokenizer" + tokenizer.file_suffix(), temporary = path + ".tmp", bytes = tokenizer.file_bytes();
-  std::ofstream(temporary, std::ios::binary).write(bytes.data(), std::ssize(bytes));
+// What an earlier build left under this prefix and this one does not write would be taken for its own.
+void remove_earlier(const std::string& path) {
   std::error_code error;
-  if (fs::file_size(temporary, error) != bytes.size() || error)
-    fail(Exit::checkpoint, "{}: cannot be written; is the disk full?", temporary);
-  for (const char* stale : {".model", ".json"}) fs::remove(prefix + "_tokenizer" + stale, error);  // of an earlier build
-  fs::rename(temporary, path, error);
-  if (error) fail(Exit::checkpoint, "{}: cannot be written: {}", path, error.message());
+  fs::remove(path, error);
+  if (error) fail(Exit::checkpoint, "{}: of an earlier build, cannot be removed: {}", path, error.message());
+}
+
+std::string write_tokenizer(const Tokenizer& tokenizer, const std::string& prefix) {
+  const std::string path = prefix + "_tokenizer" + tokenizer.file_suffix();
+  publish_bytes(path, tokenizer.file_bytes());
+  for (const char* suffix : {".model", ".json"})
+    if (suffix != tokenizer.file_suffix()) remove_earlier(prefix + "_tokenizer" + suffix);
   return path;
 }
 
@@ -84,8 +87,12 @@ BuildSummary build_data(const BuildOptions& options) {
   check(options);
   const auto tokenizer = load_tokenizer(options.tokenizer);
   Documents found = find_documents(options.inputs);
-  BuildSummary summary{
-      .output = options.output, .hidden = found.hidden, .binary = found.binary, .empty = found.empty, .bytes = found.bytes};
+  BuildSummary summary{.output = options.output,
+                       .hidden = found.hidden,
+                       .binary = found.binary,
+                       .empty = found.empty,
+                       .linked = found.linked,
+                       .bytes = found.bytes};
   summary.cut = cut_single(found.documents, options.validation_fraction);
 
   const HeldOut held_out(std::ssize(found.documents), options.validation_fraction);
@@ -103,7 +110,10 @@ BuildSummary build_data(const BuildOptions& options) {
   if (valid) valid->finish();
   summary.tokenizer_file = write_tokenizer(*tokenizer, options.output);
   train.publish();
-  if (valid) valid->publish();
+  if (valid)
+    valid->publish();
+  else  // the index first: without it there is no pair
+    for (const char* suffix : {"_valid.idx", "_valid.bin"}) remove_earlier(options.output + suffix);
 
   summary.train_documents = train.documents(), summary.train_tokens = train.tokens();
   if (valid) summary.valid_documents = valid->documents(), summary.valid_tokens = valid->tokens();
@@ -114,9 +124,10 @@ BuildSummary build_data(const BuildOptions& options) {
 std::string describe(const BuildSummary& s) {
   return fmt::format(
       "{}: {} training documents, {} tokens; {} validation documents, {} tokens; tokenizer {}; passed over {} hidden, {} binary, {} empty "
-      "files{}; {:.1f} MB in {:.1f} s",
+      "files and {} linked folders{}; {:.1f} MB in {:.1f} s",
       s.output, s.train_documents, s.train_tokens, s.valid_documents, s.valid_tokens, s.tokenizer_file, s.hidden, s.binary, s.empty,
-      s.cut ? "; the only document was cut in two, its end is for validation" : "", static_cast<double>(s.bytes) / 1e6, s.seconds);
+      s.linked, s.cut ? "; the only document was cut in two, its end is for validation" : "", static_cast<double>(s.bytes) / 1e6,
+      s.seconds);
 }
 
 }  // namespace offramp

@@ -18,13 +18,13 @@ struct BuildOptions {
   std::vector<std::string> inputs;    // files and directories
   std::string tokenizer;              // "bytes" or a SentencePiece FILE.model
   std::string output;                 // PREFIX of PREFIX_train.{bin,idx}, PREFIX_valid.{bin,idx}, PREFIX_tokenizer.{model,json}
-  double validation_fraction = 0.01;  // in [0, 1); 0 writes no validation files
+  double validation_fraction = 0.01;  // in [0, 1); 0: none, those of an earlier build are removed
 };
 
 struct BuildSummary {
   std::string output, tokenizer_file;
   std::int64_t train_documents = 0, train_tokens = 0, valid_documents = 0, valid_tokens = 0;
-  std::int64_t hidden = 0, binary = 0, empty = 0, bytes = 0;
+  std::int64_t hidden = 0, binary = 0, empty = 0, linked = 0, bytes = 0;
   bool cut = false;  // the only document was cut in two
   double seconds = 0;
 };

@@ -1,7 +1,5 @@
 #include "data/dataset.h"
 
-#include <limits>
-
 #include "data/permutation.h"
 #include "tensor/check.h"
 
@@ -11,7 +9,7 @@ Dataset::Dataset(const DatasetOptions& options) : options_(options) {
   check_options();
   std::vector<double> weights;
   for (const Corpus& corpus : options_.corpora) {
-    const auto& stream = *streams_.emplace_back(std::make_unique<IndexedTokens>(corpus.path));
+    const auto& stream = *streams_.emplace_back(std::make_unique<IndexedTokens>(corpus.path, options_.alive));
     if (samples_of(stream) == 0)
       fail(Exit::data,
            "{}.bin: offset {}: {} tokens are fewer than one sample of {} and its last target; use more text or a shorter "
@@ -23,7 +21,7 @@ Dataset::Dataset(const DatasetOptions& options) : options_(options) {
   }
   blend_ = std::make_unique<Corpora>(std::move(weights));
   if (options_.loss_mask.empty()) return;
-  mask_ = std::make_unique<IndexedTokens>(options_.loss_mask);
+  mask_ = std::make_unique<IndexedTokens>(options_.loss_mask, options_.alive);
   if (mask_->tokens() != tokens_)
     fail(Exit::data, "{}.bin: offset {}: the loss mask has {} values, {} has {} tokens; build one value a token", options_.loss_mask,
          mask_->tokens() * static_cast<std::int64_t>(bytes_of(mask_->type())), mask_->tokens(), options_.corpora[0].path, tokens_);
@@ -57,6 +55,14 @@ void Dataset::read(std::int64_t g, std::span<std::int32_t> tokens, std::span<std
   if (!mask_) return;
   OFFRAMP_CHECK(std::ssize(mask) == options_.sequence_length, "{} mask values for a sequence of {}", mask.size(), options_.sequence_length);
   mask_->read_nonzero(at.first + 1, mask);  // targets stand one further than inputs
+}
+
+void Dataset::prefetch(std::int64_t first, std::int64_t count) const {
+  for (std::int64_t g = first; g < first + count; ++g) {
+    const Place at = place(g);
+    at.stream->prefetch(at.first, options_.sequence_length + 1);
+    if (mask_) mask_->prefetch(at.first + 1, options_.sequence_length);
+  }
 }
 
 void Dataset::document_starts(std::int64_t g, std::span<std::int32_t> first_key) const {

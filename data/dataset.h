@@ -10,6 +10,7 @@
 //   data.read(g, tokens, {});
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -33,6 +34,7 @@ struct DatasetOptions {
   std::uint64_t seed = 0;
   bool shuffle = true;
   std::optional<std::int32_t> end_token;  // ends documents too, beside the boundaries that the .idx file names
+  std::function<void()> alive;            // called now and then while the files are checked, see indexed.h
 };
 
 class Dataset {
@@ -45,6 +47,9 @@ class Dataset {
 
   // Global sample g: its s + 1 tokens; with a loss mask, mask[i] is 1 where target i counts (s values, else empty).
   void read(std::int64_t g, std::span<std::int32_t> tokens, std::span<std::uint8_t> mask) const;
+
+  // Global samples [first, first + count) will be read soon: starts to bring their pages from disk, does not wait.
+  void prefetch(std::int64_t first, std::int64_t count) const;
 
   // first_key[i], s values: where in the sample the document of input i begins, the first key it may attend to. A document
   // that began before the sample has 0; an end token belongs to the document it ends.

@@ -18,7 +18,9 @@ bool continues_character(char c) { return (static_cast<unsigned char>(c) & 0xC0)
 
 // Where a piece of text that is not the document's last should end; 0 if it has no good place.
 std::size_t good_end(std::string_view text) {
-  if (auto line_end = text.rfind('\n'); line_end != text.npos) return line_end + 1;
+  // A run of line ends stays whole: the one that touches the end of the text may go on.
+  if (const auto last = text.find_last_not_of('\n'); last != text.npos)
+    if (const auto line_end = text.substr(0, last).rfind('\n'); line_end != text.npos) return line_end + 1;
   auto space = text.rfind(' ');
   while (space != text.npos && space > 0 && text[space - 1] == ' ') --space;  // a run of spaces stays whole
   if (space != text.npos && space > 0) return space;
@@ -35,8 +37,18 @@ bool is_binary(const std::string& path) {
   return std::memchr(head, 0, static_cast<std::size_t>(file.gcount())) != nullptr;
 }
 
+// Of what a link leads to; not_found is an answer, what cannot be looked at is not.
+fs::file_type type_of(const fs::path& path) {
+  std::error_code error;
+  const fs::file_type type = fs::status(path, error).type();
+  if (type == fs::file_type::none) fail(Exit::data, "{}: cannot be read: {}", path.string(), error.message());
+  return type;
+}
+
 void add_file(const std::string& path, Documents& found) {
-  const auto size = static_cast<std::int64_t>(fs::file_size(path));
+  std::error_code error;
+  const auto size = static_cast<std::int64_t>(fs::file_size(path, error));
+  if (error) fail(Exit::data, "{}: cannot be read: {}", path, error.message());
   if (size == 0) {
     ++found.empty;
   } else if (is_binary(path)) {
@@ -47,19 +59,28 @@ void add_file(const std::string& path, Documents& found) {
   }
 }
 
-void add_directory(const std::string& directory, Documents& found) {
-  std::vector<std::string> paths;
-  std::error_code error;
-  fs::recursive_directory_iterator it(directory, error), end;
-  for (; !error && it != end; it.increment(error)) {
-    if (it->path().filename().string().starts_with('.')) {
+// Recursion by hand: the library's iterator would not say which folder cannot be listed.
+void list_files(const fs::path& directory, std::vector<std::string>& paths, Documents& found) {
+  std::error_code error, ignored;
+  for (fs::directory_iterator it(directory, error), end; !error && it != end; it.increment(error)) {
+    const fs::path& path = it->path();
+    if (path.filename().string().starts_with('.')) {
       ++found.hidden;
-      it.disable_recursion_pending();
-    } else if (it->is_regular_file()) {
-      paths.push_back(it->path().string());
+    } else if (const auto type = type_of(path); type == fs::file_type::regular) {
+      paths.push_back(path.string());
+    } else if (type == fs::file_type::directory) {
+      if (it->is_symlink(ignored))
+        ++found.linked;
+      else
+        list_files(path, paths, found);
     }
   }
-  if (error) fail(Exit::data, "{}: cannot be listed: {}", directory, error.message());
+  if (error) fail(Exit::data, "{}: cannot be listed: {}", directory.string(), error.message());
+}
+
+void add_directory(const std::string& directory, Documents& found) {
+  std::vector<std::string> paths;
+  list_files(directory, paths, found);
   std::sort(paths.begin(), paths.end());
   for (const auto& path : paths) add_file(path, found);
 }
@@ -69,16 +90,19 @@ void add_directory(const std::string& directory, Documents& found) {
 Documents find_documents(const std::vector<std::string>& inputs) {
   Documents found;
   for (const auto& input : inputs) {
-    if (fs::is_directory(input))
+    const fs::file_type type = type_of(input);
+    if (type == fs::file_type::directory)
       add_directory(input, found);
-    else if (fs::is_regular_file(input))
+    else if (type == fs::file_type::regular)
       add_file(input, found);
     else
       fail(Exit::data, "{}: no such file or directory; --input takes text files and directories of them", input);
   }
   if (found.documents.empty())
-    fail(Exit::data, "{}: no text found ({} empty, {} binary, {} hidden files passed over); name files or directories that hold text",
-         inputs.empty() ? "--input" : inputs.front(), found.empty, found.binary, found.hidden);
+    fail(Exit::data,
+         "{}: no text found ({} empty, {} binary, {} hidden files and {} linked folders passed over); name files or directories that hold "
+         "text",
+         inputs.empty() ? "--input" : inputs.front(), found.empty, found.binary, found.hidden, found.linked);
   return found;
 }
 

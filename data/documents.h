@@ -1,8 +1,8 @@
 // Finding and reading the text that tokenizers and token files are made from.
 //
 // Inputs are files or directories; a directory gives its files, recursively, sorted by path. Below a directory hidden files
-// and folders are passed over, and everywhere empty files and binary ones (a NUL byte in the first 4 KiB). Each file left is
-// a document.
+// and folders are passed over, and symbolic links to folders, which may lead in circles; everywhere empty files and binary
+// ones (a NUL byte in the first 4 KiB). Each file left is a document.
 //
 //   Documents found = find_documents({"/usr/share/doc"});
 //   TextReader reader(found.documents[0]);
@@ -24,7 +24,7 @@ struct Document {
 
 struct Documents {
   std::vector<Document> documents;
-  std::int64_t hidden = 0, binary = 0, empty = 0;  // passed over; a hidden folder counts once
+  std::int64_t hidden = 0, binary = 0, empty = 0, linked = 0;  // passed over; a folder counts once
   std::int64_t bytes = 0;
 };
 
@@ -34,7 +34,7 @@ Documents find_documents(const std::vector<std::string>& inputs);  // fail(Exit:
 // else before it, else between two characters. In (0, size).
 std::int64_t cut_near(const std::string& path, std::int64_t size, std::int64_t at);
 
-// A document in pieces of at most 64 KiB. A piece ends after a line end; within a longer line, before a space; without one,
+// A document in pieces of at most 64 KiB. A piece ends after the last of some line ends; within a longer line, before a space; without one,
 // between two characters. Memory does not grow with the document.
 class TextReader {
  public:

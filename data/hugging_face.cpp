@@ -16,8 +16,6 @@ namespace {
 using Kind = SentencePieceModel::Kind;
 using Piece = SentencePieceModel::Piece;
 
-constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581, how pieces write a space
-
 std::string json_string(std::string_view text) {
   std::string out = "\"";
   for (char c : text) {
@@ -77,15 +75,16 @@ std::string merges(const std::vector<Piece>& pieces) {
 enum class Spaces { plain, marked, prefixed };
 
 std::string normalizer_json(Spaces spaces) {
-  const std::string replace = fmt::format(R"({{"type":"Replace","pattern":{{"String":" "}},"content":"{}"}})", kSpace);
-  const std::string prepend = fmt::format(R"({{"type":"Prepend","prepend":"{}"}})", kSpace);
+  const std::string replace = fmt::format(R"({{"type":"Replace","pattern":{{"String":" "}},"content":"{}"}})", kPieceSpace);
+  const std::string prepend = fmt::format(R"({{"type":"Prepend","prepend":"{}"}})", kPieceSpace);
   if (spaces == Spaces::plain) return "null";
   return spaces == Spaces::marked ? replace : fmt::format(R"({{"type":"Sequence","normalizers":[{},{}]}})", prepend, replace);
 }
 
 std::string decoder_json(Spaces spaces) {
   std::string steps = R"({"type":"ByteFallback"},{"type":"Fuse"})";
-  if (spaces != Spaces::plain) steps = fmt::format(R"({{"type":"Replace","pattern":{{"String":"{}"}},"content":" "}},)", kSpace) + steps;
+  if (spaces != Spaces::plain)
+    steps = fmt::format(R"({{"type":"Replace","pattern":{{"String":"{}"}},"content":" "}},)", kPieceSpace) + steps;
   if (spaces == Spaces::prefixed) steps += R"(,{"type":"Strip","content":" ","start":1,"stop":0})";
   return fmt::format(R"({{"type":"Sequence","decoders":[{}]}})", steps);
 }

@@ -1,7 +1,5 @@
 #include "data/indexed.h"
 
-#include <limits>
-
 #include "tensor/check.h"
 
 namespace offramp {
@@ -10,6 +8,10 @@ namespace {
 constexpr char kMagic[9] = {'M', 'M', 'I', 'D', 'I', 'D', 'X', 0, 0};
 constexpr std::size_t kVersionAt = 9, kTypeAt = 17, kSequencesAt = 18, kDocumentsAt = 26, kHeaderBytes = 34;
 constexpr const char* kRebuild = "write the pair again with `offramp data build`, or copy it again";
+
+void sign_of_life(const std::function<void()>& alive, std::int64_t entry) {
+  if (alive && entry % 65536 == 65535) alive();
+}
 
 bool known(std::uint8_t type) { return type == 1 || type == 3 || type == 4 || type == 5 || type == 8; }
 
@@ -33,10 +35,14 @@ std::size_t bytes_of(TokenType type) {
 
 TokenType token_type_for(std::int64_t vocab_size) { return vocab_size <= 65500 ? TokenType::u16 : TokenType::i32; }
 
-IndexedTokens::IndexedTokens(const std::string& prefix) : prefix_(prefix), index_(prefix + ".idx"), bin_(prefix + ".bin") {
+IndexedTokens::IndexedTokens(const std::string& prefix, const std::function<void()>& alive)
+    : prefix_(prefix), index_(prefix + ".idx"), bin_(prefix + ".bin") {
   read_header();
-  check_sequences();
-  check_documents();
+  index_.expect(MappedFile::Order::sequential);
+  check_sequences(alive);
+  check_documents(alive);
+  index_.expect(MappedFile::Order::random);  // samples, and where their documents begin, are read in any order
+  bin_.expect(MappedFile::Order::random);
 }
 
 void IndexedTokens::read_header() {
@@ -68,11 +74,12 @@ void IndexedTokens::read_header() {
   documents_at_ = offsets_at_ + sequences * 8;
 }
 
-void IndexedTokens::check_sequences() const {
+void IndexedTokens::check_sequences(const std::function<void()>& alive) const {
   const std::string& path = index_.path();
   const auto width = static_cast<std::int64_t>(bytes_of(type_)), size = static_cast<std::int64_t>(bin_.size());
   std::int64_t expected = 0;  // bytes of .bin the sequences so far cover
   for (std::int64_t i = 0; i < sequences_; ++i) {
+    sign_of_life(alive, i);
     const std::size_t length_at = kHeaderBytes + static_cast<std::size_t>(i) * 4, offset_at = offsets_at_ + static_cast<std::size_t>(i) * 8;
     const auto length = index_.load<std::int32_t>(length_at);
     const auto offset = index_.load<std::int64_t>(offset_at);
@@ -90,9 +97,10 @@ void IndexedTokens::check_sequences() const {
          kRebuild);
 }
 
-void IndexedTokens::check_documents() {
+void IndexedTokens::check_documents(const std::function<void()>& alive) {
   std::int64_t before = 0;
   for (std::int64_t d = 0; d <= documents_; ++d) {
+    sign_of_life(alive, d);
     const std::size_t at = documents_at_ + static_cast<std::size_t>(d) * 8;
     const auto sequence = index_.load<std::int64_t>(at);
     const bool fits =
@@ -154,6 +162,11 @@ void IndexedTokens::read(std::int64_t first, std::span<std::int32_t> out, std::i
 void IndexedTokens::read_nonzero(std::int64_t first, std::span<std::uint8_t> out) const {
   OFFRAMP_CHECK(first >= 0 && first + std::ssize(out) <= tokens_, "values {} to {} of {}", first, first + std::ssize(out), tokens_);
   for (std::size_t i = 0; i < out.size(); ++i) out[i] = value(first + static_cast<std::int64_t>(i)) != 0;
+}
+
+void IndexedTokens::prefetch(std::int64_t first, std::int64_t count) const {
+  OFFRAMP_CHECK(first >= 0 && count >= 0 && first + count <= tokens_, "tokens {} to {} of {}", first, first + count, tokens_);
+  bin_.prefetch(static_cast<std::size_t>(first) * bytes_of(type_), static_cast<std::size_t>(count) * bytes_of(type_));
 }
 
 }  // namespace offramp

@@ -18,6 +18,7 @@
 #pragma once
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -33,7 +34,9 @@ TokenType token_type_for(std::int64_t vocab_size);  // u16 up to 65,500 tokens (
 
 class IndexedTokens {
  public:
-  explicit IndexedTokens(const std::string& prefix);  // fail(Exit::data) names file, offset and what is wrong
+  // fail(Exit::data) names file, offset and what is wrong. The check takes minutes with 10^9 documents: every 65,536 entries
+  // it calls alive(), if there is one.
+  explicit IndexedTokens(const std::string& prefix, const std::function<void()>& alive = {});
 
   const std::string& prefix() const { return prefix_; }
   TokenType type() const { return type_; }
@@ -45,11 +48,12 @@ class IndexedTokens {
   // Tokens [first, first + out.size()); each must be in [0, limit), else fail(Exit::data) with its offset in the file.
   void read(std::int64_t first, std::span<std::int32_t> out, std::int64_t limit) const;
   void read_nonzero(std::int64_t first, std::span<std::uint8_t> out) const;  // 1 where the value is not 0
+  void prefetch(std::int64_t first, std::int64_t count) const;               // starts reading these from disk, does not wait
 
  private:
   void read_header();
-  void check_sequences() const;
-  void check_documents();
+  void check_sequences(const std::function<void()>& alive) const;
+  void check_documents(const std::function<void()>& alive);
   std::int64_t value(std::int64_t token) const;
 
   std::string prefix_;

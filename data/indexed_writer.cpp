@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "data/indexed.h"
+#include "data/publish.h"
 #include "tensor/check.h"
 
 namespace offramp {
@@ -131,20 +132,21 @@ void IndexedWriter::finish() {
     if (std::fclose(file.release()) != 0)
       fail(Exit::checkpoint, "{}: cannot be written: {}; is the disk full?", prefix_, std::strerror(errno));
   };
+  flush_to_disk(bin_.get(), bin_path_);
   close(std::move(bin_));
   close(std::move(lengths_));
   File index = open(index_path_, "wb");
   write_index(index.get());
+  flush_to_disk(index.get(), index_path_);
   close(std::move(index));
-  std::filesystem::remove(lengths_path_);
+  std::error_code ignored;  // a file too many harms nobody
+  std::filesystem::remove(lengths_path_, ignored);
 }
 
 void IndexedWriter::publish() {
   OFFRAMP_CHECK(!bin_ && !published_, "publish() comes once, after finish()");
-  std::error_code error;
-  std::filesystem::rename(bin_path_, prefix_ + ".bin", error);
-  if (!error) std::filesystem::rename(index_path_, prefix_ + ".idx", error);  // last: with it the pair is complete
-  if (error) fail(Exit::checkpoint, "{}: the finished files cannot be renamed: {}", prefix_, error.message());
+  rename_published(bin_path_, prefix_ + ".bin");
+  rename_published(index_path_, prefix_ + ".idx");  // last: with it the pair is complete
   published_ = true;
 }
 

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "tensor/check.h"
@@ -30,6 +31,18 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
 
 MappedFile::~MappedFile() {
   if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+// Advice: a kernel that takes none of it reads the same bytes, later.
+void MappedFile::expect(Order order) const {
+  if (data_) ::madvise(const_cast<std::byte*>(data_), size_, order == Order::random ? MADV_RANDOM : MADV_SEQUENTIAL);
+}
+
+void MappedFile::prefetch(std::size_t offset, std::size_t bytes) const {
+  if (!data_ || offset >= size_) return;
+  const std::size_t end = offset + std::min(bytes, size_ - offset), page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const std::size_t from = offset / page * page;  // advice starts at a page
+  ::madvise(const_cast<std::byte*>(data_) + from, end - from, MADV_WILLNEED);
 }
 
 }  // namespace offramp

@@ -9,6 +9,8 @@
 
 namespace offramp {
 
+constexpr std::string_view kPieceSpace = "\xE2\x96\x81";  // U+2581, how pieces write a space
+
 struct SentencePieceModel {
   enum class Kind : std::uint8_t { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
   struct Piece {

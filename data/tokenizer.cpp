@@ -31,7 +31,8 @@ class ByteTokenizer : public Tokenizer {
 
 std::string file_content(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file || std::filesystem::is_directory(path))
+  std::error_code ignored;  // what cannot be looked at cannot be opened either
+  if (!file || std::filesystem::is_directory(path, ignored))
     fail(Exit::data, "{}: cannot be read; the tokenizer is \"bytes\" or a SentencePiece file, as `offramp tokenizer train` writes it",
          path);
   return {std::istreambuf_iterator<char>(file), {}};
@@ -47,11 +48,12 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::string& name) {
 }
 
 std::optional<std::string> tokenizer_beside(const std::string& data_prefix) {
+  std::error_code ignored;
   for (const char* part : {"_train", "_valid"}) {
     if (!data_prefix.ends_with(part)) continue;
     const std::string stem = data_prefix.substr(0, data_prefix.size() - std::string_view(part).size()) + "_tokenizer";
     for (const char* suffix : {".model", ".json"})
-      if (std::filesystem::is_regular_file(stem + suffix)) return stem + suffix;
+      if (std::filesystem::is_regular_file(stem + suffix, ignored)) return stem + suffix;
   }
   return std::nullopt;
 }

@@ -24,7 +24,8 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
   virtual void encode(std::string_view text, std::vector<std::int32_t>& ids) const = 0;
-  // As encode(), for text that follows a line end of the same document: no space is put in front where the model does that.
+  // As encode(), for text that follows a line end of the same document and begins with none: no space is put in front where the model does
+  // that.
   virtual void encode_next(std::string_view text, std::vector<std::int32_t>& ids) const { encode(text, ids); }
   virtual std::string decode(std::span<const std::int32_t> ids) const = 0;
   virtual std::int64_t vocab_size() const = 0;

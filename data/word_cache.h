@@ -14,7 +14,7 @@
 
 namespace offramp {
 
-// The next word of a text: one line end, or spaces and what follows them up to a space or line end.
+// The next word of a text: spaces, what follows them up to a space or line end, and the line ends there; each may be missing.
 std::string_view next_word(std::string_view text);
 
 class WordCache {

@@ -126,6 +126,37 @@ TEST_F(Build, WritesTheSameBytesAgain) {
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory_), {}), 1 + 2 * 5) << "temporary files are left";
 }
 
+TEST_F(Build, RemovesWhatAnEarlierBuildLeftAndItDoesNotWrite) {
+  write_many(4);
+  write("out_tokenizer.model", "of an earlier build");
+  build({path("in")}, 0.25);
+  EXPECT_EQ(documents("out_valid").size(), 1u);
+  EXPECT_FALSE(std::filesystem::exists(path("out_tokenizer.model")));
+  build({path("in")}, 0);
+  EXPECT_EQ(documents("out_train").size(), 4u);
+  EXPECT_FALSE(std::filesystem::exists(path("out_valid.bin")));
+  EXPECT_FALSE(std::filesystem::exists(path("out_valid.idx")));
+}
+
+TEST_F(Build, CountsLinkedFoldersAndReadsLinkedFiles) {
+  write("in/a/text", "one");
+  std::filesystem::create_directory_symlink("..", path("in/a/up"));
+  std::filesystem::create_symlink(path("in/a/text"), path("in/copy"));
+  const auto summary = build({path("in")}, 0);
+  EXPECT_EQ(documents("out_train"), (std::vector<std::string>{"one", "one"}));
+  EXPECT_EQ(summary.linked, 1);
+  EXPECT_NE(describe(summary).find("1 linked folders"), std::string::npos);
+}
+
+TEST_F(Build, NamesWhatCannotBeLookedAt) {
+  write("in/text", "one");
+  std::filesystem::create_symlink("circle", path("in/circle"));
+  expect_refused(Exit::data, {"in/circle", "symbolic links"}, [&] { build({path("in")}); });
+  expect_refused(Exit::data, {"in/circle", "symbolic links"}, [&] { build({path("in/circle")}); });
+  expect_refused(Exit::data, {"in/circle"}, [&] { load_tokenizer(path("in/circle")); });
+  EXPECT_EQ(tokenizer_beside(path(std::string(300, 'x')) + "_train"), std::nullopt);
+}
+
 TEST_F(Build, LeavesTheTokenizerBesideTheData) {
   write_many(3);
   build({path("in")}, 0.4, "new/folder/x");
@@ -144,7 +175,8 @@ TEST_F(Build, StreamsAFileLargerThanItsBuffer) {
 }
 
 TEST_F(Build, PiecesEndAtLinesSpacesOrCharacters) {
-  std::string lines, words, characters;
+  std::string lines, blank, words, characters;
+  while (blank.size() < 200'000) blank += "title" + std::string(100, '\n');
   while (lines.size() < 200'000) lines += "some line of text\n";
   while (words.size() < 200'000) words += "word  ";
   while (characters.size() < 200'000) characters += "漢字";
@@ -159,6 +191,7 @@ TEST_F(Build, PiecesEndAtLinesSpacesOrCharacters) {
     return all;
   };
   for (const auto& p : pieces(lines)) EXPECT_TRUE(p.ends_with('\n'));
+  for (const auto& p : pieces(blank)) EXPECT_FALSE(p.starts_with('\n'));
   const auto of_words = pieces(words);
   for (std::size_t i = 1; i < of_words.size(); ++i) EXPECT_TRUE(of_words[i].starts_with("  word"));
   for (const auto& p : pieces(characters)) EXPECT_EQ(p.size() % 3, 0u);

@@ -131,6 +131,23 @@ TEST_F(IndexedFiles, RefusesDamagedFiles) {
   }
 }
 
+// Whoever watches for progress hears of a long check: here of 150,000 lengths and 150,001 boundaries, each 65,536 of them.
+TEST_F(IndexedFiles, ChecksWithSignsOfLife) {
+  {
+    IndexedWriter writer(path("t"), TokenType::u8);
+    for (int d = 0; d < 150'000; ++d) {
+      writer.append(std::vector<std::int32_t>{1});
+      writer.end_document();
+    }
+    writer.finish();
+    writer.publish();
+  }
+  int signs = 0;
+  const IndexedTokens stream(path("t"), [&] { ++signs; });
+  EXPECT_EQ(stream.documents(), 150'000);
+  EXPECT_EQ(signs, 4);
+}
+
 TEST_F(IndexedFiles, RefusesMissingAndEmptyData) {
   expect_refused(Exit::data, {"none.idx", "No such file"}, [&] { IndexedTokens stream(path("none")); });
   write_tokens("half", {{1}});

@@ -41,8 +41,8 @@ std::string learnable_text() {
   std::string text;
   for (int i = 0; i < 400; ++i)
     text += fmt::format(
-        "The {}th line tells of walking, talking, of {} walkers and    {} talkers.\n  if (walk[{}]) return talk;\nпрогулка {} 漢字\n", i,
-        i * 7, i * i, i, i);
+        "The {}th line tells of walking, talking, of {} walkers and    {} talkers.\n  if (walk[{}]) return talk;\n\nпрогулка {} 漢字.\n\n",
+        i, i * 7, i * i, i, i);
   return text;
 }
 
@@ -143,10 +143,37 @@ TEST_F(Trained, GivesTheIdsOfPlainBytePairEncoding) {
 
 TEST_F(Trained, GivesTheSameIdsInPartsCutAtLineEnds) {
   const std::string text = learnable_text();
-  const auto cut = text.find('\n', 5000) + 1;
-  Ids parts = encode(*tokenizer_, text.substr(0, cut));
-  tokenizer_->encode_next(text.substr(cut), parts);
-  EXPECT_EQ(parts, encode(*tokenizer_, text));
+  std::size_t cuts = 0;
+  for (std::size_t cut = 5000; cut < 5200; ++cut) {
+    if (text[cut - 1] != '\n' || text[cut] == '\n') continue;
+    Ids parts = encode(*tokenizer_, text.substr(0, cut));
+    tokenizer_->encode_next(text.substr(cut), parts);
+    EXPECT_EQ(parts, encode(*tokenizer_, text));
+    ++cuts;
+  }
+  EXPECT_GE(cuts, 3u);
+}
+
+// Data is built from pieces of a file: the ids are those of the whole text, blank lines at the seams or not.
+TEST_F(Trained, GivesTheSameIdsInThePiecesOfAReader) {
+  const std::string part = learnable_text();
+  for (std::size_t shift = 0; shift < 4; ++shift) {
+    const std::string text = std::string(shift, 'x') + "\n\n\n" + part + part + part;
+    ASSERT_GT(text.size(), 100'000u);
+    write("parts.txt", text);
+    TextReader reader({path("parts.txt"), 0, std::ssize(text)});
+    Ids ids;
+    for (std::string_view piece; reader.next(piece);) tokenizer_->encode_next(piece, ids);
+    EXPECT_EQ(ids, encode(*tokenizer_, text));
+  }
+}
+
+TEST_F(Trained, LearnsLineEndsWithWhatComesBeforeThem) {
+  const Ids ids = encode(*tokenizer_, "return talk;\n\n");
+  const std::string last = tokenizer_->decode(std::span(ids).last(1));
+  EXPECT_TRUE(last.ends_with("\n\n") && last.size() > 2) << last;
+  EXPECT_EQ(encode(*tokenizer_, "\n").size(), 1u);
+  EXPECT_GT(encode(*tokenizer_, "\n")[0], 258) << "a byte";
 }
 
 // The same model told to put a space before each text: parts of one document still get a single one.
@@ -175,6 +202,30 @@ TEST_F(Trained, LearnsFromASampleOfBoundedSize) {
   EXPECT_NE(content("s.model"), content("t.model"));
 }
 
+// 40 places of 64 KiB, of which 5 hold the 16 x 20,000 bytes to read. Where a place is cut out there is no broken character,
+// which the model would learn as U+FFFD.
+TEST_F(Trained, ReadsOnlyPlacesOfALargeInput) {
+  std::string text;
+  while (text.size() < 40 * 65536) text += "漢字 прогулка " + learnable_text();
+  write("large.txt", text);
+  const auto train = [&](const char* output) {
+    return train_tokenizer({.inputs = {path("large.txt")}, .vocab_size = 340, .output = path(output), .sample_bytes = 20000});
+  };
+  const auto summary = train("s.model");
+  EXPECT_LE(summary.read_bytes, 7 * 65536);
+  EXPECT_GE(summary.read_bytes, 3 * 65536);
+  EXPECT_NEAR(static_cast<double>(summary.sampled_bytes), 20000, 5000);
+  EXPECT_EQ(content("s.model").find("\xEF\xBF\xBD"), std::string::npos);
+  train("again.model");
+  EXPECT_EQ(content("again.model"), content("s.model"));
+}
+
+TEST_F(Trained, ReadsAtLeastOnePlace) {
+  write("large.txt", learnable_text() + learnable_text());
+  const auto summary = train_tokenizer({.inputs = {path("large.txt")}, .vocab_size = 320, .output = path("s.model"), .sample_bytes = 1000});
+  EXPECT_GT(summary.sampled_bytes, 0);
+}
+
 TEST_F(Trained, RefusesWhatCannotBeLearntOrRead) {
   const auto train = [&](std::int64_t vocab_size, const std::string& input) {
     return [=, this] { train_tokenizer({.inputs = {input}, .vocab_size = vocab_size, .output = path("x.model")}); };
@@ -192,18 +243,19 @@ TEST_F(Trained, RefusesWhatCannotBeLearntOrRead) {
   expect_refused(Exit::data, {"cut.model"}, [&] { load_tokenizer(write("cut.model", cut)); });
 }
 
-TEST(Words, EndBeforeSpacesAndAtLineEnds) {
+TEST(Words, EndBeforeSpacesAndAfterLineEnds) {
   std::string_view text = "one  two\n\n   \nthree ";
   std::vector<std::string> words;
   for (; !text.empty(); text.remove_prefix(words.back().size())) words.emplace_back(next_word(text));
-  EXPECT_EQ(words, (std::vector<std::string>{"one", "  two", "\n", "\n", "   ", "\n", "three", " "}));
+  EXPECT_EQ(words, (std::vector<std::string>{"one", "  two\n\n", "   \n", "three", " "}));
 }
 
 TEST(Words, AreNotCachedWhereAPieceSpansThem) {
-  SentencePieceModel model{
-      .pieces = {{"\xE2\x96\x81", 0, Kind::normal}, {"\xE2\x96\x81\xE2\x96\x81in", 0, Kind::normal}}, .is_bpe = true, .adds_prefix = false};
+  SentencePieceModel model{.pieces = {{"\xE2\x96\x81", 0, Kind::normal}, {"\xE2\x96\x81\xE2\x96\x81in.\n\n", 0, Kind::normal}},
+                           .is_bpe = true,
+                           .adds_prefix = false};
   EXPECT_TRUE(WordCache(model).usable());
-  for (const char* text : {"in\xE2\x96\x81the", "a\nb"}) {
+  for (const char* text : {"in\xE2\x96\x81the", "a\nb", "\n\xE2\x96\x81", "\xE2\x96\x81\n\xE2\x96\x81"}) {
     auto spanning = model;
     spanning.pieces.push_back({text, 0, Kind::normal});
     EXPECT_FALSE(WordCache(spanning).usable()) << text;
@@ -235,7 +287,8 @@ TEST_F(Trained, TransformersGivesTheSameIds) {
   const std::string lines = learnable_text() + "漢字 🎉 \"quoted\\\" ==========\n\t tab  and   spaces\n";
   const std::string program =
       "import sys\nfrom transformers import AutoTokenizer\nd = sys.argv[1]\nt = AutoTokenizer.from_pretrained(d)\n"
-      "for line in open(d + '/lines', encoding='utf8', newline='\\n'):\n"
+      "text = open(d + '/lines', encoding='utf8', newline='\\n').read()\n"
+      "for line in text.splitlines(keepends=True) + [text]:\n"
       "  ids = t(line)['input_ids']\n  assert t.decode(ids) == line, line\n  print(*ids)\n";
   for (const std::string& name : {path("t.model"), std::string("bytes")}) {
     write_hugging_face_tokenizer(name, directory.path());
@@ -244,6 +297,7 @@ TEST_F(Trained, TransformersGivesTheSameIds) {
     std::string expected;
     std::istringstream stream(lines);
     for (std::string line; std::getline(stream, line);) expected += fmt::format("{}\n", fmt::join(encode(*tokenizer, line + "\n"), " "));
+    expected += fmt::format("{}\n", fmt::join(encode(*tokenizer, lines), " "));  // blank lines among them
     EXPECT_EQ(run_python(directory, program, directory.path()), expected) << name;
   }
 }
