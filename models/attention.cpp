@@ -25,12 +25,11 @@ class Attention final : public Module {
         queries_(config.queries_per_group()),
         head_size_(config.head_size()),
         rope_table_(std::move(rope_table)),
-        norm_(options.prefix + ".input_layernorm.weight", config.hidden_size, config.rms_norm_eps, options.writer, options.lr_scale),
+        norm_(options.prefix + ".input_layernorm.weight", config.hidden_size, config.rms_norm_eps, options.owner),
         qkv_({groups_ * (2 + queries_) * head_size_, config.hidden_size}, {.deviation = config.initializer_range},
-             qkv_pieces(config, options.prefix), options.writer, options.lr_scale),
+             qkv_pieces(config, options.prefix), options.owner),
         o_({config.hidden_size, config.hidden_size}, {.deviation = residual_deviation(config)},
-           {whole(options.prefix + ".self_attn.o_proj.weight", {config.hidden_size, config.hidden_size})}, options.writer,
-           options.lr_scale) {}
+           {whole(options.prefix + ".self_attn.o_proj.weight", {config.hidden_size, config.hidden_size})}, options.owner) {}
 
   void forward(Context& ctx, Tensor y, Tensor x, Slot& slot) override {
     const std::int64_t n = x.shape[0], h = x.shape[1];

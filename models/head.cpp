@@ -8,12 +8,10 @@ Head::Head(ExitSpec spec, int tap, std::vector<ModulePtr> body, std::unique_ptr<
 void Head::exit(Context& ctx, Tensor d_tap, Tensor sums, const HeadIn& in, const Sequences& sequences, bool train) {
   Scratch scope(ctx);
   Slot slot(*ctx.scratch, train ? Keep::everything : Keep::nothing, sequences);
-  HeadIn top = in;  // what the output matrix reads
-  top.loss.confidence_weights = spec_.confidence_weights;
-  top.x = forward(ctx, in.x, slot);
+  const Tensor top = forward(ctx, in.x, slot);
   const bool bare = body_.empty() && !norm_;
   const Tensor d_top = bare || !train ? d_tap : scope.tensor(in.x.shape, DType::f32);  // [n, h]
-  output_.loss(ctx, d_top, sums, top, train);
+  output_.loss(ctx, d_top, sums, top, in.labels, {in.scale, spec_.confidence_weights}, train);
   if (train) backward(ctx, d_tap, d_top, slot);
 }
 

@@ -14,14 +14,14 @@ namespace offramp {
 struct HeadIn {
   Tensor x;       // [n, h]
   Tensor labels;  // [n] i32, < 0: not counted
-  LossOptions loss;  // Head::exit sets its confidence_weights from the exit's spec
+  Tensor scale;   // [1] f32: weight of this exit / counted tokens of the whole batch
 };
 
 class OutputMatrix {
  public:
-  OutputMatrix(std::string logical_name, std::int64_t vocabulary, std::int64_t hidden, double deviation, double lr_scale = 1);
-  // sums += (see LossOptions in ops.h); train: dx = (undefined: not wanted), dw +=.
-  void loss(Context& ctx, Tensor dx, Tensor sums, const HeadIn& in, bool train);
+  OutputMatrix(std::string logical_name, Shape shape, double deviation, double lr_scale = 1);  // [V, h]
+  // x [n, h]. sums += (see LossOptions in ops.h); train: dx = (undefined: not wanted), dw +=.
+  void loss(Context& ctx, Tensor dx, Tensor sums, Tensor x, Tensor labels, const LossOptions& options, bool train);
   // Tokens whose logits exist at once: never all n of them.
   static std::int64_t chunk(std::int64_t tokens, std::int64_t vocabulary);
   void visit(const Visitor& visitor) { visitor(weight_); }

@@ -4,10 +4,17 @@
 
 namespace offramp {
 
+// Who a part's parameters belong to: what adds to their gradients, and how they are updated.
+struct Ownership {
+  Writer writer = Writer::unit;
+  double lr_scale = 1;
+  bool learns = true;  // false: they get no gradient from this part (a detached exit leaves its layer's norm alone)
+};
+
 // y = x w^T, w [out, in].
 class Linear final : public WeightGradient {
  public:
-  Linear(Shape shape, Init init, std::vector<Piece> pieces, Writer writer = Writer::unit, double lr_scale = 1);
+  Linear(Shape shape, Init init, std::vector<Piece> pieces, Ownership owner = {});
   void forward(Context& ctx, Tensor y, Tensor x, Slot& slot, Tensor residual = {});  // y = x w^T + residual; remembers x
   void backward(Context& ctx, Tensor dx, Tensor dy, Slot& slot);                     // dx =; the weight gradient +=
   void weight_gradient(Context& ctx, Tensor dy, Tensor x) override;
@@ -16,15 +23,17 @@ class Linear final : public WeightGradient {
 
  private:
   Parameter weight_;
+  bool learns_;
 };
 
 // RMSNorm over the last dimension.
 class Norm final {
  public:
-  // learns false: the gain gets no gradient.
-  Norm(std::string name, std::int64_t hidden, double eps, Writer writer = Writer::unit, double lr_scale = 1, bool learns = true);
-  void forward(Context& ctx, Tensor y, Tensor x, Slot& slot);                        // remembers x and 1/rms
-  void backward(Context& ctx, Tensor dx, Tensor dy, Tensor d_residual, Slot& slot);  // dx = d_residual + norm'(dy)
+  Norm(std::string name, std::int64_t hidden, double eps, Ownership owner = {});
+  void forward(Context& ctx, Tensor y, Tensor x, Slot& slot);  // remembers x and 1/rms
+  // dx = d_residual + norm'(dy); dy may be undefined where neither dx nor learns() wants it.
+  void backward(Context& ctx, Tensor dx, Tensor dy, Tensor d_residual, Slot& slot);
+  bool learns() const { return learns_ && gain_.grad.defined(); }
   void visit(const Visitor& visitor) { visitor(gain_); }
 
  private:

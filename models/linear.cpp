@@ -2,8 +2,9 @@
 
 namespace offramp {
 
-Linear::Linear(Shape shape, Init init, std::vector<Piece> pieces, Writer writer, double lr_scale)
-    : weight_{.shape = shape, .init = init, .pieces = std::move(pieces), .writer = writer, .lr_scale = lr_scale} {}
+Linear::Linear(Shape shape, Init init, std::vector<Piece> pieces, Ownership owner)
+    : weight_{.shape = shape, .init = init, .pieces = std::move(pieces), .writer = owner.writer, .lr_scale = owner.lr_scale},
+      learns_(owner.learns) {}
 
 void Linear::forward(Context& ctx, Tensor y, Tensor x, Slot& slot, Tensor residual) {
   linear(ctx, y, x, weight_.value, residual);
@@ -18,7 +19,7 @@ void Linear::backward(Context& ctx, Tensor dx, Tensor dy, Slot& slot) {
 }
 
 void Linear::weight_gradient(Context& ctx, Tensor dy, Tensor x) {
-  if (weight_.grad.defined()) linear_backward_weight(ctx, weight_.grad, dy, x);
+  if (learns_ && weight_.grad.defined()) linear_backward_weight(ctx, weight_.grad, dy, x);
 }
 
 }  // namespace offramp

@@ -12,15 +12,9 @@ std::vector<Piece> gate_up_pieces(const ModelConfig& config, const std::string& 
   return {std::move(gate), std::move(up)};
 }
 
-// A norm with another name is somebody else's, tied: its learning rate is not the exit's to scale.
 Norm make_norm(const ModelConfig& config, const UnitOptions& options) {
-  const bool own = options.norm_name.empty();
-  return {own ? options.prefix + ".post_attention_layernorm.weight" : options.norm_name,
-          config.hidden_size,
-          config.rms_norm_eps,
-          options.writer,
-          own ? options.lr_scale : 1,
-          options.norm_learns};
+  if (!options.norm_name.empty()) return {options.norm_name, config.hidden_size, config.rms_norm_eps, options.norm_owner};
+  return {options.prefix + ".post_attention_layernorm.weight", config.hidden_size, config.rms_norm_eps, options.owner};
 }
 
 class Mlp final : public Module {
@@ -28,10 +22,9 @@ class Mlp final : public Module {
   Mlp(const ModelConfig& config, const UnitOptions& options)
       : norm_(make_norm(config, options)),
         gate_up_({2 * config.intermediate_size, config.hidden_size}, {.deviation = config.initializer_range},
-                 gate_up_pieces(config, options.prefix), options.writer, options.lr_scale),
+                 gate_up_pieces(config, options.prefix), options.owner),
         down_({config.hidden_size, config.intermediate_size}, {.deviation = residual_deviation(config)},
-              {whole(options.prefix + ".mlp.down_proj.weight", {config.hidden_size, config.intermediate_size})}, options.writer,
-              options.lr_scale) {}
+              {whole(options.prefix + ".mlp.down_proj.weight", {config.hidden_size, config.intermediate_size})}, options.owner) {}
 
   void forward(Context& ctx, Tensor y, Tensor x, Slot& slot) override {
     const std::int64_t n = x.shape[0], intermediate = gate_up_.out() / 2;
@@ -56,7 +49,8 @@ class Mlp final : public Module {
       swiglu_backward(ctx, blocked(d_gate_up), d_activated, blocked(d_gate_up));
     }
     Scratch scope(ctx);
-    const Tensor d_xn = scope.tensor(dy.shape, DType::f32);  // [n, h]
+    Tensor d_xn;  // [n, h]; a detached exit's copy of its layer's norm wants none
+    if (dx.defined() || norm_.learns()) d_xn = scope.tensor(dy.shape, DType::f32);
     gate_up_.backward(ctx, d_xn, d_gate_up, slot);
     norm_.backward(ctx, dx, d_xn, dy, slot);
   }

@@ -18,14 +18,14 @@ int tap_of(const ExitSpec& exit) { return (exit.head == HeadKind::mlp ? 1 : 2) +
 
 std::vector<ModulePtr> make_body(const ModelConfig& config, const ExitSpec& exit, std::shared_ptr<const Tensor> rope_table) {
   const std::string prefix = fmt::format("exits.{}", exit.layer);
-  const UnitOptions block{.prefix = prefix + ".block", .writer = Writer::head, .lr_scale = exit.lr_scale};
+  const Ownership own{.writer = Writer::head, .lr_scale = exit.lr_scale};
+  const UnitOptions block{.prefix = prefix + ".block", .owner = own};
   std::vector<ModulePtr> body;
   if (exit.head == HeadKind::mlp) {
     body.push_back(make_mlp(config, {.prefix = prefix,
-                                     .writer = Writer::head,
-                                     .lr_scale = exit.lr_scale,
+                                     .owner = own,
                                      .norm_name = fmt::format("model.layers.{}.post_attention_layernorm.weight", exit.layer - 1),
-                                     .norm_learns = !exit.detach}));
+                                     .norm_owner = {.writer = Writer::head, .learns = !exit.detach}}));
   }
   if (exit.head == HeadKind::block || exit.head == HeadKind::attention) {
     body.push_back(make_attention(config, block, std::move(rope_table)));
@@ -39,8 +39,8 @@ Head make_final_head(const ModelConfig& config, int tap) {
   return {spec,
           tap,
           {},
-          std::make_unique<Norm>(kFinalNorm, config.hidden_size, config.rms_norm_eps, Writer::head),
-          OutputMatrix(output_name(config), config.vocab_size, config.hidden_size, config.initializer_range)};
+          std::make_unique<Norm>(kFinalNorm, config.hidden_size, config.rms_norm_eps, Ownership{.writer = Writer::head}),
+          OutputMatrix(output_name(config), {config.vocab_size, config.hidden_size}, config.initializer_range)};
 }
 
 }  // namespace
@@ -70,9 +70,9 @@ Head make_head(const ModelConfig& config, const ExitSpec& exit, int tap, std::sh
   std::unique_ptr<Norm> norm;
   if (exit.head != HeadKind::bare) {
     norm = std::make_unique<Norm>(exit.shared_norm ? kFinalNorm : prefix + ".norm.weight", config.hidden_size, config.rms_norm_eps,
-                                  Writer::head, exit.shared_norm ? 1 : exit.lr_scale);
+                                  Ownership{.writer = Writer::head, .lr_scale = exit.shared_norm ? 1 : exit.lr_scale});
   }
-  OutputMatrix output(exit.shared_output ? output_name(config) : prefix + ".head.weight", config.vocab_size, config.hidden_size,
+  OutputMatrix output(exit.shared_output ? output_name(config) : prefix + ".head.weight", {config.vocab_size, config.hidden_size},
                       config.initializer_range, exit.shared_output ? 1 : exit.lr_scale);
   return {exit, tap, make_body(config, exit, std::move(rope_table)), std::move(norm), std::move(output)};
 }

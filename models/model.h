@@ -22,19 +22,17 @@ struct Model {
 
   // Computes the tables that units read, in memory of the arena. Once, before the first forward.
   void prepare(Context& ctx, Arena& arena);
-  int final_exit() const { return static_cast<int>(heads.size()) - 1; }
 };
 // Throws Error(Exit::configuration) for an architecture it does not know.
 Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits);
 
 // Units of the transformer (models/attention.cpp, mlp.cpp, embedding.cpp). `prefix` is a layer's Hugging Face name,
-// "model.layers.3" or "exits.4.block"; writer and lr_scale go to every parameter of the unit.
+// "model.layers.3" or "exits.4.block"; every parameter of the unit is the owner's.
 struct UnitOptions {
   std::string prefix;
-  Writer writer = Writer::unit;
-  double lr_scale = 1;
-  std::string norm_name;    // another logical name for the norm (the mlp exit's copy of its layer's); empty: the layer's own
-  bool norm_learns = true;  // false: that norm gets no gradient from here (a detached exit leaves its layer's norm alone)
+  Ownership owner;
+  std::string norm_name;  // another logical name for the norm (the mlp exit's copy of its layer's); empty: the layer's own
+  Ownership norm_owner;   // of a norm with another name: somebody else's, whose learning rate is not the unit's to scale
 };
 // Deviation at the start of the matrices that write to the residual stream: initializer_range / sqrt(2 L).
 double residual_deviation(const ModelConfig& config);

@@ -14,10 +14,10 @@ constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b
 
 }  // namespace
 
-OutputMatrix::OutputMatrix(std::string logical_name, std::int64_t vocabulary, std::int64_t hidden, double deviation, double lr_scale)
-    : weight_{.shape = {vocabulary, hidden},
+OutputMatrix::OutputMatrix(std::string logical_name, Shape shape, double deviation, double lr_scale)
+    : weight_{.shape = shape,
               .init = {.deviation = deviation},
-              .pieces = {whole(std::move(logical_name), {vocabulary, hidden})},
+              .pieces = {whole(std::move(logical_name), shape)},
               .writer = Writer::head,
               .lr_scale = lr_scale} {}
 
@@ -30,20 +30,20 @@ std::int64_t OutputMatrix::chunk(std::int64_t tokens, std::int64_t vocabulary) {
 }
 
 // dx = dlogits w,  dw += dlogits^T x, where dlogits overwrote the logits.
-void OutputMatrix::loss(Context& ctx, Tensor dx, Tensor sums, const HeadIn& in, bool train) {
-  const std::int64_t n = in.x.shape[0], vocabulary = weight_.shape[0], most = chunk(n, vocabulary);
+void OutputMatrix::loss(Context& ctx, Tensor dx, Tensor sums, Tensor x, Tensor labels, const LossOptions& options, bool train) {
+  const std::int64_t n = x.shape[0], vocabulary = weight_.shape[0], most = chunk(n, vocabulary);
   for (std::int64_t first = 0; first < n; first += most) {
     const std::int64_t count = std::min(most, n - first);
     Scratch scope(ctx);
     const Tensor logits = scope.tensor({count, vocabulary}, DType::f32);
     const Tensor stats = scope.tensor({count, 3}, DType::f32);
     const Tensor argmax = scope.tensor({count}, DType::i32);
-    const Tensor x = in.x.narrow(0, first, count), labels = in.labels.narrow(0, first, count);
-    linear(ctx, logits, x, weight_.value);
-    softmax_stats(ctx, stats, argmax, logits, labels);
-    softmax_loss(ctx, sums, train ? logits : Tensor{}, logits, stats, argmax, labels, 0, in.loss);
+    const Tensor rows = x.narrow(0, first, count), targets = labels.narrow(0, first, count);  // [count, h], [count]
+    linear(ctx, logits, rows, weight_.value);
+    softmax_stats(ctx, stats, argmax, logits, targets);
+    softmax_loss(ctx, sums, train ? logits : Tensor{}, logits, stats, argmax, targets, 0, options);
     if (train && dx.defined()) linear_backward_input(ctx, dx.narrow(0, first, count), logits, weight_.value);
-    if (train && weight_.grad.defined()) linear_backward_weight(ctx, weight_.grad, logits, x);
+    if (train && weight_.grad.defined()) linear_backward_weight(ctx, weight_.grad, logits, rows);
     ctx.beat();
   }
 }

@@ -96,14 +96,14 @@ TEST(Gradient, ConfidenceWeightsAreConstants) {
   const Tensor labels = rig.integers({kTokens}, [](std::int64_t i) { return i == 3 ? -1 : i * 7 % 37; });
   const Tensor scale = rig.tensor({1});
   *scale.as<float>() = 1;
-  for (int number = 0; number < model->final_exit(); ++number) {
+  for (int number = 0; number + 1 < std::ssize(model->heads); ++number) {
     Head& head = model->heads[static_cast<std::size_t>(number)];
     SCOPED_TRACE(name_of(head.spec().head));
     const Tensor x = rig.numbers("x", {kTokens, 16}), dx = rig.like(x), sums = rig.tensor({kLossSums}, DType::f64);
     const auto visit = [&](const Visitor& visitor) { head.visit(visitor); };
     zero_gradients(rig, visit);
     fill_zero(rig.ctx, sums);
-    head.exit(rig.ctx, dx, sums, {.x = x, .labels = labels, .loss = {.scale = scale}}, sequences, true);
+    head.exit(rig.ctx, dx, sums, {.x = x, .labels = labels, .scale = scale}, sequences, true);
     std::vector<double> confidence(kTokens, 0.0);
     for (std::int64_t i = 0; i < kTokens; ++i) {
       if (labels.as<std::int32_t>()[i] < 0) continue;

@@ -125,12 +125,12 @@ Subject head_subject(Rig& rig, std::shared_ptr<Model> model, int number) {
     const std::size_t memory = r.memory.mark();
     const Tensor sums = r.tensor({kLossSums}, DType::f64);
     if (r.real()) fill_zero(r.ctx, sums);
-    head->exit(r.ctx, dx, sums, {.x = x, .labels = labels, .loss = {.scale = scale}}, sequences, train);
+    head->exit(r.ctx, dx, sums, {.x = x, .labels = labels, .scale = scale}, sequences, train);
     const double loss = r.real() ? 0.25 * sums.as<double>()[1] : 0;
     r.memory.release(memory);
     return loss;
   };
-  return {.name = std::string(name_of(head->spec().head)) + (number == model->final_exit() ? " (final)" : ""),
+  return {.name = std::string(name_of(head->spec().head)) + (number + 1 == std::ssize(model->heads) ? " (final)" : ""),
           .visit = [head, model](const Visitor& visitor) { head->visit(visitor); },
           .input = hidden_input(),
           .loss = [run](Rig& r, Tensor x) { return run(r, {}, x, false); },
@@ -151,7 +151,7 @@ std::vector<Subject> subjects(Rig& rig) {
   all.push_back(unit_subject("attention with a group a head", ungrouped, 1, one_document()));
   all.push_back(unit_subject("attention with one group", one_group, 1, one_document()));
   all.push_back(unit_subject("mlp", model, 2, one_document()));
-  for (int head = 0; head <= model->final_exit(); ++head) all.push_back(head_subject(rig, model, head));
+  for (int head = 0; head < std::ssize(model->heads); ++head) all.push_back(head_subject(rig, model, head));
   return all;
 }
 
