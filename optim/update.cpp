@@ -4,13 +4,25 @@
 #include <cmath>
 #include <set>
 
+#include "tensor/check.h"
+
 namespace offramp {
 namespace {
+
+enum class Rule { adamw, sgd };
+
+Rule rule_of(const OptimizerConfig& config) {
+  if (config.name == "adamw") return Rule::adamw;
+  OFFRAMP_CHECK(config.name == "sgd", "[optimizer] no optimizer is called {}", config.name);
+  return Rule::sgd;
+}
 
 void adamw_range(Context& ctx, const Flat& flat, const OptimizerConfig& config, const UpdateRange& update, Tensor scalars) {
   AdamW options;
   options.beta1 = static_cast<float>(config.betas[0]);
   options.beta2 = static_cast<float>(config.betas[1]);
+  options.one_minus_beta1 = static_cast<float>(1 - config.betas[0]);
+  options.one_minus_beta2 = static_cast<float>(1 - config.betas[1]);
   options.eps = static_cast<float>(config.eps);
   options.weight_decay = update.decay ? static_cast<float>(config.weight_decay) : 0.0f;
   options.lr_scale = static_cast<float>(update.lr_scale);
@@ -64,7 +76,7 @@ double gradient_norm(Tensor squares) {
 double clip_factor(double norm, double limit) { return limit > 0 ? std::min(1.0, limit / (norm + 1e-6)) : 1.0; }
 
 std::vector<std::string> optimizer_state(const OptimizerConfig& config) {
-  if (config.name == "adamw") return {"exp_avg", "exp_avg_sq"};
+  if (rule_of(config) == Rule::adamw) return {"exp_avg", "exp_avg_sq"};
   return config.momentum > 0 ? std::vector<std::string>{"momentum"} : std::vector<std::string>{};
 }
 
@@ -77,11 +89,9 @@ void set_scalars(Tensor scalars, const StepScalars& step, const OptimizerConfig&
 }
 
 void apply_update(Context& ctx, const Flat& flat, const OptimizerConfig& config, Tensor scalars) {
+  const auto update_range = rule_of(config) == Rule::adamw ? adamw_range : sgd_range;
   for (const UpdateRange& update : flat.updates()) {
-    if (config.name == "adamw")
-      adamw_range(ctx, flat, config, update, scalars);
-    else
-      sgd_range(ctx, flat, config, update, scalars);
+    update_range(ctx, flat, config, update, scalars);
     ctx.beat();
   }
 }

@@ -4,7 +4,8 @@
 //   n tokens (rows), h hidden, o outputs, V vocabulary, s tokens a sequence, d head size, G key-value groups, q query heads a group.
 //
 // ops.cpp checks shapes, counts the cost in plan mode, takes the scratch an operation needs (so that the plan sees it) and
-// dispatches once to the device's folder. Everything is deterministic: the order of every sum is fixed by the shapes.
+// dispatches once to the device's folder. Everything is deterministic: the order of every sum is fixed by the shapes, that of matrix
+// products by shapes, strides and the number of threads.
 #pragma once
 #include "tensor/context.h"
 
@@ -76,6 +77,8 @@ void softmax_loss(Context&, Tensor sums, Tensor dlogits, Tensor logits, Tensor s
 // bias corrections 1 - beta1^t, 1 - beta2^t. Decay is decoupled and comes first: p -= lr * weight_decay * p.
 struct AdamW {
   float beta1 = 0.9f, beta2 = 0.95f, eps = 1e-8f, weight_decay = 0, lr_scale = 1;
+  // Rounded from the double 1 - beta: 1 minus the rounded beta2 = 0.9999 would be wrong by 2e-4 of itself.
+  float one_minus_beta1 = 0.1f, one_minus_beta2 = 0.05f;
 };
 void adamw(Context&, Tensor weight, Tensor m, Tensor v, Tensor grad, Tensor scalars, const AdamW&);
 struct Sgd {

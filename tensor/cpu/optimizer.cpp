@@ -10,7 +10,8 @@ void adamw(Tensor weight, Tensor m, Tensor v, Tensor grad, Tensor scalars, const
   const float* s = scalars.as<float>();
   const float clip = s[1], rate = s[0] * options.lr_scale, correction1 = s[2], correction2 = s[3];
   if (clip == 0) return;
-  const float b1 = options.beta1, b2 = options.beta2, eps = options.eps, decay = rate * options.weight_decay;
+  const float b1 = options.beta1, b2 = options.beta2, c1 = options.one_minus_beta1, c2 = options.one_minus_beta2;
+  const float eps = options.eps, decay = rate * options.weight_decay;
   float *p = weight.as<float>(), *ms = m.as<float>(), *vs = v.as<float>();
   const float* g = grad.as<float>();
   const std::int64_t count = weight.elements();
@@ -20,7 +21,7 @@ void adamw(Tensor weight, Tensor m, Tensor v, Tensor grad, Tensor scalars, const
 #pragma omp simd
     for (std::int64_t i = begin; i < end; ++i) {
       const float d = g[i] * clip;
-      const float m1 = b1 * ms[i] + (1 - b1) * d, v1 = b2 * vs[i] + (1 - b2) * d * d;
+      const float m1 = b1 * ms[i] + c1 * d, v1 = b2 * vs[i] + c2 * d * d;
       const float kept = p[i] - decay * p[i];
       ms[i] = m1;
       vs[i] = v1;

@@ -61,7 +61,10 @@ TEST(LearningRate, NoStepsAtAll) {
   }
 }
 
-TEST(LearningRate, UnknownNameIsOurMistake) { EXPECT_THROW(learning_rate(schedule("step", 0), 1.0, 1, 2), Error); }
+TEST(LearningRate, UnknownNameIsOurMistake) {
+  EXPECT_THROW(learning_rate(schedule("step", 0), 1.0, 1, 2), Error);
+  EXPECT_THROW(learning_rate(schedule("step", 4), 1.0, 1, 8), Error);  // in the warm-up too
+}
 
 TEST(ExitLossScale, RunsFromStartToOne) {
   for (const auto& [t, value] : Table{{1, 0.4}, {2, 0.6}, {3, 0.8}, {4, 1.0}, {5, 1.0}}) {
