@@ -10,8 +10,6 @@
 
 namespace offramp {
 
-enum class Device { cpu };
-
 struct Cost {
   double flops = 0;  // a multiply-add counts two
   double bytes = 0;  // read and written, each operand once
@@ -27,7 +25,6 @@ struct Meter {
 };
 
 struct Context {
-  Device device = Device::cpu;
   Arena* scratch = nullptr;      // memory of one operation or one action; see Scratch
   Meter* meter = nullptr;        // set: plan mode. Operations and collectives are checked, counted, and return
   Activity* activity = nullptr;  // what the watchdog prints

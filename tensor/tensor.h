@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <stdexcept>
 #include <string>
 
 namespace offramp {
@@ -24,6 +25,7 @@ struct Shape {
 
   constexpr Shape() = default;
   constexpr Shape(std::initializer_list<std::int64_t> sizes) {
+    if (sizes.size() > size.size()) throw std::length_error("a shape has at most four dimensions");
     for (auto s : sizes) size[static_cast<std::size_t>(rank++)] = s;
   }
   constexpr std::int64_t operator[](int i) const { return size[static_cast<std::size_t>(i)]; }

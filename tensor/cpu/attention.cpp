@@ -10,16 +10,16 @@ namespace {
 
 struct Workspace {
   float *keys, *values;                 // [size, pitch] transposed; [length, size]
-  float *queries, *scores, *out, *sum;  // [kBlock, size]; [kBlock, pitch]; [kBlock, size]; [kBlock]
+  float *queries, *scores, *out, *sum;  // [kQueryRows, size]; [kQueryRows, pitch]; [kQueryRows, size]; [kQueryRows]
   std::int64_t floats;                  // of all parts
   Workspace(float* scratch, const Padded& padded) {
     Parts parts(scratch);
     keys = parts.take(padded.size * padded.pitch);
     values = parts.take(padded.length * padded.size);
-    queries = parts.take(kBlock * padded.size);
-    scores = parts.take(kBlock * padded.pitch);
-    out = parts.take(kBlock * padded.size);
-    sum = parts.take(kBlock);
+    queries = parts.take(kQueryRows * padded.size);
+    scores = parts.take(kQueryRows * padded.pitch);
+    out = parts.take(kQueryRows * padded.size);
+    sum = parts.take(kQueryRows);
     floats = parts.used();
   }
 };
@@ -71,7 +71,7 @@ void block_softmax(const Workspace& w, const Block& b, const Head& head, const P
 
 void one_head(const Workspace& w, const Head& head, const AttentionShape& a, const Padded& padded) {
   const float scale = 1 / std::sqrt(static_cast<float>(a.size));
-  for (std::int64_t r = 0; r < a.length; r += kBlock) {
+  for (std::int64_t r = 0; r < a.length; r += kQueryRows) {
     const Block b = block_at(r, a.length, head.first_key);
     const Rows queries = {head.queries.data + r * head.queries.stride, head.queries.stride};
     pack(w.queries, queries, b.rows, round_up(b.rows, kTileRows), a.size, padded.size, scale);

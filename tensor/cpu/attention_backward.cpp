@@ -12,15 +12,15 @@ namespace {
 struct Workspace {
   float *keys_t, *values_t, *keys;     // [size, pitch] transposed, twice; [length, size]
   float *d_keys, *d_values;            // [length, size]: sums over blocks and heads, in that order
-  float *queries, *d_out, *d_queries;  // [kBlock, size]
-  float *p, *ds;                       // [kBlock, pitch]
+  float *queries, *d_out, *d_queries;  // [kQueryRows, size]
+  float *p, *ds;                       // [kQueryRows, pitch]
   std::int64_t floats;                 // of all parts
   Workspace(float* scratch, const Padded& padded) {
     Parts parts(scratch);
     for (float** t : {&keys_t, &values_t}) *t = parts.take(padded.size * padded.pitch);
     for (float** t : {&keys, &d_keys, &d_values}) *t = parts.take(padded.length * padded.size);
-    for (float** t : {&queries, &d_out, &d_queries}) *t = parts.take(kBlock * padded.size);
-    for (float** t : {&p, &ds}) *t = parts.take(kBlock * padded.pitch);
+    for (float** t : {&queries, &d_out, &d_queries}) *t = parts.take(kQueryRows * padded.size);
+    for (float** t : {&p, &ds}) *t = parts.take(kQueryRows * padded.pitch);
     floats = parts.used();
   }
 };
@@ -87,7 +87,7 @@ void unpack(float* to, std::int64_t stride, const float* from, std::int64_t coun
 }
 
 void one_head(const Workspace& w, const Head& head, const AttentionShape& a, const Padded& padded) {
-  for (std::int64_t r = 0; r < a.length; r += kBlock) {
+  for (std::int64_t r = 0; r < a.length; r += kQueryRows) {
     const Block b = block_at(r, a.length, head.first_key);
     const auto packed = [&](float* to, Rows from) {
       pack(to, {from.data + r * from.stride, from.stride}, b.rows, round_up(b.rows, kTileRows), a.size, padded.size, 1);

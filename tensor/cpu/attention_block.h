@@ -1,5 +1,5 @@
 // What the forward and the backward of attention share: how one (sequence, group) is packed, and the scores of a block of queries.
-// Queries go in blocks of kBlock rows against all keys a block can see, so scratch is kBlock x length, whatever n is.
+// Queries go in blocks of kQueryRows rows against all keys a block can see, so scratch is kQueryRows x length, whatever n is.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -10,8 +10,8 @@
 
 namespace offramp::cpu {
 
-inline constexpr std::int64_t kBlock = 64;  // query rows; a multiple of kTileRows
-static_assert(kBlock % kLanes == 0);
+inline constexpr std::int64_t kQueryRows = 64;  // of a block; a multiple of kTileRows
+static_assert(kQueryRows % kLanes == 0);
 
 // Sizes padded to whole vectors.
 struct Padded {
@@ -76,7 +76,7 @@ static inline std::int64_t first_key_at(const std::int32_t* first_key, std::int6
 }
 
 static inline Block block_at(std::int64_t first_row, std::int64_t length, const std::int32_t* first_key) {
-  Block b = {.first_row = first_row, .rows = std::min(kBlock, length - first_row), .first_column = length};
+  Block b = {.first_row = first_row, .rows = std::min(kQueryRows, length - first_row), .first_column = length};
   for (std::int64_t i = first_row; i < b.end(); ++i) b.first_column = std::min(b.first_column, first_key_at(first_key, i));
   b.first_column = b.first_column / kLanes * kLanes;
   return b;

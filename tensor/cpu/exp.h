@@ -1,6 +1,7 @@
 // Vectors of floats, for attention: its exponential, sums and transposes in whole registers. GCC's vector extensions serve every
 // instruction set from one source. Everything is `static`, because files of other folders may be compiled for a smaller processor.
-// (vector_math.h has the scalar exponential for plain loops; the compiler makes half registers of those.)
+// (vector_math.h has the exponential for plain loops, of which the compiler makes half registers: the same polynomial, but with
+// gradual underflow and up to the end of the range.)
 //
 //   Floats x = load(p);            // kLanes floats from any address
 //   store(p, exp(x - maximum));    // within 1.5 * 2^-24 of itself; below -87.3 exactly 0, above 88.37 infinity, NaN stays NaN
@@ -68,8 +69,8 @@ static inline void transpose(Floats (&rows)[kLanes]) {
   }
 }
 
-// exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln(2)/2. ln 2 in two parts keeps r exact; the polynomial is the minimax of
-// degree 6 of Cephes' expf.
+// exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln(2)/2. ln 2 in two parts keeps r exact; the polynomial, of degree 7, is
+// that of Cephes' expf.
 static inline Floats exp(Floats x) {
   const Floats round = broadcast(12582912.0f);  // 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits
   const Floats shifted = x * 1.44269504f + round;

@@ -83,6 +83,11 @@ auto checked(const Product& p, F work) {
   try {
     return work();
   } catch (const dnnl::error& error) {
+    if (error.status == dnnl_out_of_memory) {
+      fail(Exit::memory,
+           "no memory is left for a matrix product {} x {} x {}: reduce training.micro_batch_size, or run fewer ranks on this host", p.rows,
+           p.columns, p.depth);
+    }
     throw Error(Exit::internal, fmt::format("[product] {} x {} x {}, strides {}, {}, {}: oneDNN: {} (status {})", p.rows, p.columns,
                                             p.depth, p.a.stride, p.b.stride, p.c.stride, error.message, static_cast<int>(error.status)));
   }

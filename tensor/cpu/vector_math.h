@@ -8,8 +8,9 @@
 
 namespace offramp::cpu {
 
-// e^x to about 1 ulp. -inf and below -104: 0; above 89: inf; NaN stays NaN. Cody and Waite's reduction to |r| <= ln 2 / 2, a
-// polynomial of degree 7, and 2^n applied in two halves so that overflow and gradual underflow come out by themselves.
+// e^x within 1.5 * 2^-24 of itself where that is no subnormal number; below -104 exactly 0, above 88.73 infinity, NaN stays NaN.
+// The reduction and the polynomial are those of exp.h; 2^n is applied in two halves so that overflow and gradual underflow come
+// out by themselves.
 static inline float exp_fast(float x) {
   x = x < -104.0f ? -104.0f : x;  // written so that NaN passes
   x = x > 89.0f ? 89.0f : x;

@@ -40,6 +40,11 @@ TEST(Tensor, IsRowMajor) {
   EXPECT_EQ(to_text(Shape{}), "[]");
 }
 
+TEST(Shape, HasAtMostFourDimensions) {
+  static_assert(Shape{2, 3, 4, 5}.elements() == 120);
+  EXPECT_THROW((Shape{1, 2, 3, 4, 5}), std::length_error);
+}
+
 TEST(Tensor, NarrowIsAView) {
   float data[24];
   const Tensor t(data, {4, 6}, DType::f32);
@@ -107,7 +112,15 @@ TEST(Arena, RemembersItsPeakAndItsLargestRequest) {
   EXPECT_EQ(arena.largest(), 1000u);
   arena.reset();
   EXPECT_EQ(arena.used(), 0u);
-  EXPECT_THROW(arena.release(64), Error);
+}
+
+// A destructor releases: a mark that is no longer in use must neither throw nor take anything.
+TEST(Arena, ReleaseNeverTakes) {
+  static_assert(noexcept(std::declval<Arena&>().release(0)));
+  Arena arena(Backing::host, 4096);
+  arena.bytes(64);
+  arena.release(128);
+  EXPECT_EQ(arena.used(), 64u);
 }
 
 TEST(Arena, SaysByHowMuchItIsFull) {
@@ -155,12 +168,20 @@ TEST(Arena, CountsWhatTheSystemWasAskedFor) {
   EXPECT_EQ(system_allocations(), before + 1);
 }
 
-TEST(Arena, SurvivesAMove) {
-  Arena a(Backing::host, 4096);
+TEST(Arena, MovesItsMemory) {
+  Arena a(Backing::host, 4096), c;
   a.bytes(64);
+  std::byte* const memory = a.memory();
   Arena b = std::move(a);
-  EXPECT_EQ(b.used(), 64u);
-  b.memory()[4095] = std::byte{1};
+  c = std::move(b);
+  for (Arena* empty : {&a, &b}) {
+    EXPECT_EQ(empty->memory(), nullptr);
+    EXPECT_EQ(empty->capacity() + empty->used() + empty->peak() + empty->largest(), 0u);
+    EXPECT_THROW(empty->bytes(1), Error);
+  }
+  EXPECT_EQ(c.memory(), memory);
+  EXPECT_EQ(c.used(), 64u);
+  c.memory()[4095] = std::byte{1};
 }
 
 TEST(ArenaDeathTest, NothingIsBehindAPlan) {

@@ -1,5 +1,6 @@
 // Rotation, SwiGLU, embedding, plain memory, and the exponential that the vectorised loops use.
 #include "registry.h"
+#include "tensor/cpu/kernels.h"
 #include "tensor/cpu/vector_math.h"
 
 namespace offramp::testing {
@@ -263,24 +264,42 @@ TEST(Memory, RefusesShapesThatDiffer) {
 
 // ---- the exponential
 
-TEST(VectorMath, ExponentialIsWithinTwoUnits) {
-  double worst = 0;
-  for (float x = -87.0f; x < 88.7f; x += 0.000731f) {
-    const double exact = std::exp(static_cast<double>(x)), unit = std::ldexp(1.0, std::ilogb(exact) - 23);
-    worst = std::max(worst, std::abs(static_cast<double>(cpu::exp_fast(x)) - exact) / unit);
-  }
-  EXPECT_LT(worst, 2.0);
+// Both exponentials as the kernels have them: compiled for the processor, with or without fused multiply-adds.
+struct Exponential {
+  void (*of)(float*, const float*, std::int64_t);
+  float zero_below, finite_below;  // exactly 0 below, finite up to
+};
+constexpr Exponential kLoops{cpu::exp_of_loops, -104.0f, 88.72f}, kAttention{cpu::exp_of_attention, -87.31f, 88.36f};
+
+float exp_at(const Exponential& e, float x) {
+  float y = 0;
+  e.of(&y, &x, 1);
+  return y;
 }
 
-TEST(VectorMath, ExponentialAtTheEdges) {
+TEST(Exponential, IsWithinAUnitAndAHalf) {
+  std::vector<float> x;
+  for (float at = -87.0f; at < 88.3f; at += 0.000731f) x.push_back(at);
+  for (const float at : {0x1p-30f, -0x1p-30f, 0.34657359f, -0.34657359f, 1.0f}) x.push_back(at);  // at and beside the reduction's edges
+  for (const Exponential& e : {kLoops, kAttention}) {
+    std::vector<float> y(x.size());
+    e.of(y.data(), x.data(), static_cast<std::int64_t>(x.size()));
+    double worst = 0;  // in units of 2^-24 of the value
+    for (std::size_t i = 0; i < x.size(); ++i) worst = std::max(worst, std::abs(y[i] / std::exp(static_cast<double>(x[i])) - 1) * 0x1p24);
+    EXPECT_LT(worst, 1.5);
+  }
+}
+
+TEST(Exponential, AtTheEdges) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  EXPECT_EQ(cpu::exp_fast(0), 1.0f);
-  EXPECT_EQ(cpu::exp_fast(-kInfinity), 0.0f);
-  EXPECT_EQ(cpu::exp_fast(-1e30f), 0.0f);
-  EXPECT_EQ(cpu::exp_fast(kInfinity), kInfinity);
-  EXPECT_EQ(cpu::exp_fast(89.0f), kInfinity);
-  EXPECT_TRUE(std::isfinite(cpu::exp_fast(88.72f)));
-  EXPECT_TRUE(std::isnan(cpu::exp_fast(std::numeric_limits<float>::quiet_NaN())));
+  for (const Exponential& e : {kLoops, kAttention}) {
+    EXPECT_EQ(exp_at(e, 0), 1.0f);
+    for (const float x : {-kInfinity, -1e30f, e.zero_below - 0.01f}) EXPECT_EQ(exp_at(e, x), 0.0f) << x;
+    for (const float x : {89.0f, 1e30f, kInfinity}) EXPECT_EQ(exp_at(e, x), kInfinity) << x;
+    EXPECT_TRUE(std::isfinite(exp_at(e, e.finite_below)));
+    EXPECT_GT(exp_at(e, -87.2f), 0.0f);
+    EXPECT_TRUE(std::isnan(exp_at(e, std::numeric_limits<float>::quiet_NaN())));
+  }
 }
 
 TEST(VectorMath, FoldTakesEveryTermOnceAtEveryLength) {
