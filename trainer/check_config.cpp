@@ -27,6 +27,7 @@ struct Check {
   void exits();
   void exit(std::size_t index);
   void batches();
+  void microbatches(std::int64_t data);
   void world(int size);
   void steps();
   void optimizer();
@@ -91,10 +92,22 @@ void Check::batches() {
   if (!known({"training.global_batch_size", "training.micro_batch_size", "parallel.data_parallel_size"})) return;
   const std::int64_t data = std::max(p.data_parallel_size, 1);
   const std::int64_t unit = t.micro_batch_size * data;
+  if (p.data_parallel_size != 0) microbatches(data);  // auto: see world()
   if (t.global_batch_size % unit == 0) return;
   const std::int64_t close = std::max<std::int64_t>(1, (t.global_batch_size + unit / 2) / unit) * unit;
   blame("training.global_batch_size", "{} is not divisible by micro_batch_size {} x data_parallel_size {}; the nearest is {}",
         t.global_batch_size, t.micro_batch_size, data, close);
+}
+
+void Check::microbatches(std::int64_t data) {
+  constexpr std::int64_t kMost = 32767;  // a schedule numbers them in 16 bits
+  const TrainingConfig& t = config.training;
+  const std::int64_t count = t.global_batch_size / (t.micro_batch_size * data);
+  if (count <= kMost) return;
+  blame("training.global_batch_size",
+        "{} / (micro_batch_size {} x data_parallel_size {}) is {} microbatches a rank and step, at most {} are possible; use a "
+        "micro_batch_size of at least {}",
+        t.global_batch_size, t.micro_batch_size, data, count, kMost, (t.global_batch_size / data + kMost - 1) / kMost);
 }
 
 void Check::world(int size) {
@@ -111,7 +124,9 @@ void Check::world(int size) {
     return;
   }
   const TrainingConfig& t = config.training;
-  if (p.data_parallel_size != 0 || t.global_batch_size % (t.micro_batch_size * data) == 0) return;  // a given size: see batches()
+  if (p.data_parallel_size != 0) return;  // see batches()
+  microbatches(data);
+  if (t.global_batch_size % (t.micro_batch_size * data) == 0) return;
   blame("training.global_batch_size",
         "{} is not divisible by micro_batch_size {} x data_parallel_size {} ({} ranks / pipeline_parallel_size {})", t.global_batch_size,
         t.micro_batch_size, data, size, p.pipeline_parallel_size);
@@ -141,10 +156,16 @@ void Check::optimizer() {
 
 void Check::schedule() {
   const LrSchedule& s = config.optimizer.lr_schedule;
-  const std::string_view decay = "optimizer.lr_schedule.decay_steps";
+  const std::string_view decay = "optimizer.lr_schedule.decay_steps", lowest = "optimizer.lr_schedule.min_lr";
   if (!known({"optimizer.lr_schedule.name", decay})) return;
   if ((s.name == "linear" || s.name == "cosine") && s.decay_steps != 0) {
     blame(decay, "{} decays from the warm-up to the last step; decay_steps belongs to wsd, remove it", s.name);
+  }
+  if (s.name == "constant" && s.decay_steps != 0) {
+    blame(decay, "constant never decays; decay_steps belongs to wsd: name that schedule, or remove it");
+  }
+  if (s.name == "constant" && known({lowest}) && s.min_lr > 0) {
+    blame(lowest, "constant never decays; name a schedule that does (linear, cosine, wsd), or remove it");
   }
   if (s.name != "wsd") return;
   if (s.decay_steps == 0) return blame(decay, "wsd needs the number of its last steps that decay, at least 1");
@@ -159,6 +180,11 @@ void Check::data() {
   const DataConfig& d = config.data;
   if (known({"data.train", "data.loss_mask"}) && !d.loss_mask.empty() && d.train.size() > 1) {
     blame("data.loss_mask", "one mask covers one corpus, data.train lists {}", d.train.size());
+  }
+  if (!known({"data.validation"})) return;
+  for (const CorpusConfig& set : d.validation) {
+    if (set.weight != 1)
+      blame("data.validation", "{} has weight {}, but each set is measured alone; remove the weight", set.path, set.weight);
   }
 }
 

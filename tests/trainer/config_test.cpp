@@ -121,7 +121,7 @@ training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 30, step
   validation_interval: 4, validation_samples: 9, timeout_s: 1.5, nan: skip}
 optimizer: {name: sgd, lr: 0.1, betas: [0.5, 0.75], eps: 1.0e-7, weight_decay: 0.2, clip_grad_norm: 0.0, momentum: 0.875, nesterov: true,
   lr_schedule: {name: wsd, warmup_steps: 3, min_lr: 0.01, decay_steps: 8}}
-data: {train: 'a: b''s', validation: [{path: c, weight: 0.3}, {path: '12'}], shuffle: false, document_mask: true, loss_mask: "#mask"}
+data: {train: 'a: b''s', validation: [{path: c}, {path: '12'}], shuffle: false, document_mask: true, loss_mask: "#mask"}
 export: {hf: 'null'}
 logging: {directory: "d \\ e", interval: 11, tensorboard: false}
 )";
@@ -271,6 +271,8 @@ TEST(CheckWorld, BlamesTheKeyThatWasWritten) {
   EXPECT_EQ(wrong({}, 4), "");
   EXPECT_EQ(wrong({"parallel.pipeline_parallel_size=2"}, 8), "");
   EXPECT_TRUE(wrong({"parallel.pipeline_parallel_size=2"}, 3).starts_with("--set parallel.pipeline_parallel_size=2: "));
+  EXPECT_EQ(wrong({"training.global_batch_size=131068"}, 2), "");  // 32,767 microbatches
+  EXPECT_NE(wrong({"training.global_batch_size=131072"}, 2).find("32768 microbatches a rank"), std::string::npos);
   EXPECT_NE(wrong({"parallel.data_parallel_size=2"}, 4).find("needs 2 ranks, started with 4; the nearest is 4"), std::string::npos);
   EXPECT_TRUE(wrong({}, 3).starts_with(kGood + ":5:73: training.global_batch_size: 8 is not divisible")) << wrong({}, 3);
 }
