@@ -17,7 +17,7 @@ struct TrainTokenizerOptions {
   std::string output;
   // Text to learn from at most, about. More input is sampled by lines, each kept or not by its number alone, so memory stays
   // flat. Of input above 16 times that, only places of 64 KiB are read, chosen by their number alone.
-  std::int64_t sample_bytes = 6 << 20;
+  std::int64_t sample_bytes = 3 << 20;
 };
 
 struct TrainTokenizerSummary {
