@@ -168,14 +168,15 @@ TEST(ApplyUpdate, SgdDecaysMatricesOnlyAndScalesTheRate) {
   EXPECT_EQ(scaled, std::set<std::string>{"exits.1.head.weight"});
 }
 
-// From zero moments, the first step of Adam is the rate in the gradient's direction, and leaves exactly (1 - beta) of g and g^2.
+// From zero moments, the first step of Adam is the rate in the gradient's direction, after the decay of matrices; it leaves exactly (1 -
+// beta) of g and g^2.
 TEST(ApplyUpdate, AdamBeginsWithTheBetasOfTheConfiguration) {
-  const OptimizerConfig config{.betas = {0.9, 0.9999}, .eps = 1e-30, .weight_decay = 0};
+  const OptimizerConfig config{.betas = {0.9, 0.9999}, .eps = 1e-30, .weight_decay = 0.125};
   Subject s(config);
   update(s, config, {.lr = 0.5, .clip = 1}, [&](const Parameter& p, float before, float after, float gradient) {
     if (p.name() == kGuest) return;
-    const double rate = 0.5 * p.lr_scale;
-    ASSERT_NEAR(after, before - std::copysign(rate, gradient), 2e-6) << p.name();
+    const double rate = 0.5 * p.lr_scale, decay = p.shape.rank == 2 ? 0.125 : 0;
+    ASSERT_NEAR(after, before * (1 - rate * decay) - std::copysign(rate, gradient), 2e-6) << p.name();
   });
   const Range first = s.flat.updates().front().range;
   const Tensor m = s.flat.state("exp_avg", first), v = s.flat.state("exp_avg_sq", first), g = s.flat.gradients(first);
