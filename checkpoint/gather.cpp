@@ -5,10 +5,6 @@
 #include "tensor/check.h"
 
 namespace offramp {
-namespace {
-constexpr int kTag = 1 << 22;
-}
-
 // The lowest stage that holds a tensor owns it; ties are whole parameters, so the first one found there will do.
 Gatherer::Gatherer(Machine& machine) : machine_(machine) {
   visit_with_stage(machine.model(), machine.partition(), [&](Parameter& p, int stage) {
@@ -33,10 +29,10 @@ std::span<const float> Gatherer::gather(const std::string& name, std::int64_t fi
   if (me == source) pack(owner, first, count);
   if (source == 0) return buffer_;
   if (me == source) {
-    send(machine_.context(), tensor, mesh.world, 0, kTag).wait(machine_.context());
+    send(machine_.context(), tensor, mesh.world, 0, kGatherTag).wait(machine_.context());
     return {};
   }
-  receive(machine_.context(), tensor, mesh.world, source, kTag).wait(machine_.context());
+  receive(machine_.context(), tensor, mesh.world, source, kGatherTag).wait(machine_.context());
   return buffer_;
 }
 

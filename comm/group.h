@@ -89,6 +89,10 @@ class Group {
   std::shared_ptr<GroupImpl> impl_;
 };
 
+// The streams of messages. Those of one (pair, direction, tag) keep their order, and both ends of each stream start its messages
+// in the same order, so one tag a stream is enough; MPI promises none above 32,767.
+enum Tag : int { kActivationTag, kGradientTag, kTieGradientTag, kTieValueTag, kGatherTag };
+
 // Sum over the group, f32 or f64, in place; every rank gets the same bits. Counted: 2 n (g-1)/g bytes.
 Work all_reduce(Context&, Tensor inout, const Group&);
 // Counted: n bytes. Any element type.

@@ -9,10 +9,10 @@ namespace {
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-// Messages of one boundary and direction are told apart by their microbatch.
-int tag_of(const Action& action) {
+// Nothing tells microbatches apart: a valid schedule sends and receives them in the same order.
+Tag tag_of(const Action& action) {
   const bool activation = action.op == Op::SendActivation || action.op == Op::RecvActivation;
-  return 2 * action.microbatch + (activation ? 0 : 1);
+  return activation ? kActivationTag : kGradientTag;
 }
 
 double& phase_of(Op op, PhaseTimes& times) {

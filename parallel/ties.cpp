@@ -7,8 +7,6 @@
 namespace offramp {
 namespace {
 
-constexpr int kGradientTag = 1 << 20;  // above every microbatch's tags
-constexpr int kValueTag = 1 << 21;
 constexpr std::int64_t kChunk = std::int64_t{1} << 18;  // elements: large enough for bandwidth, small enough to overlap the hops
 
 struct Neighbours {
@@ -34,11 +32,11 @@ void reduce_tie(Context& ctx, const TiedHere& here, const Tie& tie, int stage, c
     if (next.higher >= 0) {
       Scratch scratch(ctx);
       const Tensor arrived = scratch.tensor({count}, DType::f32);
-      receive(ctx, arrived, pipeline, next.higher, kGradientTag + here.tie).wait(ctx);
+      receive(ctx, arrived, pipeline, next.higher, kTieGradientTag).wait(ctx);
       add(ctx, part, arrived);
     }
     for (const Tensor& writer : here.writers) add(ctx, part, flattened(writer).narrow(0, begin, count));
-    if (next.lower >= 0) sends.push_back(send(ctx, part, pipeline, next.lower, kGradientTag + here.tie));
+    if (next.lower >= 0) sends.push_back(send(ctx, part, pipeline, next.lower, kTieGradientTag));
     ctx.beat();
   }
   for (Work& work : sends) work.wait(ctx);
@@ -51,8 +49,8 @@ void share_value(Context& ctx, const TiedHere& here, const Tie& tie, int stage, 
   std::vector<Work> sends;
   for (std::int64_t begin = 0; begin < value.elements(); begin += kChunk) {
     const Tensor part = value.narrow(0, begin, std::min(kChunk, value.elements() - begin));
-    if (next.lower >= 0) receive(ctx, part, pipeline, next.lower, kValueTag + here.tie).wait(ctx);
-    if (next.higher >= 0) sends.push_back(send(ctx, part, pipeline, next.higher, kValueTag + here.tie));
+    if (next.lower >= 0) receive(ctx, part, pipeline, next.lower, kTieValueTag).wait(ctx);
+    if (next.higher >= 0) sends.push_back(send(ctx, part, pipeline, next.higher, kTieValueTag));
     ctx.beat();
   }
   for (Work& work : sends) work.wait(ctx);

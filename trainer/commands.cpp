@@ -61,7 +61,8 @@ void run_alone(const CommandLine& line) {
   dry_run_alone(line.train);
 }
 
-void run_training(const TrainArguments& arguments, const Group& world) {
+void run_training(const TrainArguments& arguments, const Group& world, Activity& activity, Watchdog& watchdog) {
+  activity.begin("reading the configuration");
   LocatedConfig located;
   std::optional<Error> mine;
   try {
@@ -71,8 +72,10 @@ void run_training(const TrainArguments& arguments, const Group& world) {
     mine = error;
   }
   Context ctx;
+  ctx.activity = &activity;
   agree(ctx, world, mine);
-  train(located.config, world);
+  watchdog.set_timeout(located.config.training.timeout_s);
+  train(located.config, world, activity);
 }
 
 }  // namespace offramp

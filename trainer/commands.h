@@ -2,9 +2,10 @@
 // rank 0 does the work (works_alone, launched_rank) and the other ranks end at once.
 //
 //   if (works_alone(line)) return launched_rank() == 0 ? run_alone(line) : ok;
-//   run_training(line.train, mpi.world());                                      // on every rank
+//   run_training(line.train, mpi.world(), activity, watchdog);                  // on every rank
 #pragma once
 #include "comm/group.h"
+#include "comm/watchdog.h"
 #include "trainer/command_line.h"
 
 namespace offramp {
@@ -16,7 +17,8 @@ int launched_size();
 bool works_alone(const CommandLine& line);
 // --help, tokenizer train, data build, train with --print-config, --config-reference or --dry-run. Prints to stdout.
 void run_alone(const CommandLine& line);
-// Collective. Configuration errors are agreed on: every rank throws the same AgreedError.
-void run_training(const TrainArguments& arguments, const Group& world);
+// Collective. Configuration errors are agreed on: every rank throws the same AgreedError. Once the configuration is read, its
+// timeout is the watchdog's.
+void run_training(const TrainArguments& arguments, const Group& world, Activity& activity, Watchdog& watchdog);
 
 }  // namespace offramp

@@ -1,13 +1,12 @@
 // The program: parses, dispatches, and turns whatever goes wrong into one line and an exit code. An error that every rank agreed
 // on is printed once and all ranks end in order; any other ends the whole job, because the other ranks may be waiting for this one.
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <array>
 #include <csignal>
 #include <cstdio>
 #include <new>
 
+#include "comm/host.h"
 #include "comm/mpi.h"
 #include "trainer/commands.h"
 
@@ -15,12 +14,6 @@ namespace offramp {
 namespace {
 
 void report(const std::string& line) { std::fputs((line + "\n").c_str(), stderr); }
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  ::gethostname(name.data(), name.size() - 1);
-  return name.data();
-}
 
 // Runs `work`; what it throws becomes an exit code, and goes to `tell(code, what)` first.
 template <class Work, class Tell>
@@ -49,19 +42,28 @@ void tell_alone(Exit code, const std::string& what) {
   report(located ? what : "offramp: " + what);
 }
 
-Exit train_on_every_rank(const TrainArguments& arguments, int& argc, char**& argv) {
-  MpiSession mpi(argc, argv);
-  const Group world = mpi.world();
+Exit train_in(const Group& world, const TrainArguments& arguments, Activity& activity, Watchdog& watchdog) {
   try {
-    return guarded([&] { run_training(arguments, world); },
+    return guarded([&] { run_training(arguments, world, activity, watchdog); },
                    [&](Exit code, const std::string& what) {
-                     report(fmt::format("offramp: rank {} on {}: {}", world.rank(), host_name(), what));
+                     report(error_line(world.rank(), code, what));
                      abort_job(static_cast<int>(code));
                    });
   } catch (const AgreedError& error) {
     if (world.rank() == 0) report(error.what());
     return error.code;
   }
+}
+
+// The watchdog outlives the session: MPI's own beginning and end may stand still as well.
+Exit train_on_every_rank(const TrainArguments& arguments, int& argc, char**& argv) {
+  constexpr double kUntilConfigured = 300;  // seconds
+  Activity activity;
+  Watchdog watchdog(activity, {.timeout_s = kUntilConfigured, .rank = launched_rank()});
+  MpiSession mpi(argc, argv);
+  const Exit code = train_in(mpi.world(), arguments, activity, watchdog);
+  activity.begin("ending");
+  return code;
 }
 
 Exit run(int argc, char** argv) {
@@ -78,7 +80,8 @@ Exit run(int argc, char** argv) {
   if (parsed != Exit::ok) return speaks ? parsed : Exit::ok;  // a rank that ends first, with an error, would silence rank 0
   if (works_alone(line)) return speaks ? guarded([&] { run_alone(line); }, tell_alone) : Exit::ok;
   Exit code = Exit::ok;
-  const Exit started = guarded([&] { code = train_on_every_rank(line.train, argc, argv); }, tell_alone);
+  const Exit started = guarded([&] { code = train_on_every_rank(line.train, argc, argv); },
+                               [](Exit failed, const std::string& what) { report(error_line(launched_rank(), failed, what)); });
   return started != Exit::ok ? started : code;
 }
 

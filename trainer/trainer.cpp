@@ -9,7 +9,6 @@
 #include <limits>
 
 #include "comm/host.h"
-#include "comm/watchdog.h"
 #include "data/tokenizer.h"
 #include "tensor/check.h"
 
@@ -278,7 +277,8 @@ bool Trainer::finite(std::int64_t t, const Outcome& outcome) const {
   if (what.empty()) return true;
   what = fmt::format("step {}: {}; no parameter was changed", t, what);
   if (config_.training.nan == "abort")
-    throw AgreedError(Exit::numerical, what + ". Look at the data of this step, lower optimizer.lr, or set training.nan: skip");
+    throw AgreedError(Exit::numerical, error_line(world_.rank(), Exit::numerical,
+                                                  what + ". Look at the data of this step, lower optimizer.lr, or set training.nan: skip"));
   if (log_) log_->warn(what + ", the step is skipped");
   return false;
 }
@@ -329,10 +329,6 @@ void Trainer::export_model() {
   if (log_) log_->note(fmt::format("exported to {}", config_.export_hf));
 }
 
-void train(const Config& config, const Group& world) {
-  Activity activity;
-  const Watchdog watchdog(activity, {.timeout_s = config.training.timeout_s, .rank = world.rank()});
-  Trainer(config, world, activity).run();
-}
+void train(const Config& config, const Group& world, Activity& activity) { Trainer(config, world, activity).run(); }
 
 }  // namespace offramp

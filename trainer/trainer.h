@@ -75,8 +75,8 @@ class Trainer {
   double flops_per_step_ = 0, peak_flops_ = 0, peak_bytes_ = 0;
 };
 
-// `offramp train CONFIG` on this rank's thread, with a watchdog.
-void train(const Config& config, const Group& world);
+// `offramp train CONFIG` on this rank's thread.
+void train(const Config& config, const Group& world, Activity& activity);
 // `offramp train CONFIG --dry-run`: checks the layout and prints what each of `ranks` ranks will take.
 void dry_run(const Config& config, int ranks);
 

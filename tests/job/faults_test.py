@@ -49,7 +49,7 @@ class Numbers(JobTest):
     """Losses and gradients that are not finite."""
 
     DIVERGES = {"optimizer.lr": 1e30, "optimizer.clip_grad_norm": 0, "training.steps": 6}
-    WHAT = r"^step (\d+): (the loss of .+ is -?(nan|inf)|the gradient of \S+ is not finite); no parameter was changed"
+    WHAT = r"^offramp: rank 0 on \S+: step (\d+): (the loss of .+ is -?(nan|inf)|the gradient of \S+ is not finite); no parameter was changed"
 
     def weights(self):
         values = {}
@@ -74,7 +74,7 @@ class Numbers(JobTest):
         """A bare head has no norm before its product: huge weights overflow in its logits first."""
         (self.directory / "job.yaml").write_text(CONFIG.replace("head: norm", "head: bare"))
         result = self.run_job(sets={**self.DIVERGES, "optimizer.lr": 1e19})
-        self.assert_ends(result, 6, r"^step \d+: the loss of exit 1 \(bare\) is -?(nan|inf); no parameter was changed")
+        self.assert_ends(result, 6, r"^offramp: rank 0 on \S+: step \d+: the loss of exit 1 \(bare\) is -?(nan|inf); no parameter was changed")
 
     def test_skip_leaves_parameters_untouched(self):
         result = self.run_job(sets={**self.DIVERGES, "training.nan": "skip"})

@@ -66,7 +66,7 @@ class ActionChecker {
     switch (a.op) {
       case Op::Forward:
         if (s > 0) need(was(Op::RecvActivation, s, m) && was(Op::SendActivation, s - 1, m), "its input has not arrived");
-        if (s > 0 && layout_.backward) need_slab(Hold::Input, s, m);
+        if (s > 0) need_slab(Hold::Input, s, m);
         if (!top(s)) need_slab(Hold::Output, s, m);
         break;
       case Op::SendActivation:

@@ -1,6 +1,9 @@
-// A small model with a data-independent batch, trained for one step on any layout over in-process ranks: what the tests of the
-// machine compare.
+// A small model with a data-independent batch, trained for one step on any layout, over in-process ranks or those of a given
+// world: what the tests of the machine compare.
 #pragma once
+#include <gtest/gtest.h>
+
+#include <cmath>
 #include <map>
 #include <mutex>
 #include <string>
@@ -51,13 +54,14 @@ inline std::vector<ExitSpec> exits_of_every_kind() {
 }
 
 struct StepResult {
-  std::vector<double> sums;                          // [exits, kLossSums]
-  std::map<std::string, std::vector<float>> grads;   // by logical tensor
+  std::vector<double> sums;                         // [exits, kLossSums]
+  std::map<std::string, std::vector<float>> grads;  // by logical tensor
   std::vector<std::pair<MemoryPlan, std::vector<int>>> peaks;
 };
 
 inline std::int32_t token(std::int64_t sample, std::int64_t i, std::int64_t vocabulary) {
-  return static_cast<std::int32_t>(bits({7, Use::shuffle, 3}, static_cast<std::uint64_t>(sample * 1000 + i)) % static_cast<std::uint64_t>(vocabulary));
+  return static_cast<std::int32_t>(bits({7, Use::shuffle, 3}, static_cast<std::uint64_t>(sample * 1000 + i)) %
+                                   static_cast<std::uint64_t>(vocabulary));
 }
 
 inline void fill_inputs(Machine& machine, const SmallJob& job) {
@@ -73,41 +77,85 @@ inline void fill_inputs(Machine& machine, const SmallJob& job) {
     *machine.exit_scale()[e].as<float>() = static_cast<float>(machine.model().heads[e].spec().loss_weight / counted);
 }
 
-// Runs `steps` steps without an update (the last one counts) and collects gradients from their owners on data rank 0.
-inline StepResult run_small_job(SmallJob job, int steps = 1) {
+// What one rank has after `steps` steps without an update (the last one counts).
+struct RankResult {
+  std::vector<double> sums;
+  std::map<std::string, std::vector<float>> grads;  // of the tensors it owns
+  MemoryPlan memory;
+  std::vector<int> unused;  // slabs of each pool and bytes of scratch that nobody took
+};
+
+inline RankResult result_of(Machine& machine) {
+  RankResult result;
+  const Tensor sums = machine.sums();
+  result.sums.assign(sums.as<double>(), sums.as<double>() + sums.elements());
+  result.memory = machine.memory();
+  for (const Pool& pool : machine.pools()) result.unused.push_back(pool.count() - pool.peak());
+  result.unused.push_back(static_cast<int>(machine.scratch().capacity() - aligned(machine.scratch().peak())));
+  for (const Parameter* p : machine.flat().owned())
+    for (const Piece& piece : p->pieces) {
+      auto& grad = result.grads[piece.name];
+      grad.resize(static_cast<std::size_t>(piece.elements()));
+      runs(piece, [&](const Run& r) { std::copy_n(p->grad.as<float>() + r.local, r.count, grad.begin() + r.global); });
+    }
+  return result;
+}
+
+// On every rank of a world of job.pipeline x job.data ranks, over any transport.
+inline RankResult run_rank(SmallJob job, const Group& world, int steps = 1) {
   job.options.microbatches = job.global_batch / (static_cast<int>(job.options.micro_batch_size) * job.data);
+  const Degrees degrees{1, job.pipeline, job.data};
+  const MemoryPlan plan = plan_memory(job.options, Mesh::planned(world.rank(), degrees));
+  Machine machine(job.options, Mesh(world, degrees), Backing::host, plan.peak, [world] { world.progress(); });
+  for (Parameter* p : machine.flat().holders()) initialize(*p, 1234);
+  fill_inputs(machine, job);
+  PhaseTimes times;
+  for (int i = 0; i < steps; ++i) {
+    fill_zero(machine.context(), machine.statistics());
+    machine.train("step 1", times);
+  }
+  all_reduce(machine.context(), machine.statistics(), world).wait(machine.context());
+  return result_of(machine);
+}
+
+// All ranks as threads of this process; gradients from their owners on data rank 0.
+inline StepResult run_small_job(const SmallJob& job, int steps = 1) {
   StepResult result;
   std::mutex mutex;
   run_in_process(
       job.pipeline * job.data,
       [&](Group world) {
-        const Degrees degrees{1, job.pipeline, job.data};
-        const MemoryPlan plan = plan_memory(job.options, Mesh::planned(world.rank(), degrees));
-        Machine machine(job.options, Mesh(world, degrees), Backing::host, plan.peak, [world] { world.progress(); });
-        for (Parameter* p : machine.flat().holders()) initialize(*p, 1234);
-        fill_inputs(machine, job);
-        PhaseTimes times;
-        for (int i = 0; i < steps; ++i) {
-          fill_zero(machine.context(), machine.statistics());
-          machine.train("step 1", times);
-        }
-        all_reduce(machine.context(), machine.statistics(), world).wait(machine.context());
+        RankResult mine = run_rank(job, world, steps);
         const std::lock_guard lock(mutex);
-        const Tensor sums = machine.sums();
-        result.sums.assign(sums.as<double>(), sums.as<double>() + sums.elements());
-        result.peaks.push_back({machine.memory(), {}});
-        for (const Pool& pool : machine.pools()) result.peaks.back().second.push_back(pool.count() - pool.peak());
-        result.peaks.back().second.push_back(static_cast<int>(machine.scratch().capacity() - aligned(machine.scratch().peak())));
-        if (machine.mesh().at.data != 0) return;
-        for (const Parameter* p : machine.flat().owned())
-          for (const Piece& piece : p->pieces) {
-            auto& grad = result.grads[piece.name];
-            grad.resize(static_cast<std::size_t>(piece.elements()));
-            runs(piece, [&](const Run& r) { std::copy_n(p->grad.as<float>() + r.local, r.count, grad.begin() + r.global); });
-          }
+        result.sums = mine.sums;
+        result.peaks.emplace_back(mine.memory, mine.unused);
+        if (world.rank() < job.pipeline) result.grads.merge(mine.grads);
       },
       job.sends);
   return result;
+}
+
+inline void expect_close(const std::vector<double>& sums, const std::vector<double>& other, double tolerance, const std::string& what) {
+  ASSERT_EQ(sums.size(), other.size());
+  for (std::size_t i = 0; i < sums.size(); ++i)
+    EXPECT_NEAR(sums[i], other[i], tolerance * std::abs(sums[i]) + 1e-12) << what << " sum " << i;
+}
+
+inline void expect_close(const std::vector<float>& grad, const std::vector<float>& other, double tolerance, const std::string& what) {
+  ASSERT_EQ(grad.size(), other.size()) << what;
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < grad.size(); ++i) {
+    difference += std::pow(grad[i] - other[i], 2);
+    norm += std::pow(grad[i], 2);
+  }
+  EXPECT_GT(norm, 0) << what << " has no gradient";
+  EXPECT_LE(std::sqrt(difference), tolerance * std::sqrt(norm)) << what;
+}
+
+inline void expect_close(const StepResult& a, const StepResult& b, double tolerance, const std::string& what) {
+  expect_close(a.sums, b.sums, tolerance, what);
+  ASSERT_EQ(a.grads.size(), b.grads.size()) << what;
+  for (const auto& [name, grad] : a.grads) expect_close(grad, b.grads.at(name), tolerance, what + ": " + name);
 }
 
 }  // namespace offramp::testing
