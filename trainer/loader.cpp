@@ -12,13 +12,21 @@ Loader::Loader(const Dataset& data, const LoaderOptions& options) : data_(data),
 std::int64_t Loader::fill(std::int64_t first, std::int64_t end, std::span<const MicrobatchInput> inputs) {
   std::int64_t counted = 0;
   for (std::size_t m = 0; m < inputs.size(); ++m) {
-    const std::int64_t microbatch = static_cast<std::int64_t>(m) * options_.data_size + options_.data_rank;
     for (std::int64_t i = 0; i < options_.micro_batch_size; ++i) {
-      const std::int64_t sample = first + microbatch * options_.micro_batch_size + i;
+      const std::int64_t sample = first_sample(first, m) + i;
       counted += fill_sample(sample, sample >= end, inputs[m], i * options_.sequence_length);
     }
   }
   return counted;
+}
+
+void Loader::prefetch(std::int64_t first, std::size_t microbatches) const {
+  for (std::size_t m = 0; m < microbatches; ++m) data_.prefetch(first_sample(first, m), options_.micro_batch_size);
+}
+
+std::int64_t Loader::first_sample(std::int64_t first, std::size_t microbatch) const {
+  const std::int64_t number = static_cast<std::int64_t>(microbatch) * options_.data_size + options_.data_rank;
+  return first + number * options_.micro_batch_size;
 }
 
 std::int64_t Loader::fill_sample(std::int64_t sample, bool padding, const MicrobatchInput& input, std::int64_t row) {

@@ -19,8 +19,11 @@ class Loader {
   // Fills `inputs` with samples from `first` on. Samples at or after `end` are padding: no label counts.
   // Returns how many targets count in what was filled.
   std::int64_t fill(std::int64_t first, std::int64_t end, std::span<const MicrobatchInput> inputs);
+  // Asks the system to read ahead what fill(first, ..., inputs) will want for `microbatches` inputs.
+  void prefetch(std::int64_t first, std::size_t microbatches) const;
 
  private:
+  std::int64_t first_sample(std::int64_t first, std::size_t microbatch) const;
   std::int64_t fill_sample(std::int64_t sample, bool padding, const MicrobatchInput& input, std::int64_t row);
 
   const Dataset& data_;

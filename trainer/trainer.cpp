@@ -107,6 +107,7 @@ void Trainer::open_data() {
   options.vocab_size = config_.model.vocab_size;
   options.seed = training.seed;
   options.shuffle = config_.data.shuffle;
+  options.alive = [this] { activity_.beat(); };
   if (config_.data.document_mask) options.end_token = end_token_of(config_.data.train);
   train_.emplace(options);
   if (train_->samples_per_epoch() < training.global_batch_size)
@@ -143,8 +144,8 @@ void Trainer::plan_machine() {
   agreed(world_, activity_, "checking the host's memory", [&] {
     if (here <= static_cast<double>(host_memory())) return;
     fail(Exit::memory,
-         "rank {} needs {:.2f} GB, all ranks on {} need {:.2f} GB, and it has {:.2f} GB: reduce micro_batch_size or sequence_length, use more "
-         "pipeline stages, or fewer ranks a host",
+         "rank {} needs {:.2f} GB, all ranks on {} need {:.2f} GB, and it has {:.2f} GB: reduce the model, micro_batch_size or sequence_length, use "
+         "more pipeline stages, or fewer ranks a host",
          world_.rank(), static_cast<double>(planned_bytes_) / 1e9, host_name(), here / 1e9, static_cast<double>(host_memory()) / 1e9);
   });
 }
@@ -216,6 +217,7 @@ std::int64_t Trainer::load(std::int64_t t) {
   } else if (!train_->has_loss_mask()) {
     counted = batch * config_.training.sequence_length;
   }
+  loader_->prefetch(t * batch, machine_->inputs().size());
   times_.data += now() - begin;
   return counted;
 }
