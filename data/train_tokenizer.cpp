@@ -20,8 +20,8 @@ constexpr std::size_t kLongestLine = 4096;  // bytes; longer ones are cut, since
 constexpr std::int64_t kPlaceBytes = 64 << 10;
 constexpr std::int64_t kReadPerByteLearnt = 16;  // so lines come from many places, yet reading takes a second
 
-// What is read: all documents, or places of at most kPlaceBytes, a pseudo-random one of each few neighbours. A place that is cut
-// out of a file has one byte more, so that the reader's first piece of it ends with a line.
+// What is read: all documents, or places of at most kPlaceBytes, a pseudo-random one of each few neighbours. Characters cut at
+// their ends are too few to be learnt: see character_coverage.
 std::vector<Document> places_to_read(const Documents& found, std::int64_t bytes) {
   if (found.bytes <= bytes) return found.documents;
   std::int64_t all = 0;
@@ -37,7 +37,7 @@ std::vector<Document> places_to_read(const Documents& found, std::int64_t bytes)
     const std::int64_t count = (d.end + kPlaceBytes - 1) / kPlaceBytes;
     for (; wanted < before + count; wanted = std::max(wanted + 1, next())) {
       const std::int64_t begin = (wanted - before) * kPlaceBytes;
-      places.push_back({d.path, begin, std::min(d.end, begin + kPlaceBytes + 1)});
+      places.push_back({d.path, begin, std::min(d.end, begin + kPlaceBytes)});
     }
     before += count;
   }
@@ -47,8 +47,7 @@ std::vector<Document> places_to_read(const Documents& found, std::int64_t bytes)
 // The lines of all places, or a share of them, one at a time, each with the line ends after it: they are to be learnt too.
 class LineSample : public sentencepiece::SentenceIterator {
  public:
-  LineSample(const Documents& found, std::int64_t budget)
-      : places_(places_to_read(found, kReadPerByteLearnt * budget)), all_(found.bytes <= kReadPerByteLearnt * budget) {
+  LineSample(const Documents& found, std::int64_t budget) : places_(places_to_read(found, kReadPerByteLearnt * budget)) {
     for (const Document& place : places_) total_ += place.end - place.begin;
     share_ = static_cast<float>(static_cast<double>(budget) / static_cast<double>(total_));
     progress_.emplace("tokenizer train: reading", total_);
@@ -77,29 +76,23 @@ class LineSample : public sentencepiece::SentenceIterator {
       if (!read_piece()) return false;
     const auto line_end = piece_.find_first_not_of('\n', std::min(piece_.find('\n'), piece_.size()));
     std::size_t length = std::min({line_end, piece_.size(), kLongestLine});
-    while (length < piece_.size() && length > kLongestLine - 4 && continues(piece_[length])) --length;  // between characters
+    while (length < piece_.size() && length > kLongestLine - 4 && (piece_[length] & 0xC0) == 0x80) --length;  // between characters
     line_.assign(piece_.substr(0, length));
     piece_.remove_prefix(length);
     return true;
   }
 
   bool read_piece() {
-    if (!all_) reader_.reset();  // one piece of each place
     while (!reader_ || !reader_->next(piece_)) {
       if (next_place_ == places_.size()) return false;
       reader_.emplace(places_[next_place_++]);
     }
     read_ += std::ssize(piece_);
     progress_->advance(std::ssize(piece_));
-    if (!all_ && places_[next_place_ - 1].begin > 0)
-      while (!piece_.empty() && continues(piece_.front())) piece_.remove_prefix(1);
     return true;
   }
 
-  static bool continues(char c) { return (c & 0xC0) == 0x80; }
-
   std::vector<Document> places_;
-  bool all_;  // places_ are the documents
   std::int64_t total_ = 0, read_ = 0, bytes_ = 0;
   float share_ = 1;
   std::optional<Progress> progress_;

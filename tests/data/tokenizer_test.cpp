@@ -168,6 +168,11 @@ TEST_F(Trained, GivesTheSameIdsInThePiecesOfAReader) {
   }
 }
 
+TEST_F(Trained, LearnsPiecesOfLettersAndMarks) {
+  const auto model = parse_sentencepiece_model(tokenizer_->file_bytes(), "t.model");
+  EXPECT_TRUE(std::any_of(model.pieces.begin(), model.pieces.end(), [](const auto& p) { return p.text.ends_with("walk["); }));
+}
+
 TEST_F(Trained, LearnsLineEndsWithWhatComesBeforeThem) {
   const Ids ids = encode(*tokenizer_, "return talk;\n\n");
   const std::string last = tokenizer_->decode(std::span(ids).last(1));
@@ -202,8 +207,7 @@ TEST_F(Trained, LearnsFromASampleOfBoundedSize) {
   EXPECT_NE(content("s.model"), content("t.model"));
 }
 
-// 40 places of 64 KiB, of which 5 hold the 16 x 20,000 bytes to read. Where a place is cut out there is no broken character,
-// which the model would learn as U+FFFD.
+// 40 places of 64 KiB, of which 5 hold the 16 x 20,000 bytes to read. The characters broken at their ends are not learnt.
 TEST_F(Trained, ReadsOnlyPlacesOfALargeInput) {
   std::string text;
   while (text.size() < 40 * 65536) text += "漢字 прогулка " + learnable_text();
