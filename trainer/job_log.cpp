@@ -39,9 +39,12 @@ std::vector<ExitResult> results_of(const Config& config, const ValidationRecord&
 }  // namespace
 
 JobLog::JobLog(const Config& config, const Degrees& degrees)
-    : config_(config), files_(config.logging.directory, config.logging.tensorboard), terminal_(stdout, {.last_step = config.last_step()}) {
-  note(opening(config, degrees));
-}
+    : config_(config),
+      degrees_(degrees),
+      files_(config.logging.directory, config.logging.tensorboard),
+      terminal_(stdout, {.last_step = config.last_step()}) {}
+
+void JobLog::begin() { note(opening(config_, degrees_)); }
 
 void JobLog::step(const StepRecord& record) {
   const auto interval = std::max<std::int64_t>(1, config_.logging.interval);

@@ -1,6 +1,7 @@
 // Everything a job says while it trains, in one object on one rank: the files of log.h and the terminal of terminal.h.
 //
-//   JobLog log(config, degrees);                                      // opens the files; says what runs where
+//   JobLog log(config, degrees);                                      // opens the files
+//   log.begin();                                                      // says what runs where
 //   log.step(record);                                                 // every step; files get every logging.interval-th and the last
 //   log.validation(result);                                          // to the files, and as a table
 //   log.finish();
@@ -17,6 +18,7 @@ namespace offramp {
 class JobLog {
  public:
   JobLog(const Config& config, const Degrees& degrees);
+  void begin();
   void step(const StepRecord& record);
   void validation(const ValidationRecord& record);
   void note(const std::string& text);  // a line for people
@@ -25,6 +27,7 @@ class JobLog {
 
  private:
   Config config_;
+  Degrees degrees_;
   MetricsLog files_;
   Terminal terminal_;
 };

@@ -144,9 +144,9 @@ void Trainer::plan_machine() {
   agreed(world_, activity_, "checking the host's memory", [&] {
     if (here <= static_cast<double>(host_memory())) return;
     fail(Exit::memory,
-         "rank {} needs {:.2f} GB, all ranks on {} need {:.2f} GB, and it has {:.2f} GB: reduce the model, micro_batch_size or sequence_length, use "
-         "more pipeline stages, or fewer ranks a host",
-         world_.rank(), static_cast<double>(planned_bytes_) / 1e9, host_name(), here / 1e9, static_cast<double>(host_memory()) / 1e9);
+         "this rank needs {:.2f} GB, all ranks on its host need {:.2f} GB, and the host has {:.2f} GB: reduce the model, micro_batch_size or "
+         "sequence_length, use more pipeline stages, or fewer ranks a host",
+         static_cast<double>(planned_bytes_) / 1e9, here / 1e9, static_cast<double>(host_memory()) / 1e9);
   });
 }
 
@@ -178,6 +178,7 @@ void Trainer::measure_machine() {
 
 void Trainer::run() {
   try {
+    if (log_) log_->begin();
     const std::int64_t last = config_.last_step();
     for (std::int64_t t = 1; t <= last; ++t) {
       step(t);
