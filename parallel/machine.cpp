@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "comm/mpi.h"
 #include "optim/update.h"
 #include "tensor/check.h"
 
@@ -32,6 +33,8 @@ Machine::Machine(const MachineOptions& options, const Mesh& mesh, Backing backin
   allocate_pools();
   memory_.peak = arena_.used();
   memory_.buffers = memory_.peak - memory_.parameters - memory_.gradients - memory_.optimizer - memory_.activations - memory_.transients;
+  for (const Bucket& bucket : flat_->buckets())
+    memory_.messages += all_reduce_memory(flat_->gradients(bucket.range).bytes(), mesh_.degrees.data);
   ctx_.scratch = &scratch_;
   if (backing != Backing::none) check_schedules();
   interpreter_ = std::make_unique<Interpreter>(

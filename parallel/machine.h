@@ -29,6 +29,7 @@ struct MemoryPlan {
   std::size_t transients = 0;   // scratch of the largest action
   std::size_t buffers = 0;      // token ids, tables, statistics
   std::size_t peak = 0;         // all of it, as the allocator counts
+  std::size_t messages = 0;     // besides: what sums over data ranks that are under way at once borrow (comm/mpi.h)
 };
 
 class Machine {

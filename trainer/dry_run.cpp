@@ -8,6 +8,8 @@
 namespace offramp {
 namespace {
 
+constexpr const char* kRow = "{:>5}  {:>9}  {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}  {}\n";
+
 std::string size_text(std::size_t bytes) {
   const double b = static_cast<double>(bytes);
   if (b >= 1e9) return fmt::format("{:.2f} GB", b / 1e9);
@@ -32,17 +34,16 @@ void dry_run(const Config& config, int ranks) {
   const Degrees degrees = degrees_of(config, ranks);
   const MachineOptions options = machine_options(config, degrees);
   const Partition partition = even_partition(static_cast<int>(config.model.num_hidden_layers), degrees.pipeline);
-  fmt::print("{} ranks: pipeline {} x data {}, schedule {}, {} microbatches of {} x {} tokens a rank and step\n\n", ranks, degrees.pipeline,
-             degrees.data, config.parallel.schedule, options.microbatches, options.micro_batch_size, options.sequence_length);
-  fmt::print("{:>5}  {:>9}  {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}  {}\n", "stage", "layers", "parameters", "gradients",
-             "optimizer", "activations", "transients", "buffers", "peak", "ranks");
+  fmt::print("{} ranks: pipeline {} x data {}, schedule {}, microbatches of {} x {} tokens, {} a rank and step\n\n", ranks, degrees.pipeline,
+             degrees.data, config.parallel.schedule, options.micro_batch_size, options.sequence_length, options.microbatches);
+  fmt::print(kRow, "stage", "layers", "parameters", "gradients", "optimizer", "activations", "transients", "buffers", "peak", "+ messages",
+             "ranks");
   for (int stage = 0; stage < degrees.pipeline; ++stage) {
     const MemoryPlan m = plan_memory(options, Mesh::planned(rank_of({.tensor = 0, .pipeline = stage, .data = 0}, degrees), degrees));
     const Units units = partition.units(stage);
     const std::string layers = fmt::format("{}-{}", units.begin / 2 + 1, (units.end - 1) / 2);
-    fmt::print("{:>5}  {:>9}  {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}  {}\n", stage, layers, size_text(m.parameters),
-               size_text(m.gradients), size_text(m.optimizer), size_text(m.activations), size_text(m.transients), size_text(m.buffers),
-               size_text(m.peak), ranks_text(stage, degrees));
+    fmt::print(kRow, stage, layers, size_text(m.parameters), size_text(m.gradients), size_text(m.optimizer), size_text(m.activations),
+               size_text(m.transients), size_text(m.buffers), size_text(m.peak), size_text(m.messages), ranks_text(stage, degrees));
   }
 }
 

@@ -1,0 +1,176 @@
+// How a trainer comes to be: data opened and tried, memory planned, checked against the host and taken, parameters initialised,
+// logs opened. Whatever can be found wrong is found here, before the first step.
+#include <omp.h>
+
+#include <algorithm>
+
+#include "comm/host.h"
+#include "data/tokenizer.h"
+#include "tensor/check.h"
+#include "trainer/trainer.h"
+
+namespace offramp {
+namespace {
+
+// Runs one phase on every rank; if it fails on any of them, all throw the same error.
+template <class F>
+void agreed(const Group& world, Activity& activity, const char* phase, F&& body) {
+  activity.begin(phase);
+  Context ctx;
+  ctx.activity = &activity;
+  std::optional<Error> error;
+  try {
+    body();
+  } catch (const AgreedError&) {
+    throw;
+  } catch (const Error& e) {
+    error = e;
+  }
+  agree(ctx, world, error);
+}
+
+std::vector<Corpus> corpora_of(const std::vector<CorpusConfig>& configured) {
+  std::vector<Corpus> corpora;
+  for (const CorpusConfig& c : configured) corpora.push_back({c.path, c.weight});
+  return corpora;
+}
+
+// Data of other tools may hold several documents between two boundaries of their .idx file; the tokenizer beside the data knows
+// the token that ends each.
+std::optional<std::int32_t> end_token_of(const std::vector<CorpusConfig>& corpora) {
+  const auto tokenizer = tokenizer_beside(corpora.front().path);
+  if (!tokenizer) return std::nullopt;
+  return load_tokenizer(*tokenizer)->end_token();
+}
+
+std::string file_name(const std::string& path) { return path.substr(path.find_last_of('/') + 1); }
+
+// What logs call a validation set: its file's name, or all of its path where two sets end alike.
+std::string set_name(const std::vector<CorpusConfig>& sets, std::size_t which) {
+  const std::string name = file_name(sets[which].path);
+  const auto alike = std::count_if(sets.begin(), sets.end(), [&](const CorpusConfig& c) { return file_name(c.path) == name; });
+  return alike > 1 ? sets[which].path : name;
+}
+
+// A rare token beyond the model's vocabulary would end the job days into it.
+void check_vocabulary(const std::string& data, std::int64_t vocab_size) {
+  const auto file = tokenizer_beside(data);
+  if (!file) return;
+  const std::int64_t tokens = load_tokenizer(*file)->vocab_size();
+  if (tokens > vocab_size)
+    fail(Exit::data, "{}: a tokenizer of {} tokens, but model.vocab_size is {}: set it to {} or more", *file, tokens, vocab_size, tokens);
+}
+
+// The bytes that ranks on this rank's host want in all.
+double wanted_on_host(Context& ctx, const Group& world, std::size_t mine) {
+  constexpr std::uint64_t kExact = std::uint64_t{1} << 52;  // of a host's name, as much as a double holds
+  const auto size = static_cast<std::size_t>(world.size()), rank = static_cast<std::size_t>(world.rank());
+  std::vector<double> all(2 * size, 0.0);  // bytes of each rank | its host
+  all[rank] = static_cast<double>(mine);
+  all[size + rank] = static_cast<double>(hash(host_name()) % kExact);
+  all_reduce(ctx, Tensor(all.data(), {static_cast<std::int64_t>(all.size())}, DType::f64), world).wait(ctx);
+  double bytes = 0;
+  for (std::size_t r = 0; r < size; ++r)
+    if (all[size + r] == all[size + rank]) bytes += all[r];
+  return bytes;
+}
+
+}  // namespace
+
+Trainer::Trainer(const Config& config, const Group& world, Activity& activity) : config_(config), world_(world), activity_(activity) {
+  omp_set_num_threads(config.training.threads);
+  const Degrees degrees = degrees_of(config, world.size());
+  activity.begin("splitting the world");
+  mesh_ = Mesh(world, degrees);
+  agreed(world, activity, "opening data", [&] { open_data(); });
+  plan_machine();
+  agreed(world, activity, "taking memory", [&] { build_machine(); });
+  measure_machine();
+  agreed(world, activity, "opening logs", [&] {
+    if (world_.rank() != 0) return;
+    log_ = std::make_unique<JobLog>(config_, degrees);
+    if (!config_.export_hf.empty()) try_export(export_options(), config_.model);
+  });
+}
+
+void Trainer::open_data() {
+  const TrainingConfig& training = config_.training;
+  DatasetOptions options;
+  options.corpora = corpora_of(config_.data.train);
+  options.loss_mask = config_.data.loss_mask;
+  options.sequence_length = training.sequence_length;
+  options.vocab_size = config_.model.vocab_size;
+  options.seed = training.seed;
+  options.shuffle = config_.data.shuffle;
+  options.alive = [this] { activity_.beat(); };
+  if (config_.data.document_mask) options.end_token = end_token_of(config_.data.train);
+  train_.emplace(options);
+  if (train_->samples_per_epoch() < training.global_batch_size)
+    fail(Exit::data, "{}: {} samples of {} tokens are fewer than one step's {} (global_batch_size): use more data, or a smaller batch",
+         config_.data.train.front().path, train_->samples_per_epoch(), training.sequence_length, training.global_batch_size);
+  options.loss_mask.clear();
+  options.shuffle = false;
+  for (std::size_t i = 0; i < config_.data.validation.size(); ++i) {
+    options.corpora = {{config_.data.validation[i].path, 1.0}};
+    validation_.push_back({set_name(config_.data.validation, i), Dataset(options)});
+    try_validation(validation_.back().data);
+  }
+  for (const CorpusConfig& corpus : config_.data.train) check_vocabulary(corpus.path, config_.model.vocab_size);
+}
+
+// Reads what validation will read: a bad token there must not end a job after its last step.
+void Trainer::try_validation(const Dataset& data) const {
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(config_.training.sequence_length) + 1);
+  const std::int64_t samples = std::min(config_.training.validation_samples, data.samples_per_epoch());
+  for (std::int64_t i = 0; i < samples; ++i) {
+    data.read(i, tokens, {});
+    activity_.beat();
+  }
+}
+
+void Trainer::plan_machine() {
+  Context ctx;
+  ctx.activity = &activity_;
+  MemoryPlan plan;
+  agreed(world_, activity_, "planning memory",
+         [&] { plan = plan_memory(machine_options(config_, mesh_.degrees), Mesh::planned(world_.rank(), mesh_.degrees)); });
+  planned_bytes_ = plan.peak;
+  const std::size_t mine = plan.peak + plan.messages;
+  const double here = wanted_on_host(ctx, world_, mine);
+  agreed(world_, activity_, "checking the host's memory", [&] {
+    if (here <= static_cast<double>(host_memory())) return;
+    fail(Exit::memory,
+         "this rank needs {:.2f} GB, all ranks on its host need {:.2f} GB, and the host has {:.2f} GB: reduce the model, micro_batch_size "
+         "or "
+         "sequence_length, use more pipeline stages, or fewer ranks a host",
+         static_cast<double>(mine) / 1e9, here / 1e9, static_cast<double>(host_memory()) / 1e9);
+  });
+}
+
+void Trainer::build_machine() {
+  machine_ = std::make_unique<Machine>(
+      machine_options(config_, mesh_.degrees), mesh_, Backing::host, planned_bytes_, [world = world_] { world.progress(); }, &activity_);
+  for (Parameter* parameter : machine_->flat().holders()) {
+    initialize(*parameter, config_.training.seed);
+    activity_.beat();
+  }
+  loader_ = std::make_unique<Loader>(
+      *train_, LoaderOptions{config_.training.micro_batch_size, config_.training.sequence_length, mesh_.at.data, mesh_.degrees.data});
+  names_ = std::make_unique<LogicalNames>(machine_->model());
+}
+
+// What the whole job computes a step, could compute a second, and takes at most on a rank: for the logs.
+void Trainer::measure_machine() {
+  activity_.begin("measuring the processor");
+  std::vector<double> values(2 + static_cast<std::size_t>(world_.size()), 0.0);
+  values[0] = machine_->flops() * static_cast<double>(config_.microbatches(mesh_.degrees.data));
+  values[1] = measure_peak_flops();
+  values[2 + static_cast<std::size_t>(world_.rank())] = static_cast<double>(machine_->memory().peak);
+  const Tensor all(values.data(), {static_cast<std::int64_t>(values.size())}, DType::f64);
+  all_reduce(machine_->context(), all, world_).wait(machine_->context());
+  flops_per_step_ = values[0];
+  peak_flops_ = values[1];
+  peak_bytes_ = *std::max_element(values.begin() + 2, values.end());
+}
+
+}  // namespace offramp
