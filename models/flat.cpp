@@ -32,7 +32,8 @@ void check_size(const Parameter& parameter) {
   double elements = 1;
   for (int i = 0; i < parameter.shape.rank; ++i) elements *= static_cast<double>(parameter.shape[i]);
   if (elements > 1e13)
-    fail(Exit::memory, "{} would be a tensor of {}, more than any host holds: reduce the model", parameter.name(), to_text(parameter.shape));
+    fail(Exit::memory, "{} would be a tensor of {}, more than any host holds: reduce the model", parameter.name(),
+         to_text(parameter.shape));
 }
 
 // One place per (name, writer kind), in the order of first appearance. Within a tie the lowest writer kind is the first writer.

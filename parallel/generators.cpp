@@ -34,7 +34,6 @@ Schedule complete(Schedule schedule, const Layout& layout, Placement placement) 
   return add_communication(std::move(schedule), layout);
 }
 
-
 }  // namespace
 
 Schedule gpipe(const Layout& layout) {

@@ -17,10 +17,14 @@ Tag tag_of(const Action& action) {
 
 double& phase_of(Op op, PhaseTimes& times) {
   switch (op) {
-    case Op::Forward: return times.forward;
-    case Op::Backward: return times.backward;
-    case Op::Exit: return times.exits;
-    default: return times.communication;
+    case Op::Forward:
+      return times.forward;
+    case Op::Backward:
+      return times.backward;
+    case Op::Exit:
+      return times.exits;
+    default:
+      return times.communication;
   }
 }
 
@@ -52,13 +56,20 @@ void Interpreter::run(const Program& program, const Layout& layout, const StepIn
 void Interpreter::execute(const Action& action, const Layout& layout, const StepInput& input) {
   const Mesh& mesh = *on_.mesh;
   switch (action.op) {
-    case Op::Forward: return forward(action, layout, input);
-    case Op::Exit: return exit(action, layout, input);
-    case Op::Backward: return backward(action, layout);
-    case Op::SendActivation: return send_slab(action, Hold::Output, action.stage + 1);
-    case Op::RecvActivation: return receive_slab(action, Hold::Input, action.stage - 1);
-    case Op::SendGradient: return send_slab(action, Hold::Gradient, action.stage - 1);
-    case Op::RecvGradient: return receive_slab(action, Hold::Gradient, action.stage + 1);
+    case Op::Forward:
+      return forward(action, layout, input);
+    case Op::Exit:
+      return exit(action, layout, input);
+    case Op::Backward:
+      return backward(action, layout);
+    case Op::SendActivation:
+      return send_slab(action, Hold::Output, action.stage + 1);
+    case Op::RecvActivation:
+      return receive_slab(action, Hold::Input, action.stage - 1);
+    case Op::SendGradient:
+      return send_slab(action, Hold::Gradient, action.stage - 1);
+    case Op::RecvGradient:
+      return receive_slab(action, Hold::Gradient, action.stage + 1);
     case Op::ReduceTied:
       for (const TiedHere& here : on_.flat->tied())
         if (here.tie == action.index) reduce_tie(*ctx_, here, (*on_.ties)[static_cast<std::size_t>(here.tie)], action.stage, mesh.pipeline);

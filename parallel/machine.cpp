@@ -37,8 +37,8 @@ Machine::Machine(const MachineOptions& options, const Mesh& mesh, Backing backin
     memory_.messages += all_reduce_memory(flat_->gradients(bucket.range).bytes(), mesh_.degrees.data);
   ctx_.scratch = &scratch_;
   if (backing != Backing::none) check_schedules();
-  interpreter_ = std::make_unique<Interpreter>(
-      ctx_, Equipment{Stage(model_, partition_.units(stage)), &model_.heads, flat_.get(), &mesh_, &pools_, &ties_, segments_, options.model.hidden_size});
+  interpreter_ = std::make_unique<Interpreter>(ctx_, Equipment{Stage(model_, partition_.units(stage)), &model_.heads, flat_.get(), &mesh_,
+                                                               &pools_, &ties_, segments_, options.model.hidden_size});
 }
 
 Machine::Plan Machine::make_plan(int microbatches, bool backward) {
@@ -90,7 +90,8 @@ void Machine::measure() {
     for (Head& head : model_.heads) {
       if (!stage.units().contains(head.tap())) continue;
       const HeadIn in{slab, input.labels, exit_scale_.front()};
-      head.exit(planning, train && !head.spec().detach ? slab : Tensor{}, sums_.narrow(0, 0, 1).reshape({kLossSums}), in, input.sequences, train);
+      head.exit(planning, train && !head.spec().detach ? slab : Tensor{}, sums_.narrow(0, 0, 1).reshape({kLossSums}), in, input.sequences,
+                train);
     }
   };
   Slot evaluation(scratch, Keep::nothing, input.sequences);
@@ -103,7 +104,8 @@ void Machine::measure() {
   stage.backward(planning, slab, {}, stage.units(), slot);
   flops_ = meter.total.flops;
   for (const TiedHere& here : flat_->tied())
-    reduce_tie(planning, here, ties_[static_cast<std::size_t>(here.tie)], mesh_.at.pipeline, Group::planned(mesh_.at.pipeline, mesh_.degrees.pipeline, Wire::pipeline));
+    reduce_tie(planning, here, ties_[static_cast<std::size_t>(here.tie)], mesh_.at.pipeline,
+               Group::planned(mesh_.at.pipeline, mesh_.degrees.pipeline, Wire::pipeline));
   gradient_squares(planning, *flat_, LogicalNames(model_), {}, squares_);
   stash_bytes_ = stash.peak();
   scratch_bytes_ = scratch.peak();

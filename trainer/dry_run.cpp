@@ -34,8 +34,9 @@ void dry_run(const Config& config, int ranks) {
   const Degrees degrees = degrees_of(config, ranks);
   const MachineOptions options = machine_options(config, degrees);
   const Partition partition = even_partition(static_cast<int>(config.model.num_hidden_layers), degrees.pipeline);
-  fmt::print("{} ranks: pipeline {} x data {}, schedule {}, microbatches of {} x {} tokens, {} a rank and step\n\n", ranks, degrees.pipeline,
-             degrees.data, config.parallel.schedule, options.micro_batch_size, options.sequence_length, options.microbatches);
+  fmt::print("{} ranks: pipeline {} x data {}, schedule {}, microbatches of {} x {} tokens, {} a rank and step\n\n", ranks,
+             degrees.pipeline, degrees.data, config.parallel.schedule, options.micro_batch_size, options.sequence_length,
+             options.microbatches);
   fmt::print(kRow, "stage", "layers", "parameters", "gradients", "optimizer", "activations", "transients", "buffers", "peak", "+ messages",
              "ranks");
   for (int stage = 0; stage < degrees.pipeline; ++stage) {

@@ -11,8 +11,9 @@ Degrees degrees_of(const Config& config, int world_size) {
   degrees.pipeline = config.parallel.pipeline_parallel_size;
   degrees.data = config.parallel.data_parallel_size > 0 ? config.parallel.data_parallel_size : world_size / degrees.pipeline;
   if (degrees.world() != world_size)
-    fail(Exit::configuration, "the job has {} ranks, but pipeline_parallel_size {} x data_parallel_size {} is {}: start {} ranks or change them",
-         world_size, degrees.pipeline, degrees.data, degrees.world(), degrees.world());
+    fail(Exit::configuration,
+         "the job has {} ranks, but pipeline_parallel_size {} x data_parallel_size {} is {}: start {} ranks or change them", world_size,
+         degrees.pipeline, degrees.data, degrees.world(), degrees.world());
   return degrees;
 }
 
@@ -31,7 +32,8 @@ MachineOptions machine_options(const Config& config, const Degrees& degrees) {
 
 double exit_weight(const Config& config, std::size_t e, std::int64_t t) {
   if (e >= config.exits.size()) return 1.0;
-  return config.exits[e].loss_weight * exit_loss_scale(config.exit_loss.schedule, config.exit_loss.start_scale, config.exit_loss.warmup_steps, t);
+  return config.exits[e].loss_weight *
+         exit_loss_scale(config.exit_loss.schedule, config.exit_loss.start_scale, config.exit_loss.warmup_steps, t);
 }
 
 std::string exit_label(const Config& config, std::size_t e) {
