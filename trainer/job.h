@@ -14,7 +14,7 @@ double exit_weight(const Config& config, std::size_t e, std::int64_t t);
 // "exit 2 (norm)", "final": for people.
 std::string exit_label(const Config& config, std::size_t e);
 
-// FLOP/s of the best of a few fp32 matrix products on this rank's threads.
+// FLOP/s of fp32 matrix products on this rank's threads, while other ranks measure too.
 double measure_peak_flops();
 
 }  // namespace offramp
