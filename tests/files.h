@@ -8,8 +8,11 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <string>
+
+#include "tensor/check.h"
 
 namespace offramp {
 
@@ -35,6 +38,17 @@ inline std::string read_bytes(const std::string& path) {
 }
 
 inline void write_bytes(const std::string& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }
+
+// What the action's failure says; it must be one of output, Exit::checkpoint.
+inline std::string checkpoint_error(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code, Exit::checkpoint) << error.what();
+    return error.what();
+  }
+  return "nothing was thrown";
+}
 
 // The Python with the packages of tests/requirements.txt, which launch/test sets up; null without it.
 inline const char* python() { return std::getenv("OFFRAMP_PYTHON"); }

@@ -35,16 +35,6 @@ std::vector<ExitSpec> all_exits() {
           {.layer = 2, .head = HeadKind::block}};
 }
 
-std::string text_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code, Exit::checkpoint) << error.what();
-    return error.what();
-  }
-  return "nothing was thrown";
-}
-
 void write_export(const std::string& directory, const ModelConfig& model, std::span<const ExitSpec> exits, float value) {
   ExportDirectory out(directory);
   write_config_json(out.path(), model, 7);
@@ -171,9 +161,9 @@ TEST(ExportDirectory, NeverTouchesForeignFiles) {
   EXPECT_NO_THROW(check_export_target(target));
   EXPECT_NO_THROW(check_export_target(directory / "new"));
   write_bytes(target + "/thesis.tex", "years of work");
-  EXPECT_NE(text_of([&] { check_export_target(target); }).find("'thesis.tex'"), std::string::npos);
+  EXPECT_NE(checkpoint_error([&] { check_export_target(target); }).find("'thesis.tex'"), std::string::npos);
 
-  const std::string text = text_of([&] { write_export(target, small_model(), {}, 2); });
+  const std::string text = checkpoint_error([&] { write_export(target, small_model(), {}, 2); });
   EXPECT_NE(text.find("'thesis.tex'"), std::string::npos) << text;
   EXPECT_EQ(read_bytes(target + "/thesis.tex"), "years of work");
   EXPECT_EQ(SafetensorsReader(target + "/model.safetensors").read("model.norm.weight").front(), 1);
@@ -187,13 +177,13 @@ TEST(ExportDirectory, KnowsWhatItDidNotWrite) {
   fs::create_directory(directory / "downloaded");
   write_bytes(directory / "downloaded/config.json", "{}");
   write_bytes(directory / "downloaded/model.safetensors", "weights");
-  EXPECT_NE(text_of([&] { check_export_target(directory / "downloaded"); }).find("no exits.json"), std::string::npos);
+  EXPECT_NE(checkpoint_error([&] { check_export_target(directory / "downloaded"); }).find("no exits.json"), std::string::npos);
   write_bytes(directory / "file", "");
-  EXPECT_NE(text_of([&] { check_export_target(directory / "file"); }).find("is a file"), std::string::npos);
-  EXPECT_NE(text_of([&] { check_export_target(directory / "file/below"); }).find("cannot create"), std::string::npos);
+  EXPECT_NE(checkpoint_error([&] { check_export_target(directory / "file"); }).find("is a file"), std::string::npos);
+  EXPECT_NE(checkpoint_error([&] { check_export_target(directory / "file/below"); }).find("cannot create"), std::string::npos);
   fs::create_directories(directory / "nested/tokenizer.model");  // a directory under one of our names
   write_bytes(directory / "nested/exits.json", "{}");
-  EXPECT_NE(text_of([&] { check_export_target(directory / "nested"); }).find("'tokenizer.model'"), std::string::npos);
+  EXPECT_NE(checkpoint_error([&] { check_export_target(directory / "nested"); }).find("'tokenizer.model'"), std::string::npos);
 }
 
 constexpr const char* kReadWithTransformers = R"(

@@ -22,16 +22,6 @@ std::vector<float> counted(std::int64_t elements, float first) {
   return values;
 }
 
-std::string text_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code, Exit::checkpoint) << error.what();
-    return error.what();
-  }
-  return "nothing was thrown";
-}
-
 // A file with this header and so many bytes of data.
 std::string file_of(const std::string& header, std::size_t data_bytes) {
   const std::uint64_t length = header.size();
@@ -78,7 +68,7 @@ TEST(SafetensorsWriter, WhatIsWrittenReadsBack) {
   for (const auto& entry : entries) EXPECT_EQ(reader.read(entry.name), counted(entry.shape.elements(), 0.25f)) << entry.name;
   EXPECT_EQ(reader.tensors().front().name, "z");
   EXPECT_FALSE(reader.contains("b"));
-  EXPECT_NE(text_of([&] { reader.read("b"); }).find("no tensor called 'b'"), std::string::npos);
+  EXPECT_NE(checkpoint_error([&] { reader.read("b"); }).find("no tensor called 'b'"), std::string::npos);
 }
 
 TEST(SafetensorsWriter, WrongCallsAreOurMistakes) {
@@ -104,7 +94,7 @@ TEST(SafetensorsWriter, NothingIsLeftWithoutFinish) {
 TEST(SafetensorsWriter, ErrorsNameTheFileTheReasonAndTheWayOut) {
   TemporaryDirectory directory;
   const std::string missing = directory / "no/such/t";
-  const std::string text = text_of([&] { SafetensorsWriter(missing, {{"a", {1}}}); });
+  const std::string text = checkpoint_error([&] { SafetensorsWriter(missing, {{"a", {1}}}); });
   EXPECT_NE(text.find(missing), std::string::npos) << text;
   EXPECT_NE(text.find("No such file or directory; name a directory that exists"), std::string::npos) << text;
 }
@@ -118,7 +108,7 @@ TEST(SafetensorsWriter, AWriteThatFailsHalfwayLeavesTheEarlierFile) {
   const auto handler = std::signal(SIGXFSZ, SIG_IGN);
   const rlimit small{4096, before.rlim_max};
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
-  const std::string text = text_of([&] {
+  const std::string text = checkpoint_error([&] {
     SafetensorsWriter writer(directory / "t", {{"a", {4096}}});
     writer.write(counted(4096, 0));
     writer.finish();
@@ -167,7 +157,7 @@ TEST(SafetensorsReader, RefusesDamagedFiles) {
   const std::string path = directory / "t";
   for (const auto& damage : damages) {
     write_bytes(path, damage.bytes);
-    const std::string text = text_of([&] { SafetensorsReader reader(path); });
+    const std::string text = checkpoint_error([&] { SafetensorsReader reader(path); });
     EXPECT_NE(text.find(damage.says), std::string::npos) << damage.what << ": " << text;
     EXPECT_NE(text.find(path), std::string::npos) << damage.what;
   }
@@ -180,7 +170,7 @@ TEST(SafetensorsReader, OtherTypesAreListedButNotRead) {
   write_bytes(directory / "t", file_of(R"({"a":{"dtype":"BF16","shape":[3],"data_offsets":[0,6]}})", 6));
   SafetensorsReader reader(directory / "t");
   EXPECT_EQ(reader.tensors().front().dtype, "BF16");
-  EXPECT_NE(text_of([&] { reader.read("a"); }).find("type BF16, not F32"), std::string::npos);
+  EXPECT_NE(checkpoint_error([&] { reader.read("a"); }).find("type BF16, not F32"), std::string::npos);
 }
 
 TEST(Safetensors, ReferenceImplementationMakesTheSameBytes) {

@@ -123,7 +123,7 @@ TEST_F(Build, WritesTheSameBytesAgain) {
     EXPECT_FALSE(content(std::string("x") + name).empty()) << name;
     EXPECT_EQ(content(std::string("x") + name), content(std::string("y") + name)) << name;
   }
-  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory_), {}), 1 + 2 * 5) << "temporary files are left";
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory_.path()), {}), 1 + 2 * 5) << "temporary files are left";
 }
 
 TEST_F(Build, RemovesWhatAnEarlierBuildLeftAndItDoesNotWrite) {

@@ -1,29 +1,22 @@
 // What the tests of data/ share: a directory that is gone afterwards, small files, and the check of a refusal.
 #pragma once
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <iterator>
 #include <string>
 #include <vector>
 
 #include "data/indexed.h"
 #include "tensor/check.h"
+#include "tests/files.h"
 
 namespace offramp {
 
 class Files : public testing::Test {
  protected:
-  Files() {
-    std::string name = (std::filesystem::temp_directory_path() / "offramp_data_XXXXXX").string();
-    directory_ = ::mkdtemp(name.data());
-  }
-  ~Files() override { std::filesystem::remove_all(directory_); }
-
-  std::string path(const std::string& name) const { return (directory_ / name).string(); }
+  std::string path(const std::string& name) const { return directory_ / name; }
 
   std::string write(const std::string& name, const std::string& content) const {
     std::filesystem::create_directories(std::filesystem::path(path(name)).parent_path());
@@ -31,10 +24,7 @@ class Files : public testing::Test {
     return path(name);
   }
 
-  std::string content(const std::string& name) const {
-    std::ifstream file(path(name), std::ios::binary);
-    return {std::istreambuf_iterator<char>(file), {}};
-  }
+  std::string content(const std::string& name) const { return read_bytes(path(name)); }
 
   std::string write_tokens(const std::string& name, const std::vector<std::vector<std::int32_t>>& documents,
                            TokenType type = TokenType::u16) const {
@@ -48,7 +38,7 @@ class Files : public testing::Test {
     return path(name);
   }
 
-  std::filesystem::path directory_;
+  TemporaryDirectory directory_;
 };
 
 inline std::vector<std::int32_t> counting(std::int32_t from, std::int32_t count) {

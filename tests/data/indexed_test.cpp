@@ -21,7 +21,7 @@ TEST_F(IndexedFiles, WritesMegatronsBytes) {
             "\x03\0\0\0\x01\0\0\0"s                                    // lengths
             "\0\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0"s                      // offsets in bytes
             "\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0"s);  // documents
-  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory_), {}), 2) << "temporary files are left";
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory_.path()), {}), 2) << "temporary files are left";
 }
 
 TEST_F(IndexedFiles, RoundTripsEveryType) {
@@ -66,7 +66,7 @@ TEST_F(IndexedFiles, NothingIsLeftWithoutPublish) {
     writer.finish();
   }
   EXPECT_EQ(content("t.bin"), before);
-  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory_), {}), 2);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory_.path()), {}), 2);
 }
 
 TEST_F(IndexedFiles, RefusesATokenItsTypeCannotHold) {

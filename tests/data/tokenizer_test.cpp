@@ -242,7 +242,7 @@ TEST_F(Trained, RefusesWhatCannotBeLearntOrRead) {
   EXPECT_FALSE(std::filesystem::exists(path("x.model")));
   expect_refused(Exit::data, {"text.txt", "SentencePiece"}, [&] { load_tokenizer(path("text.txt")); });
   expect_refused(Exit::data, {"nothing.model"}, [&] { load_tokenizer(path("nothing.model")); });
-  expect_refused(Exit::data, {"bytes"}, [&] { load_tokenizer(directory_.string()); });
+  expect_refused(Exit::data, {"bytes"}, [&] { load_tokenizer(directory_.path()); });
   const std::string cut = content("t.model").substr(0, 1000);
   expect_refused(Exit::data, {"cut.model"}, [&] { load_tokenizer(write("cut.model", cut)); });
 }
