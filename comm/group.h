@@ -56,6 +56,8 @@ class GroupImpl {
  public:
   virtual ~GroupImpl() = default;
   virtual Work all_reduce(Tensor inout) = 0;
+  virtual Work reduce_scatter(Tensor out, Tensor in) = 0;
+  virtual Work all_gather(Tensor out, Tensor in) = 0;
   virtual Work broadcast(Tensor inout, int root) = 0;
   virtual Work send(Tensor tensor, int to, int tag) = 0;
   virtual Work receive(Tensor tensor, int from, int tag) = 0;
@@ -93,8 +95,17 @@ class Group {
 // in the same order, so one tag a stream is enough; MPI promises none above 32,767.
 enum Tag : int { kActivationTag, kGradientTag, kTieGradientTag, kTieValueTag, kGatherTag };
 
-// Sum over the group, f32 or f64, in place; every rank gets the same bits. Counted: 2 n (g-1)/g bytes.
+// Sums are taken in rank order: f32 and f64 as such, bf16 in f32 and rounded once. Every rank gets the same bits, on any transport
+// those of all_reduce, whichever way a sum is asked for (only small f32 and f64 sums over MPI are left to MPI's own order).
+//
+// Sum over the group, in place. Counted: 2 n (g-1)/g bytes.
 Work all_reduce(Context&, Tensor inout, const Group&);
+// out, of in's size / g, = this rank's part (in rank order, along memory) of the sum of all `in`. out may be that part of `in`
+// itself; what `in` holds afterwards is undefined but for it. Counted: n (g-1)/g bytes of in's n.
+Work reduce_scatter(Context&, Tensor out, Tensor in, const Group&);
+// out, of g times in's size, = every rank's `in` in rank order. in may be this rank's part of out. Any element type. Counted:
+// n (g-1)/g bytes of out's n.
+Work all_gather(Context&, Tensor out, Tensor in, const Group&);
 // Counted: n bytes. Any element type.
 Work broadcast(Context&, Tensor inout, const Group&, int root);
 // Messages with equal (peer, tag) arrive in the order they were sent. Counted: n bytes, by the sender.

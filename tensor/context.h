@@ -1,6 +1,7 @@
 // Context: where an operation runs, passed first everywhere. It owns nothing.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <string>
@@ -24,9 +25,20 @@ struct Meter {
   void count(const char* operation, Cost cost) { operations[operation] += cost; total += cost; }
 };
 
+// What really ran, by name: how often, how long, and what plan mode would have counted for it.
+struct Profile {
+  struct Entry {
+    std::int64_t calls = 0;
+    double seconds = 0;
+    Cost cost;
+  };
+  std::map<std::string, Entry> operations;
+};
+
 struct Context {
   Arena* scratch = nullptr;      // memory of one operation or one action; see Scratch
   Meter* meter = nullptr;        // set: plan mode. Operations and collectives are checked, counted, and return
+  Profile* profile = nullptr;    // set: operations are timed
   Activity* activity = nullptr;  // what the watchdog prints
   std::function<void()> tick;    // called between units of work: lets messages progress
   void beat() const {

@@ -14,6 +14,8 @@ const char* name_of(DType t) {
       return "f64";
     case DType::i32:
       return "i32";
+    case DType::bf16:
+      return "bf16";
   }
   return "none";
 }
@@ -124,6 +126,12 @@ template <>
 std::int32_t* Tensor::as<std::int32_t>() const {
   OFFRAMP_CHECK(dtype == DType::i32, "[as] {} {} is not i32", name_of(dtype), to_text(shape));
   return reinterpret_cast<std::int32_t*>(data);
+}
+
+template <>
+bf16* Tensor::as<bf16>() const {
+  OFFRAMP_CHECK(dtype == DType::bf16, "[as] {} {} is not bf16", name_of(dtype), to_text(shape));
+  return reinterpret_cast<bf16*>(data);
 }
 
 }  // namespace offramp

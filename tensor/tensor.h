@@ -12,10 +12,12 @@
 #include <stdexcept>
 #include <string>
 
+#include "tensor/bf16.h"
+
 namespace offramp {
 
-enum class DType : std::uint8_t { none, f32, f64, i32 };
-constexpr std::size_t size_of(DType t) { return t == DType::f64 ? 8 : t == DType::none ? 0 : 4; }
+enum class DType : std::uint8_t { none, f32, f64, i32, bf16 };
+constexpr std::size_t size_of(DType t) { return t == DType::f64 ? 8 : t == DType::bf16 ? 2 : t == DType::none ? 0 : 4; }
 const char* name_of(DType t);
 
 // Up to four dimensions, slowest first.
@@ -65,5 +67,6 @@ struct Tensor {
 template <> float* Tensor::as<float>() const;
 template <> double* Tensor::as<double>() const;
 template <> std::int32_t* Tensor::as<std::int32_t>() const;
+template <> bf16* Tensor::as<bf16>() const;
 
 }  // namespace offramp
