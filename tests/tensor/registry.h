@@ -54,7 +54,8 @@ struct Operand {
   Fill fill;               // undefined: normal numbers, another sequence for every name
   std::int64_t wider = 0;  // a narrow of a tensor whose dimension 1 has this many more columns
   bool optional = true;    // of an output: may be undefined. An input is never left out
-  double bound = 8;        // allowed error, in units of 2^-24 (f64: 2^-53) of |value| + the largest |value| of the operand
+  double bound = 8;        // allowed error, in units of 2^-24 (f64: 2^-53) of |value| + the largest |value| of the operand; bf16
+                           // may be off by its own rounding, 2^-8 of |value|, besides
 };
 
 inline Operand input(std::string name, Shape shape, Fill fill = {}) {
@@ -108,9 +109,10 @@ class Buffer {
     std::vector<double> values;
     for (std::int64_t i = 0; i < tensor_.elements(); ++i) {
       const std::byte* p = element(i);
-      values.push_back(tensor_.dtype == DType::f32   ? load<float>(p)
-                       : tensor_.dtype == DType::f64 ? load<double>(p)
-                                                     : load<std::int32_t>(p));
+      values.push_back(tensor_.dtype == DType::f32    ? load<float>(p)
+                       : tensor_.dtype == DType::f64  ? load<double>(p)
+                       : tensor_.dtype == DType::bf16 ? static_cast<double>(static_cast<float>(load_as<bf16>(p)))
+                                                      : load<std::int32_t>(p));
     }
     return values;
   }
@@ -127,10 +129,14 @@ class Buffer {
 
  private:
   template <class T>
-  static double load(const std::byte* p) {
+  static T load_as(const std::byte* p) {
     T value;
     std::memcpy(&value, p, sizeof value);
-    return static_cast<double>(value);
+    return value;
+  }
+  template <class T>
+  static double load(const std::byte* p) {
+    return static_cast<double>(load_as<T>(p));
   }
   template <class T>
   static void store(std::byte* p, double value) {
@@ -146,6 +152,7 @@ class Buffer {
   void set(std::int64_t i, double value) {
     if (tensor_.dtype == DType::f32) return store<float>(element(i), value);
     if (tensor_.dtype == DType::f64) return store<double>(element(i), value);
+    if (tensor_.dtype == DType::bf16) return store<bf16>(element(i), static_cast<float>(value));
     store<std::int32_t>(element(i), std::isnan(value) ? -77 : value);
   }
 
@@ -154,6 +161,8 @@ class Buffer {
 };
 
 // ---- one run
+
+inline double rounded_to_bf16(double value) { return static_cast<double>(static_cast<float>(bf16(static_cast<float>(value)))); }
 
 inline Values initial_values(const Case& c) {
   Values values;
@@ -164,7 +173,7 @@ inline Values initial_values(const Case& c) {
       const double value = o.role == Role::output ? std::numeric_limits<double>::quiet_NaN()
                            : o.fill               ? o.fill(i)
                                                   : normal(key, static_cast<std::uint64_t>(i));
-      v.push_back(o.dtype == DType::f32 ? static_cast<float>(value) : value);
+      v.push_back(o.dtype == DType::f32 ? static_cast<float>(value) : o.dtype == DType::bf16 ? rounded_to_bf16(value) : value);
     }
   }
   return values;
@@ -242,12 +251,13 @@ inline Result run_case(const Case& c, const Variant& variant = {}) {
 // ---- comparisons
 
 inline void expect_near(const Operand& o, const std::vector<double>& got, const std::vector<double>& want) {
-  const double unit = o.dtype == DType::f64 ? 0x1p-53 : o.dtype == DType::f32 ? 0x1p-24 : 0;
+  const double unit = o.dtype == DType::f64 ? 0x1p-53 : o.dtype == DType::i32 ? 0 : 0x1p-24;
+  const double rounding = o.dtype == DType::bf16 ? 0x1p-8 : 0;  // once, of what was computed in f32
   double largest = 0;
   for (const double w : want) largest = std::isfinite(w) ? std::max(largest, std::abs(w)) : largest;
   for (std::size_t i = 0; i < want.size(); ++i) {
     const bool same = got[i] == want[i] || (std::isnan(got[i]) && std::isnan(want[i]));
-    const bool close = std::abs(got[i] - want[i]) <= o.bound * unit * (std::abs(want[i]) + largest);
+    const bool close = std::abs(got[i] - want[i]) <= rounding * std::abs(want[i]) + o.bound * unit * (std::abs(want[i]) + largest);
     if (same || (close && std::isfinite(want[i]))) continue;
     ADD_FAILURE() << o.name << "[" << i << "] is " << got[i] << ", not " << want[i] << " (" << std::abs(got[i] - want[i]) / unit
                   << " units)";
