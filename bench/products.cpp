@@ -48,7 +48,7 @@ double products(const Sizes& s) {
   const Tensor x = b.random({s.n, s.h}), w = b.random({s.o, s.h}), y = b.random({s.n, s.o}), r = b.random({s.n, s.o});
   const double flops = 2e-9 * static_cast<double>(s.n * s.h * s.o);
   const double forward = flops / time_of([&] { linear(b.context, y, x, w); });
-  const double residual = flops / time_of([&] { linear(b.context, y, x, w, r); });
+  const double residual = flops / time_of([&] { linear(b.context, y, x, w, {.residual = r}); });
   const double input = flops / time_of([&] { linear_backward_input(b.context, x, y, w); });
   const double weight = flops / time_of([&] {
                           fill_zero(b.context, w);  // else it grows until it overflows

@@ -7,7 +7,7 @@ Linear::Linear(Shape shape, Init init, std::vector<Piece> pieces, Ownership owne
       learns_(owner.learns) {}
 
 void Linear::forward(Context& ctx, Tensor y, Tensor x, Slot& slot, Tensor residual) {
-  linear(ctx, y, x, weight_.value, residual);
+  linear(ctx, y, x, weight_.value, {.residual = residual});
   slot.push(x);
 }
 

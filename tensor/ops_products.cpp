@@ -44,7 +44,8 @@ cpu::Layout layout_of(const Tensor& t, bool transposed = false) {
 }
 
 struct Operands {
-  Tensor c, a, b, added;
+  Tensor c, a, b;
+  LinearAdd add = {};
 };
 
 void run(Context& ctx, const char* op, const cpu::Product& p, const Operands& t) {
@@ -58,19 +59,23 @@ void run(Context& ctx, const char* op, const cpu::Product& p, const Operands& t)
                           .bytes = static_cast<double>(elements) * sizeof(float)});
     return;
   }
-  const float* added = p.add == cpu::Add::other ? t.added.as<float>() : nullptr;
-  cpu::product(p, t.c.as<float>(), t.a.as<float>(), t.b.as<float>(), added, workspace.as<float>());
+  cpu::product(p, {.c = t.c.data, .a = t.a.data, .b = t.b.data, .bias = t.add.bias.data, .added = t.add.residual.data}, workspace.data);
 }
 
 }  // namespace
 
-void linear(Context& ctx, Tensor y, Tensor x, Tensor w, Tensor residual) {
+void linear(Context& ctx, Tensor y, Tensor x, Tensor w, const LinearAdd& add) {
   const auto n = dimension("linear", "x", x, 0), h = dimension("linear", "x", x, 1), o = dimension("linear", "w", w, 0);
   check_matrix("linear", "x", x, n, h);
   check_matrix("linear", "w", w, o, h);
   check_matrix("linear", "y", y, n, o);
   cpu::Product p = {.rows = n, .columns = o, .depth = h, .a = layout_of(x), .b = layout_of(w, true), .c = layout_of(y)};
-  if (residual.defined()) {
+  if (const Tensor& bias = add.bias; bias.defined()) {
+    OFFRAMP_CHECK(bias.dtype == x.dtype && bias.shape == Shape{o} && bias.contiguous(),
+                  "[linear] bias is {} {}, must be contiguous {} [{}]", name_of(bias.dtype), to_text(bias.shape), name_of(x.dtype), o);
+    p.bias = true;
+  }
+  if (const Tensor& residual = add.residual; residual.defined()) {
     check_matrix("linear", "residual", residual, n, o);
     const bool same = residual.data == y.data;
     OFFRAMP_CHECK(!same || layout_of(residual) == layout_of(y), "[linear] residual begins where y does, but has rows {} apart, not {}",
@@ -78,7 +83,7 @@ void linear(Context& ctx, Tensor y, Tensor x, Tensor w, Tensor residual) {
     p.add = same ? cpu::Add::itself : cpu::Add::other;
     if (!same) p.added = layout_of(residual);
   }
-  run(ctx, "linear", p, {y, x, w, residual});
+  run(ctx, "linear", p, {y, x, w, add});
 }
 
 void linear_backward_input(Context& ctx, Tensor dx, Tensor dy, Tensor w) {
@@ -89,7 +94,7 @@ void linear_backward_input(Context& ctx, Tensor dx, Tensor dy, Tensor w) {
   check_matrix("linear_backward_input", "w", w, o, h);
   check_matrix("linear_backward_input", "dx", dx, n, h);
   run(ctx, "linear_backward_input", {.rows = n, .columns = h, .depth = o, .a = layout_of(dy), .b = layout_of(w), .c = layout_of(dx)},
-      {dx, dy, w, {}});
+      {dx, dy, w});
 }
 
 void linear_backward_weight(Context& ctx, Tensor dw, Tensor dy, Tensor x) {
@@ -102,7 +107,7 @@ void linear_backward_weight(Context& ctx, Tensor dw, Tensor dy, Tensor x) {
   if (n == 0) return;  // nothing to add
   run(ctx, "linear_backward_weight",
       {.rows = o, .columns = h, .depth = n, .a = layout_of(dy, true), .b = layout_of(x), .c = layout_of(dw), .add = cpu::Add::itself},
-      {dw, dy, x, {}});
+      {dw, dy, x});
 }
 
 // ---- attention
@@ -148,7 +153,8 @@ const std::int32_t* first_key_of(const Sequences& sequences) {
 
 }  // namespace
 
-void attention(Context& ctx, Tensor out, Tensor lse, Tensor qkv, const Sequences& sequences) {
+void attention(Context& ctx, Tensor out, Tensor lse, Tensor qkv, const Sequences& sequences, const AttentionDrop& drop) {
+  OFFRAMP_CHECK(drop.p == 0, "[attention] dropout of {} is not there yet", drop.p);
   const auto a = shape_of("attention", qkv, out, lse, sequences);
   Scratch scratch(ctx);
   const Tensor workspace = scratch.tensor({omp_get_max_threads(), cpu::attention_scratch(a)}, DType::f32);
@@ -157,7 +163,9 @@ void attention(Context& ctx, Tensor out, Tensor lse, Tensor qkv, const Sequences
   cpu::attention(a, out.as<float>(), kept, qkv.as<float>(), first_key_of(sequences), workspace.as<float>());
 }
 
-void attention_backward(Context& ctx, Tensor d_qkv, Tensor d_out, Tensor out, Tensor lse, Tensor qkv, const Sequences& sequences) {
+void attention_backward(Context& ctx, Tensor d_qkv, Tensor d_out, Tensor out, Tensor lse, Tensor qkv, const Sequences& sequences,
+                        const AttentionDrop& drop) {
+  OFFRAMP_CHECK(drop.p == 0, "[attention_backward] dropout of {} is not there yet", drop.p);
   if (!d_qkv.defined()) return;
   OFFRAMP_CHECK(lse.defined(), "[attention_backward] lse is undefined: the forward must keep it");
   const auto a = shape_of("attention_backward", qkv, out, lse, sequences);

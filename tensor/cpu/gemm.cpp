@@ -52,8 +52,9 @@ dnnl::matmul::primitive_desc describe(const Product& p) {
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   attributes.set_post_ops(after);
-  const dnnl::matmul::desc what(matrix(p.rows, p.depth, p.a), matrix(p.depth, p.columns, p.b), matrix(p.rows, p.columns, p.c));
-  return {what, attributes, engine()};
+  const memory::desc a = matrix(p.rows, p.depth, p.a), b = matrix(p.depth, p.columns, p.b), c = matrix(p.rows, p.columns, p.c);
+  if (!p.bias) return {{a, b, c}, attributes, engine()};
+  return {{a, b, matrix(1, p.columns, {p.columns}), c}, attributes, engine()};
 }
 
 // The thread count belongs to the key because oneDNN divides the work, and its scratchpad, when the primitive is made.
@@ -71,11 +72,12 @@ void prepare(Entry& e, const Product& p) {
   e.operands.emplace(DNNL_ARG_WEIGHTS, memory(d.weights_desc(), engine(), nullptr));
   e.operands.emplace(DNNL_ARG_DST, memory(d.dst_desc(), engine(), nullptr));
   e.operands.emplace(DNNL_ARG_SCRATCHPAD, memory(d.scratchpad_desc(), engine(), nullptr));
+  if (p.bias) e.operands.emplace(DNNL_ARG_BIAS, memory(matrix(1, p.columns, {p.columns}), engine(), nullptr));
   if (p.add == Add::other) e.operands.emplace(kAdded, memory(matrix(p.rows, p.columns, p.added), engine(), nullptr));
 }
 
 // oneDNN's handles are not const, even those of what it only reads.
-void set(Entry& e, int operand, const float* data) { e.operands.at(operand).set_data_handle(const_cast<float*>(data)); }
+void set(Entry& e, int operand, const void* data) { e.operands.at(operand).set_data_handle(const_cast<void*>(data)); }
 
 // One boundary for the library's exceptions: they become ours, with the sizes.
 template <class F>
@@ -99,15 +101,16 @@ std::int64_t product_scratch(const Product& p) {
   return checked(p, [&] { return static_cast<std::int64_t>((entry_of(p).description.scratchpad_desc().get_size() + 3) / sizeof(float)); });
 }
 
-void product(const Product& p, float* c, const float* a, const float* b, const float* added, float* scratch) {
+void product(const Product& p, const ProductData& data, void* scratch) {
   checked(p, [&] {
     Entry& e = entry_of(p);
     if (!e.primitive) prepare(e, p);
-    set(e, DNNL_ARG_SRC, a);
-    set(e, DNNL_ARG_WEIGHTS, b);
-    set(e, DNNL_ARG_DST, c);
+    set(e, DNNL_ARG_SRC, data.a);
+    set(e, DNNL_ARG_WEIGHTS, data.b);
+    set(e, DNNL_ARG_DST, data.c);
     set(e, DNNL_ARG_SCRATCHPAD, scratch);
-    if (p.add == Add::other) set(e, kAdded, added);
+    if (p.bias) set(e, DNNL_ARG_BIAS, data.bias);
+    if (p.add == Add::other) set(e, kAdded, data.added);
     e.primitive->execute(stream(), e.operands);
     stream().wait();
   });

@@ -3,7 +3,7 @@
 //
 //   const Product p = {.rows = n, .columns = o, .depth = h, .a = {h}, .b = {h, true}, .c = {o}};   // c[n,o] = a[n,h] b[o,h]^T
 //   Tensor workspace = scratch.tensor({product_scratch(p)}, DType::f32);
-//   product(p, y, x, w, nullptr, workspace.as<float>());
+//   product(p, {.c = y.data, .a = x.data, .b = w.data}, workspace.data);
 #pragma once
 #include <compare>
 #include <cstdint>
@@ -24,13 +24,18 @@ struct Product {
   std::int64_t rows = 0, columns = 0, depth = 0;
   Layout a, b, c, added;
   Add add = Add::nothing;
+  bool bias = false;  // also one number a column
   auto operator<=>(const Product&) const = default;
 };
 
 // Floats of scratch the product needs with the present number of threads.
 std::int64_t product_scratch(const Product&);
-// `added`: read with Add::other only.
-void product(const Product&, float* c, const float* a, const float* b, const float* added, float* scratch);
+struct ProductData {
+  void* c = nullptr;
+  const void *a = nullptr, *b = nullptr;
+  const void *bias = nullptr, *added = nullptr;  // read where the Product has them
+};
+void product(const Product&, const ProductData&, void* scratch);
 
 // Exact causal attention of `sequences` sequences; ops.h says how the buffers are laid out. *_stride: elements a token.
 struct AttentionShape {

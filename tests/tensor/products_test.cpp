@@ -16,25 +16,29 @@ double sum_bound(std::int64_t depth) { return 4 + 2 * std::sqrt(static_cast<doub
 struct Sizes {
   std::int64_t n, h, o;
   std::int64_t pitch = 0;  // columns that every operand's memory has beyond its own
-  bool residual = false;
+  bool residual = false, bias = false;
 };
 
 std::string name_of_case(const char* what, const Sizes& s) {
-  return fmt::format("{} n={} h={} o={} pitch+{}{}", what, s.n, s.h, s.o, s.pitch, s.residual ? " residual" : "");
+  return fmt::format("{} n={} h={} o={} pitch+{}{}{}", what, s.n, s.h, s.o, s.pitch, s.residual ? " residual" : "", s.bias ? " bias" : "");
 }
 
 Case linear_case(const Sizes& s) {
   std::vector<Operand> operands = {required(wider(output("y", {s.n, s.o}, sum_bound(s.h)), s.pitch)),
                                    wider(input("x", {s.n, s.h}), s.pitch), wider(input("w", {s.o, s.h}), s.pitch)};
   if (s.residual) operands.push_back(wider(input("residual", {s.n, s.o}), s.pitch));
+  if (s.bias) operands.push_back(input("bias", {s.o}));
   return {.name = name_of_case("linear", s),
           .operands = operands,
-          .run = [](Context& c, const Tensors& t) { linear(c, t["y"], t["x"], t["w"], t["residual"]); },
+          .run =
+              [](Context& c, const Tensors& t) {
+                linear(c, t["y"], t["x"], t["w"], {t["bias"], t["residual"]});
+              },
           .reference =
               [=](Values& v) {
                 for (std::int64_t i = 0; i < s.n; ++i) {
                   for (std::int64_t j = 0; j < s.o; ++j) {
-                    double sum = s.residual ? v["residual"][at(i * s.o + j)] : 0;
+                    double sum = (s.residual ? v["residual"][at(i * s.o + j)] : 0) + (s.bias ? v["bias"][at(j)] : 0);
                     for (std::int64_t k = 0; k < s.h; ++k) sum += v["x"][at(i * s.h + k)] * v["w"][at(j * s.h + k)];
                     v["y"][at(i * s.o + j)] = sum;
                   }
@@ -79,7 +83,9 @@ const std::vector<Sizes> kShapes = {{1, 1, 1}, {3, 5, 7}, {17, 65, 33}, {1, 64, 
 
 TEST(Products, Linear) {
   for (const Sizes& s : kShapes) {
-    for (const bool residual : {false, true}) check_case(linear_case({s.n, s.h, s.o, 0, residual}));
+    for (const bool residual : {false, true}) {
+      for (const bool bias : {false, true}) check_case(linear_case({s.n, s.h, s.o, 0, residual, bias}));
+    }
   }
 }
 
@@ -92,7 +98,7 @@ TEST(Products, BackwardWeight) {
 }
 
 TEST(Products, RowsMayBeStrided) {
-  for (const Sizes& s : {Sizes{3, 5, 7, 11, true}, {33, 64, 48, 16, true}, {128, 96, 160, 3, true}}) {
+  for (const Sizes& s : {Sizes{3, 5, 7, 11, true, true}, {33, 64, 48, 16, true}, {128, 96, 160, 3, true}}) {
     check_case(linear_case(s));
     check_case(backward_input_case(s));
     check_case(backward_weight_case(s));
