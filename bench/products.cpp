@@ -32,9 +32,15 @@ struct Bench {
   Context context;
   Bench() { context.scratch = &scratch; }
 
-  Tensor random(Shape shape) {
-    const Tensor t = arena.tensor(shape, DType::f32);
-    for (std::int64_t i = 0; i < t.elements(); ++i) t.as<float>()[i] = uniform({}, static_cast<std::uint64_t>(i)) - 0.5f;
+  Tensor random(Shape shape, DType type) {
+    const Tensor t = arena.tensor(shape, type);
+    for (std::int64_t i = 0; i < t.elements(); ++i) {
+      const float value = uniform({}, static_cast<std::uint64_t>(i)) - 0.5f;
+      if (type == DType::bf16)
+        t.as<bf16>()[i] = bf16(value);
+      else
+        t.as<float>()[i] = value;
+    }
     return t;
   }
 };
@@ -43,19 +49,22 @@ struct Sizes {
   std::int64_t n, h, o;
 };
 
-double products(const Sizes& s) {
+double products(const Sizes& s, DType type) {
   Bench b;
-  const Tensor x = b.random({s.n, s.h}), w = b.random({s.o, s.h}), y = b.random({s.n, s.o}), r = b.random({s.n, s.o});
+  const Tensor x = b.random({s.n, s.h}, type), w = b.random({s.o, s.h}, type), bias = b.random({s.o}, type);
+  const Tensor y = b.random({s.n, s.o}, type), r = b.random({s.n, s.o}, type);
+  const Tensor logits = b.random({s.n, s.o}, DType::f32), dw = b.random({s.o, s.h}, DType::f32);
   const double flops = 2e-9 * static_cast<double>(s.n * s.h * s.o);
   const double forward = flops / time_of([&] { linear(b.context, y, x, w); });
-  const double residual = flops / time_of([&] { linear(b.context, y, x, w, {.residual = r}); });
+  const double added = flops / time_of([&] { linear(b.context, y, x, w, {bias, r}); });
+  const double to_f32 = flops / time_of([&] { linear(b.context, logits, x, w); });
   const double input = flops / time_of([&] { linear_backward_input(b.context, x, y, w); });
   const double weight = flops / time_of([&] {
-                          fill_zero(b.context, w);  // else it grows until it overflows
-                          linear_backward_weight(b.context, w, y, x);
+                          fill_zero(b.context, dw);  // else it grows until it overflows
+                          linear_backward_weight(b.context, dw, y, x);
                         });
-  fmt::print("n {:5} h {:5} o {:5}   forward {:6.1f}   with residual {:6.1f}   dx {:6.1f}   dw {:6.1f}\n", s.n, s.h, s.o, forward, residual,
-             input, weight);
+  fmt::print("{} n {:5} h {:5} o {:5}   forward {:6.1f}   bias, residual {:6.1f}   logits {:6.1f}   dx {:6.1f}   dw {:6.1f}\n",
+             name_of(type), s.n, s.h, s.o, forward, added, to_f32, input, weight);
   return forward;
 }
 
@@ -66,8 +75,9 @@ struct Heads {
 void attentions(const Heads& a, double product) {
   Bench b;
   const std::int64_t n = a.sequences * a.length, heads = a.groups * a.queries;
-  const Tensor qkv = b.random({n, a.groups, 2 + a.queries, a.size}), d_qkv = b.random(qkv.shape);
-  const Tensor out = b.random({n, a.groups, a.queries, a.size}), d_out = b.random(out.shape), lse = b.random({heads, n});
+  const Tensor qkv = b.random({n, a.groups, 2 + a.queries, a.size}, DType::f32), d_qkv = b.random(qkv.shape, DType::f32);
+  const Tensor out = b.random({n, a.groups, a.queries, a.size}, DType::f32), d_out = b.random(out.shape, DType::f32);
+  const Tensor lse = b.random({heads, n}, DType::f32);
   const Sequences sequences = {.length = a.length};
   const double flops = 2e-9 * static_cast<double>(n * a.length * heads * a.size);
   const double forward = flops / time_of([&] { attention(b.context, out, lse, qkv, sequences); });
@@ -76,12 +86,8 @@ void attentions(const Heads& a, double product) {
              a.groups, a.queries, a.size, forward, 100 * forward / product, backward, 100 * backward / product);
 }
 
-}  // namespace
-}  // namespace offramp
-
-int main() {
-  using namespace offramp;
-  fmt::print("GFLOP/s, {} threads\n", omp_get_max_threads());
+// The fastest forward at a small model's shapes.
+double all_products(DType type) {
   double best = 0;
   for (const Sizes& s : {Sizes{512, 256, 768},
                          {1024, 256, 768},
@@ -89,9 +95,22 @@ int main() {
                          {1024, 688, 256},
                          {1024, 256, 8192},
                          {1024, 512, 1536},
+                         {2048, 512, 512},
                          {2048, 512, 2752},
+                         {2048, 1376, 512},
                          {2048, 512, 8192}})
-    best = std::max(best, products(s));
+    best = std::max(best, products(s, type));
+  return best;
+}
+
+}  // namespace
+}  // namespace offramp
+
+int main() {
+  using namespace offramp;
+  fmt::print("GFLOP/s, {} threads\n", omp_get_max_threads());
+  all_products(DType::bf16);
+  const double best = all_products(DType::f32);
   for (const Heads& a : {Heads{4, 256, 4, 2, 32}, {4, 256, 4, 2, 64}, {4, 512, 4, 2, 32}, {4, 512, 4, 2, 64}, {2, 512, 8, 1, 64}})
     attentions(a, best);
 }

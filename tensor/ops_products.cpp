@@ -13,9 +13,13 @@ namespace {
 
 // ---- checks
 
-void check_matrix(const char* op, const char* name, const Tensor& t, std::int64_t rows, std::int64_t columns) {
-  OFFRAMP_CHECK(t.dtype == DType::f32 && t.shape == (Shape{rows, columns}), "[{}] {} is {} {}, must be f32 {}", op, name, name_of(t.dtype),
-                to_text(t.shape), to_text({rows, columns}));
+void check_type(const char* op, const char* name, const Tensor& t, DType type, const Shape& shape) {
+  OFFRAMP_CHECK(t.dtype == type && t.shape == shape, "[{}] {} is {} {}, must be {} {}", op, name, name_of(t.dtype), to_text(t.shape),
+                name_of(type), to_text(shape));
+}
+
+void check_matrix(const char* op, const char* name, const Tensor& t, DType type, std::int64_t rows, std::int64_t columns) {
+  check_type(op, name, t, type, {rows, columns});
   OFFRAMP_CHECK(t.stride[1] == 1 || columns == 1, "[{}] {} {} has stride {} in its last dimension, must be 1", op, name, to_text(t.shape),
                 t.stride[1]);
   OFFRAMP_CHECK(t.stride[0] >= columns || rows == 1, "[{}] {} {} has rows {} apart, which overlap", op, name, to_text(t.shape),
@@ -25,6 +29,12 @@ void check_matrix(const char* op, const char* name, const Tensor& t, std::int64_
 std::int64_t dimension(const char* op, const char* name, const Tensor& t, int which) {
   OFFRAMP_CHECK(t.shape.rank == 2, "[{}] {} {} must be a matrix", op, name, to_text(t.shape));
   return t.shape[which];
+}
+
+// The working type: that of the first operand, which the others must have too.
+DType working_type(const char* op, const char* name, const Tensor& t) {
+  OFFRAMP_CHECK(t.dtype == DType::f32 || t.dtype == DType::bf16, "[{}] {} is {}, must be f32 or bf16", op, name, name_of(t.dtype));
+  return t.dtype;
 }
 
 // A token's part must be contiguous; tokens themselves may be any distance apart.
@@ -37,10 +47,16 @@ void check_tokens(const char* op, const char* name, const Tensor& t, const Shape
 
 // ---- products
 
+double bytes_of(std::initializer_list<Tensor> tensors) {
+  double bytes = 0;
+  for (const Tensor& t : tensors) bytes += t.defined() ? static_cast<double>(t.bytes()) : 0.0;
+  return bytes;
+}
+
 cpu::Layout layout_of(const Tensor& t, bool transposed = false) {
   // With a single row any stride is right; a canonical one keeps oneDNN content.
   const std::int64_t stride = t.shape[0] == 1 ? t.shape[1] : t.stride[0];
-  return {stride, transposed};
+  return {stride, transposed, t.dtype};
 }
 
 struct Operands {
@@ -54,29 +70,32 @@ void run(Context& ctx, const char* op, const cpu::Product& p, const Operands& t)
   Scratch scratch(ctx);
   const Tensor workspace = scratch.tensor({cpu::product_scratch(p)}, DType::f32);
   if (ctx.planning()) {
-    const auto elements = p.rows * p.depth + p.depth * p.columns + p.rows * p.columns * (p.add == cpu::Add::nothing ? 1 : 2);
+    const Tensor& added = p.add == cpu::Add::itself ? t.c : t.add.residual;
     ctx.meter->count(op, {.flops = 2.0 * static_cast<double>(p.rows) * static_cast<double>(p.columns) * static_cast<double>(p.depth),
-                          .bytes = static_cast<double>(elements) * sizeof(float)});
+                          .bytes = bytes_of({t.c, t.a, t.b, t.add.bias, added})});
     return;
   }
-  cpu::product(p, {.c = t.c.data, .a = t.a.data, .b = t.b.data, .bias = t.add.bias.data, .added = t.add.residual.data}, workspace.data);
+  cpu::product(p, {.c = t.c.data, .a = t.a.data, .b = t.b.data, .bias = t.add.bias.data, .added = t.add.residual.data},
+               workspace.as<float>());
 }
 
 }  // namespace
 
 void linear(Context& ctx, Tensor y, Tensor x, Tensor w, const LinearAdd& add) {
   const auto n = dimension("linear", "x", x, 0), h = dimension("linear", "x", x, 1), o = dimension("linear", "w", w, 0);
-  check_matrix("linear", "x", x, n, h);
-  check_matrix("linear", "w", w, o, h);
-  check_matrix("linear", "y", y, n, o);
+  const DType type = working_type("linear", "x", x);
+  const bool logits = y.dtype == DType::f32 && !add.bias.defined() && !add.residual.defined();
+  check_matrix("linear", "x", x, type, n, h);
+  check_matrix("linear", "w", w, type, o, h);
+  check_matrix("linear", "y", y, logits ? DType::f32 : type, n, o);
   cpu::Product p = {.rows = n, .columns = o, .depth = h, .a = layout_of(x), .b = layout_of(w, true), .c = layout_of(y)};
   if (const Tensor& bias = add.bias; bias.defined()) {
-    OFFRAMP_CHECK(bias.dtype == x.dtype && bias.shape == Shape{o} && bias.contiguous(),
-                  "[linear] bias is {} {}, must be contiguous {} [{}]", name_of(bias.dtype), to_text(bias.shape), name_of(x.dtype), o);
+    check_type("linear", "bias", bias, type, {o});
+    OFFRAMP_CHECK(bias.contiguous(), "[linear] bias has stride {}, must be 1", bias.stride[0]);
     p.bias = true;
   }
   if (const Tensor& residual = add.residual; residual.defined()) {
-    check_matrix("linear", "residual", residual, n, o);
+    check_matrix("linear", "residual", residual, type, n, o);
     const bool same = residual.data == y.data;
     OFFRAMP_CHECK(!same || layout_of(residual) == layout_of(y), "[linear] residual begins where y does, but has rows {} apart, not {}",
                   residual.stride[0], y.stride[0]);
@@ -90,9 +109,10 @@ void linear_backward_input(Context& ctx, Tensor dx, Tensor dy, Tensor w) {
   if (!dx.defined()) return;
   const auto n = dimension("linear_backward_input", "dy", dy, 0), o = dimension("linear_backward_input", "dy", dy, 1);
   const auto h = dimension("linear_backward_input", "w", w, 1);
-  check_matrix("linear_backward_input", "dy", dy, n, o);
-  check_matrix("linear_backward_input", "w", w, o, h);
-  check_matrix("linear_backward_input", "dx", dx, n, h);
+  const DType type = working_type("linear_backward_input", "dy", dy);
+  check_matrix("linear_backward_input", "dy", dy, type, n, o);
+  check_matrix("linear_backward_input", "w", w, type, o, h);
+  check_matrix("linear_backward_input", "dx", dx, type, n, h);
   run(ctx, "linear_backward_input", {.rows = n, .columns = h, .depth = o, .a = layout_of(dy), .b = layout_of(w), .c = layout_of(dx)},
       {dx, dy, w});
 }
@@ -101,9 +121,10 @@ void linear_backward_weight(Context& ctx, Tensor dw, Tensor dy, Tensor x) {
   if (!dw.defined()) return;
   const auto n = dimension("linear_backward_weight", "dy", dy, 0), o = dimension("linear_backward_weight", "dy", dy, 1);
   const auto h = dimension("linear_backward_weight", "x", x, 1);
-  check_matrix("linear_backward_weight", "dy", dy, n, o);
-  check_matrix("linear_backward_weight", "x", x, n, h);
-  check_matrix("linear_backward_weight", "dw", dw, o, h);
+  const DType type = working_type("linear_backward_weight", "dy", dy);
+  check_matrix("linear_backward_weight", "dy", dy, type, n, o);
+  check_matrix("linear_backward_weight", "x", x, type, n, h);
+  check_matrix("linear_backward_weight", "dw", dw, DType::f32, o, h);
   if (n == 0) return;  // nothing to add
   run(ctx, "linear_backward_weight",
       {.rows = o, .columns = h, .depth = n, .a = layout_of(dy, true), .b = layout_of(x), .c = layout_of(dw), .add = cpu::Add::itself},
@@ -124,7 +145,7 @@ cpu::AttentionShape shape_of(const char* op, const Tensor& qkv, const Tensor& ou
   const Tensor& first = sequences.first_key;
   OFFRAMP_CHECK(!first.defined() || (first.dtype == DType::i32 && first.shape == Shape{n} && first.contiguous()),
                 "[{}] first_key is {} {}, must be contiguous i32 [{}]", op, name_of(first.dtype), to_text(first.shape), n);
-  if (lse.defined()) check_matrix(op, "lse", lse, groups * queries, n);
+  if (lse.defined()) check_matrix(op, "lse", lse, DType::f32, groups * queries, n);
   return {.sequences = n / length,
           .length = length,
           .groups = groups,
@@ -139,12 +160,6 @@ cpu::AttentionShape shape_of(const char* op, const Tensor& qkv, const Tensor& ou
 double causal_flops(const cpu::AttentionShape& a) {
   return 2.0 * static_cast<double>(a.sequences * a.length) * static_cast<double>(a.length) *
          static_cast<double>(a.groups * a.queries * a.size);
-}
-
-double bytes_of(std::initializer_list<Tensor> tensors) {
-  double bytes = 0;
-  for (const Tensor& t : tensors) bytes += t.defined() ? static_cast<double>(t.bytes()) : 0.0;
-  return bytes;
 }
 
 const std::int32_t* first_key_of(const Sequences& sequences) {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "tensor/cpu/parts.h"
 #include "tensor/cpu/products.h"
 #include "tensor/cpu/tile.h"
 
@@ -19,22 +20,6 @@ struct Padded {
   std::int64_t pitch;  // of rows that run over keys: one vector more, because a power of two would hit few cache sets
   explicit Padded(const AttentionShape& a)
       : length(round_up(a.length, 2 * kLanes)), size(round_up(a.size, kLanes)), pitch(length + kLanes) {}
-};
-
-// Takes consecutive parts of a thread's scratch, each on its own cache lines. Over null it only counts.
-class Parts {
- public:
-  explicit Parts(float* memory) : memory_(memory) {}
-  float* take(std::int64_t floats) {
-    float* part = memory_ ? memory_ + used_ : nullptr;
-    used_ += round_up(floats, 16);
-    return part;
-  }
-  std::int64_t used() const { return used_; }
-
- private:
-  float* memory_;
-  std::int64_t used_ = 0;
 };
 
 // Rows of one head within a token-major buffer.

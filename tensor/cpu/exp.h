@@ -1,14 +1,17 @@
-// Vectors of floats, for attention: its exponential, sums and transposes in whole registers. GCC's vector extensions serve every
-// instruction set from one source. Everything is `static`, because files of other folders may be compiled for a smaller processor.
+// Vectors of floats, for products and attention: an exponential, sums and transposes in whole registers. GCC's vector extensions serve
+// every instruction set from one source. Everything is `static`, because files of other folders may be compiled for a smaller processor.
 // (vector_math.h has the exponential for plain loops, of which the compiler makes half registers: the same polynomial, but with
 // gradual underflow and up to the end of the range.)
 //
 //   Floats x = load(p);            // kLanes floats from any address
 //   store(p, exp(x - maximum));    // within 1.5 * 2^-24 of itself; below -87.3 exactly 0, above 88.37 infinity, NaN stays NaN
+//                                  // p may point to bf16: widened when read, rounded when written
 #pragma once
 #include <cstdint>
 #include <cstring>
 #include <limits>
+
+#include "tensor/bf16.h"
 
 namespace offramp::cpu {
 
@@ -21,6 +24,8 @@ inline constexpr int kLanes = 4;
 #endif
 typedef float Floats __attribute__((vector_size(kLanes * sizeof(float))));
 typedef std::int32_t Ints __attribute__((vector_size(kLanes * sizeof(float))));
+typedef std::uint32_t Words __attribute__((vector_size(kLanes * sizeof(float))));
+typedef std::uint16_t Halves __attribute__((vector_size(kLanes * sizeof(bf16))));
 
 static inline Floats load(const float* p) {
   Floats x;
@@ -29,6 +34,20 @@ static inline Floats load(const float* p) {
 }
 
 static inline void store(float* p, Floats x) { std::memcpy(p, &x, sizeof x); }
+
+static inline Floats load(const bf16* p) {
+  Halves x;
+  std::memcpy(&x, p, sizeof x);
+  return (Floats)(__builtin_convertvector(x, Words) << 16);
+}
+
+// Rounds as bf16's constructor does.
+static inline void store(bf16* p, Floats x) {
+  const Words word = (Words)x;
+  const Words rounded = (word + 0x7FFF + (word >> 16 & 1)) >> 16;
+  const Halves half = __builtin_convertvector(x == x ? rounded : word >> 16 | 0x40, Halves);
+  std::memcpy(static_cast<void*>(p), &half, sizeof half);
+}
 
 static inline Floats broadcast(float x) { return x - Floats{}; }
 

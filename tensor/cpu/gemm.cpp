@@ -3,6 +3,8 @@
 // this project's shapes, and ahead for large weight gradients.
 // With several threads oneDNN may divide a long sum (small weight gradients over many tokens) between them: the bits of a product
 // depend on its shape, its strides and the number of threads, and on nothing else.
+// bf16 without the processor's own instructions for it is three times slower than fp32 here, and without AVX-512 it is refused: there
+// operands are widened first (product_widened.cpp).
 #include <omp.h>
 
 #include <dnnl.hpp>
@@ -42,8 +44,10 @@ dnnl::stream& stream() {
 
 memory::desc matrix(std::int64_t rows, std::int64_t columns, const Layout& layout) {
   const memory::dims strides = layout.transposed ? memory::dims{1, layout.stride} : memory::dims{layout.stride, 1};
-  return memory::desc({rows, columns}, memory::data_type::f32, strides);
+  return memory::desc({rows, columns}, layout.type == DType::bf16 ? memory::data_type::bf16 : memory::data_type::f32, strides);
 }
+
+memory::desc bias_of(const Product& p) { return matrix(1, p.columns, {.stride = p.columns, .type = p.a.type}); }
 
 dnnl::matmul::primitive_desc describe(const Product& p) {
   dnnl::post_ops after;
@@ -54,7 +58,7 @@ dnnl::matmul::primitive_desc describe(const Product& p) {
   attributes.set_post_ops(after);
   const memory::desc a = matrix(p.rows, p.depth, p.a), b = matrix(p.depth, p.columns, p.b), c = matrix(p.rows, p.columns, p.c);
   if (!p.bias) return {{a, b, c}, attributes, engine()};
-  return {{a, b, matrix(1, p.columns, {p.columns}), c}, attributes, engine()};
+  return {{a, b, bias_of(p), c}, attributes, engine()};
 }
 
 // The thread count belongs to the key because oneDNN divides the work, and its scratchpad, when the primitive is made.
@@ -72,7 +76,7 @@ void prepare(Entry& e, const Product& p) {
   e.operands.emplace(DNNL_ARG_WEIGHTS, memory(d.weights_desc(), engine(), nullptr));
   e.operands.emplace(DNNL_ARG_DST, memory(d.dst_desc(), engine(), nullptr));
   e.operands.emplace(DNNL_ARG_SCRATCHPAD, memory(d.scratchpad_desc(), engine(), nullptr));
-  if (p.bias) e.operands.emplace(DNNL_ARG_BIAS, memory(matrix(1, p.columns, {p.columns}), engine(), nullptr));
+  if (p.bias) e.operands.emplace(DNNL_ARG_BIAS, memory(bias_of(p), engine(), nullptr));
   if (p.add == Add::other) e.operands.emplace(kAdded, memory(matrix(p.rows, p.columns, p.added), engine(), nullptr));
 }
 
@@ -95,13 +99,20 @@ auto checked(const Product& p, F work) {
   }
 }
 
+bool library_has(const Product& p) {
+  constexpr auto needed = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);
+  return p.a.type == DType::f32 || (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & needed) == needed;
+}
+
 }  // namespace
 
 std::int64_t product_scratch(const Product& p) {
+  if (!library_has(p)) return widened_scratch(p);
   return checked(p, [&] { return static_cast<std::int64_t>((entry_of(p).description.scratchpad_desc().get_size() + 3) / sizeof(float)); });
 }
 
-void product(const Product& p, const ProductData& data, void* scratch) {
+void product(const Product& p, const ProductData& data, float* scratch) {
+  if (!library_has(p)) return widened(p, data, scratch);
   checked(p, [&] {
     Entry& e = entry_of(p);
     if (!e.primitive) prepare(e, p);

@@ -3,10 +3,12 @@
 //
 //   const Product p = {.rows = n, .columns = o, .depth = h, .a = {h}, .b = {h, true}, .c = {o}};   // c[n,o] = a[n,h] b[o,h]^T
 //   Tensor workspace = scratch.tensor({product_scratch(p)}, DType::f32);
-//   product(p, {.c = y.data, .a = x.data, .b = w.data}, workspace.data);
+//   product(p, {.c = y.data, .a = x.data, .b = w.data}, workspace.as<float>());
 #pragma once
 #include <compare>
 #include <cstdint>
+
+#include "tensor/tensor.h"
 
 namespace offramp::cpu {
 
@@ -15,16 +17,18 @@ namespace offramp::cpu {
 struct Layout {
   std::int64_t stride = 0;
   bool transposed = false;
+  DType type = DType::f32;  // or bf16
   auto operator<=>(const Layout&) const = default;
 };
 
-// c[rows, columns] = a[rows, depth] b[depth, columns], plus what `add` says.
+// c[rows, columns] = a[rows, depth] b[depth, columns], plus what `add` says. Everything is summed in fp32 and rounded once. a and b
+// have one type.
 enum class Add { nothing, itself, other };  // c as it was, or another matrix laid out like `added`
 struct Product {
   std::int64_t rows = 0, columns = 0, depth = 0;
   Layout a, b, c, added;
   Add add = Add::nothing;
-  bool bias = false;  // also one number a column
+  bool bias = false;  // also one number a column, of a's type
   auto operator<=>(const Product&) const = default;
 };
 
@@ -35,7 +39,11 @@ struct ProductData {
   const void *a = nullptr, *b = nullptr;
   const void *bias = nullptr, *added = nullptr;  // read where the Product has them
 };
-void product(const Product&, const ProductData&, void* scratch);
+void product(const Product&, const ProductData&, float* scratch);
+
+// The same for bf16 operands by way of fp32 copies of them: for processors without bf16 instructions.
+std::int64_t widened_scratch(const Product&);
+void widened(const Product&, const ProductData&, float* scratch);
 
 // Exact causal attention of `sequences` sequences; ops.h says how the buffers are laid out. *_stride: elements a token.
 struct AttentionShape {

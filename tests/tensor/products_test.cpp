@@ -2,6 +2,7 @@
 #include <thread>
 
 #include "registry.h"
+#include "tensor/cpu/products.h"
 
 namespace offramp::testing {
 namespace {
@@ -17,17 +18,23 @@ struct Sizes {
   std::int64_t n, h, o;
   std::int64_t pitch = 0;  // columns that every operand's memory has beyond its own
   bool residual = false, bias = false;
+  DType type = DType::f32;
+  bool logits = false;  // f32 whatever the operands are
 };
 
+Sizes in_bf16(Sizes s) { return s.type = DType::bf16, s; }
+
 std::string name_of_case(const char* what, const Sizes& s) {
-  return fmt::format("{} n={} h={} o={} pitch+{}{}{}", what, s.n, s.h, s.o, s.pitch, s.residual ? " residual" : "", s.bias ? " bias" : "");
+  return fmt::format("{} {} n={} h={} o={} pitch+{}{}{}{}", what, name_of(s.type), s.n, s.h, s.o, s.pitch, s.residual ? " residual" : "",
+                     s.bias ? " bias" : "", s.logits ? " logits" : "");
 }
 
 Case linear_case(const Sizes& s) {
-  std::vector<Operand> operands = {required(wider(output("y", {s.n, s.o}, sum_bound(s.h)), s.pitch)),
-                                   wider(input("x", {s.n, s.h}), s.pitch), wider(input("w", {s.o, s.h}), s.pitch)};
-  if (s.residual) operands.push_back(wider(input("residual", {s.n, s.o}), s.pitch));
-  if (s.bias) operands.push_back(input("bias", {s.o}));
+  std::vector<Operand> operands = {
+      required(of_type(wider(output("y", {s.n, s.o}, sum_bound(s.h)), s.pitch), s.logits ? DType::f32 : s.type)),
+      of_type(wider(input("x", {s.n, s.h}), s.pitch), s.type), of_type(wider(input("w", {s.o, s.h}), s.pitch), s.type)};
+  if (s.residual) operands.push_back(of_type(wider(input("residual", {s.n, s.o}), s.pitch), s.type));
+  if (s.bias) operands.push_back(of_type(input("bias", {s.o}), s.type));
   return {.name = name_of_case("linear", s),
           .operands = operands,
           .run =
@@ -49,8 +56,8 @@ Case linear_case(const Sizes& s) {
 
 Case backward_input_case(const Sizes& s) {
   return {.name = name_of_case("linear_backward_input", s),
-          .operands = {wider(output("dx", {s.n, s.h}, sum_bound(s.o)), s.pitch), wider(input("dy", {s.n, s.o}), s.pitch),
-                       wider(input("w", {s.o, s.h}), s.pitch)},
+          .operands = {of_type(wider(output("dx", {s.n, s.h}, sum_bound(s.o)), s.pitch), s.type),
+                       of_type(wider(input("dy", {s.n, s.o}), s.pitch), s.type), of_type(wider(input("w", {s.o, s.h}), s.pitch), s.type)},
           .run = [](Context& c, const Tensors& t) { linear_backward_input(c, t["dx"], t["dy"], t["w"]); },
           .reference =
               [=](Values& v) {
@@ -66,8 +73,8 @@ Case backward_input_case(const Sizes& s) {
 
 Case backward_weight_case(const Sizes& s) {
   return {.name = name_of_case("linear_backward_weight", s),
-          .operands = {wider(updated("dw", {s.o, s.h}, sum_bound(s.n)), s.pitch), wider(input("dy", {s.n, s.o}), s.pitch),
-                       wider(input("x", {s.n, s.h}), s.pitch)},
+          .operands = {wider(updated("dw", {s.o, s.h}, sum_bound(s.n)), s.pitch), of_type(wider(input("dy", {s.n, s.o}), s.pitch), s.type),
+                       of_type(wider(input("x", {s.n, s.h}), s.pitch), s.type)},
           .run = [](Context& c, const Tensors& t) { linear_backward_weight(c, t["dw"], t["dy"], t["x"]); },
           .reference =
               [=](Values& v) {
@@ -84,24 +91,78 @@ const std::vector<Sizes> kShapes = {{1, 1, 1}, {3, 5, 7}, {17, 65, 33}, {1, 64, 
 TEST(Products, Linear) {
   for (const Sizes& s : kShapes) {
     for (const bool residual : {false, true}) {
-      for (const bool bias : {false, true}) check_case(linear_case({s.n, s.h, s.o, 0, residual, bias}));
+      for (const bool bias : {false, true}) {
+        const Sizes with = {s.n, s.h, s.o, 0, residual, bias};
+        for (const Sizes& each : {with, in_bf16(with)}) check_case(linear_case(each));
+      }
     }
   }
 }
 
+TEST(Products, LogitsOfBf16AreF32) {
+  for (Sizes s : kShapes) {
+    s.type = DType::bf16, s.logits = true;
+    check_case(linear_case(s));
+  }
+}
+
+// What processors without bf16 instructions do, on whatever processor this is.
+void run_widened(Context& c, const cpu::Product& p, const Tensors& t, const char* y, const char* a, const char* b) {
+  Scratch scratch(c);
+  const Tensor workspace = scratch.tensor({cpu::widened_scratch(p)}, DType::f32);
+  if (c.planning()) return c.meter->count("widened", {.bytes = 1});
+  cpu::widened(p, {.c = t[y].data, .a = t[a].data, .b = t[b].data, .bias = t["bias"].data, .added = t["residual"].data},
+               workspace.as<float>());
+}
+
+TEST(Products, WidenedOperandsGiveTheSame) {
+  for (Sizes s : {Sizes{3, 5, 7, 11, true, true}, {33, 64, 48, 16}, {128, 96, 160, 0, true}, {17, 65, 33, 2, false, true}}) {
+    s.type = DType::bf16;
+    const auto rows = [&](std::int64_t columns, bool transposed = false) { return cpu::Layout{columns + s.pitch, transposed, s.type}; };
+    Case forward = linear_case(s), input = backward_input_case(s), weight = backward_weight_case(s);
+    forward.run = [=](Context& c, const Tensors& t) {
+      const bool same = s.residual && t["y"].data == t["residual"].data;
+      const auto add = same ? cpu::Add::itself : s.residual ? cpu::Add::other : cpu::Add::nothing;
+      run_widened(c, {s.n, s.o, s.h, rows(s.h), rows(s.h, true), rows(s.o), same ? cpu::Layout{} : rows(s.o), add, s.bias}, t, "y", "x",
+                  "w");
+    };
+    input.run = [=](Context& c, const Tensors& t) { run_widened(c, {s.n, s.h, s.o, rows(s.o), rows(s.h), rows(s.h)}, t, "dx", "dy", "w"); };
+    weight.run = [=](Context& c, const Tensors& t) {
+      const cpu::Layout dw = {s.h + s.pitch};
+      run_widened(c, {s.o, s.h, s.n, rows(s.o, true), rows(s.h), dw, {}, cpu::Add::itself}, t, "dw", "dy", "x");
+    };
+    for (Case c : {forward, input, weight}) {
+      for (Operand& o : c.operands) o.optional = false;  // that a gradient may be undefined is decided above the kernel
+      check_case(c);
+    }
+  }
+}
+
+// The library cuts sums this long into parts, which must not meet in bf16.
+TEST(Products, LongSumsRoundOnce) {
+  check_case(linear_case({.n = 9, .h = 5000, .o = 40, .residual = true, .bias = true, .type = DType::bf16}));
+  check_case(backward_input_case({.n = 9, .h = 40, .o = 5000, .type = DType::bf16}));
+}
+
 TEST(Products, BackwardInput) {
-  for (const Sizes& s : kShapes) check_case(backward_input_case(s));
+  for (const Sizes& s : kShapes) {
+    for (const Sizes& each : {s, in_bf16(s)}) check_case(backward_input_case(each));
+  }
 }
 
 TEST(Products, BackwardWeight) {
-  for (const Sizes& s : kShapes) check_case(backward_weight_case(s));
+  for (const Sizes& s : kShapes) {
+    for (const Sizes& each : {s, in_bf16(s)}) check_case(backward_weight_case(each));
+  }
 }
 
 TEST(Products, RowsMayBeStrided) {
   for (const Sizes& s : {Sizes{3, 5, 7, 11, true, true}, {33, 64, 48, 16, true}, {128, 96, 160, 3, true}}) {
-    check_case(linear_case(s));
-    check_case(backward_input_case(s));
-    check_case(backward_weight_case(s));
+    for (const Sizes& each : {s, in_bf16(s)}) {
+      check_case(linear_case(each));
+      check_case(backward_input_case(each));
+      check_case(backward_weight_case(each));
+    }
   }
 }
 
@@ -305,6 +366,9 @@ TEST(Products, NamesTheOperandThatDoesNotFit) {
   EXPECT_NE(
       message_of([&] { linear(context, matrix(4, 3), matrix(4, 5), matrix(3, 6)); }).find("[linear] w is f32 [3, 6], must be f32 [3, 5]"),
       std::string::npos);
+  const Tensor half = memory.tensor({4, 5}, DType::bf16);
+  EXPECT_NE(message_of([&] { linear(context, matrix(4, 3), half, matrix(3, 5)); }).find("w is f32 [3, 5], must be bf16 [3, 5]"),
+            std::string::npos);
   EXPECT_NE(message_of([&] { linear_backward_weight(context, matrix(3, 5), matrix(4, 3), matrix(2, 5)); }).find("x is f32 [2, 5]"),
             std::string::npos);
   const Tensor qkv = memory.tensor({6, 1, 3, 4}, DType::f32), out = memory.tensor({6, 1, 1, 4}, DType::f32);
@@ -325,8 +389,8 @@ TEST(Attention, NaNStaysVisible) {
 
 // Ranks that are threads of one process share nothing.
 TEST(Products, RanksAsThreadsComputeTheSameBits) {
-  const Case cases[] = {linear_case({64, 48, 80, 0, true}), backward_weight_case({64, 48, 80}), attention_case({2, 70, 2, 2, 32}),
-                        attention_backward_case({2, 70, 2, 2, 32})};
+  const Case cases[] = {linear_case({64, 48, 80, 0, true}), linear_case(in_bf16({64, 48, 80, 0, true, true})),
+                        backward_weight_case({64, 48, 80}), attention_case({2, 70, 2, 2, 32}), attention_backward_case({2, 70, 2, 2, 32})};
   std::vector<Result> alone;
   for (const Case& c : cases) alone.push_back(run_case(c));
   std::vector<std::thread> ranks;
