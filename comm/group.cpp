@@ -99,6 +99,8 @@ class PlannedGroup : public GroupImpl {
  public:
   PlannedGroup(int own_rank, int group_size, Wire kind) { rank = own_rank, size = group_size, wire = kind; }
   Work all_reduce(Tensor) override { refuse("all_reduce"); }
+  Work reduce_scatter(Tensor, Tensor) override { refuse("reduce_scatter"); }
+  Work all_gather(Tensor, Tensor) override { refuse("all_gather"); }
   Work broadcast(Tensor, int) override { refuse("broadcast"); }
   Work send(Tensor, int, int) override { refuse("send"); }
   Work receive(Tensor, int, int) override { refuse("receive"); }
@@ -116,6 +118,23 @@ void check_tensor(const char* operation, const Tensor& tensor) {
   OFFRAMP_CHECK(tensor.contiguous(), "[{}] a tensor of shape {} is not contiguous", operation, to_text(tensor.shape));
 }
 
+void check_sum(const char* operation, DType dtype) {
+  OFFRAMP_CHECK(dtype == DType::f32 || dtype == DType::f64 || dtype == DType::bf16, "[{}] of {}, not f32, f64 or bf16", operation,
+                name_of(dtype));
+}
+
+void check_parts(const char* operation, const Tensor& part, const Tensor& whole, const Group& group) {
+  check_tensor(operation, part);
+  check_tensor(operation, whole);
+  OFFRAMP_CHECK(part.dtype == whole.dtype, "[{}] a part of {} and a whole of {}", operation, name_of(part.dtype), name_of(whole.dtype));
+  OFFRAMP_CHECK(part.elements() * group.size() == whole.elements(), "[{}] {} parts of {} elements are not {} elements", operation,
+                group.size(), part.elements(), whole.elements());
+}
+
+void copy_alone(Context& ctx, Tensor out, Tensor in) {
+  if (!ctx.planning() && out.data != in.data && in.elements() > 0) std::memcpy(out.data, in.data, in.bytes());
+}
+
 void check_peer(const char* operation, const Group& group, int peer) {
   OFFRAMP_CHECK(peer >= 0 && peer < group.size(), "[{}] peer {} of a group of {}", operation, peer, group.size());
 }
@@ -125,6 +144,11 @@ void check_message(const char* operation, const Tensor& tensor, const Group& gro
   check_peer(operation, group, peer);
   OFFRAMP_CHECK(peer != group.rank(), "[{}] rank {} is itself the peer", operation, peer);
   OFFRAMP_CHECK(tag >= 0, "[{}] tag {} is negative", operation, tag);
+}
+
+// What a ring sends in a reduce-scatter or an all-gather: each rank its share to every other one.
+double ring_bytes(const Tensor& whole, const Group& group) {
+  return static_cast<double>(whole.bytes()) * (group.size() - 1) / group.size();
 }
 
 void count(Context& ctx, const Group& group, double bytes) { ctx.meter->sent_bytes[name_of(group.impl()->wire)] += bytes; }
@@ -148,11 +172,29 @@ void Group::progress() const {
 
 Work all_reduce(Context& ctx, Tensor inout, const Group& group) {
   check_tensor("all_reduce", inout);
-  OFFRAMP_CHECK(inout.dtype == DType::f32 || inout.dtype == DType::f64, "[all_reduce] of {}, not f32 or f64", name_of(inout.dtype));
+  check_sum("all_reduce", inout.dtype);
   if (group.size() == 1 || inout.elements() == 0) return {};
   if (!ctx.planning()) return group.impl()->all_reduce(inout);
-  // What a ring sends: each rank its share to every other one, twice (reduce-scatter, all-gather).
-  count(ctx, group, 2.0 * static_cast<double>(inout.bytes()) * (group.size() - 1) / group.size());
+  count(ctx, group, 2 * ring_bytes(inout, group));
+  return {};
+}
+
+Work reduce_scatter(Context& ctx, Tensor out, Tensor in, const Group& group) {
+  check_parts("reduce_scatter", out, in, group);
+  check_sum("reduce_scatter", in.dtype);
+  if (group.size() == 1) copy_alone(ctx, out, in);
+  if (group.size() == 1 || in.elements() == 0) return {};
+  if (!ctx.planning()) return group.impl()->reduce_scatter(out, in);
+  count(ctx, group, ring_bytes(in, group));
+  return {};
+}
+
+Work all_gather(Context& ctx, Tensor out, Tensor in, const Group& group) {
+  check_parts("all_gather", in, out, group);
+  if (group.size() == 1) copy_alone(ctx, out, in);
+  if (group.size() == 1 || out.elements() == 0) return {};
+  if (!ctx.planning()) return group.impl()->all_gather(out, in);
+  count(ctx, group, ring_bytes(out, group));
   return {};
 }
 

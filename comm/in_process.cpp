@@ -10,16 +10,19 @@
 #include <thread>
 #include <tuple>
 
+#include "comm/rank_order.h"
+
 namespace offramp {
 namespace {
 
 struct Circle;
-enum class Kind { message, all_reduce, broadcast, split };
+enum class Kind { message, all_reduce, reduce_scatter, all_gather, broadcast, split };
 
 // One started operation of one rank.
 struct Op {
   int world_rank = 0;
-  Tensor tensor;
+  Tensor tensor;                // a collective's input, and its output where there is no other
+  std::byte* out = nullptr;     // of reduce_scatter and all_gather
   std::vector<std::byte> kept;  // a buffered send's message
   bool done = false;
   bool given_up = false;  // its Work went away: the tensor may be gone
@@ -139,17 +142,32 @@ class LocalState : public Work::State {
   OpPtr op_;
 };
 
-// Rank order, element by element.
-template <class T>
-void sum(const std::vector<OpPtr>& ops) {
-  const auto n = static_cast<std::size_t>(ops[0]->tensor.elements());
-  const T* first = ops[0]->tensor.as<T>();
-  std::vector<T> total(first, first + n);
-  for (std::size_t r = 1; r < ops.size(); ++r) {
-    const T* x = ops[r]->tensor.as<T>();
-    for (std::size_t i = 0; i < n; ++i) total[i] += x[i];
-  }
-  for (const auto& op : ops) std::memcpy(op->tensor.data, total.data(), n * sizeof(T));
+// Of all ranks' tensors.
+std::vector<std::byte> sum(const std::vector<OpPtr>& ops) {
+  const Tensor& first = ops[0]->tensor;
+  std::vector<std::byte> total(first.bytes());
+  std::vector<const std::byte*> of;
+  for (const auto& op : ops) of.push_back(op->tensor.data);
+  add_in_rank_order(total.data(), of, first.elements(), first.dtype);
+  return total;
+}
+
+void sum_to_all(const std::vector<OpPtr>& ops) {
+  const auto total = sum(ops);
+  for (const auto& op : ops) std::memcpy(op->tensor.data, total.data(), total.size());
+}
+
+void sum_to_parts(const std::vector<OpPtr>& ops) {
+  const auto total = sum(ops);
+  const std::size_t part = total.size() / ops.size();
+  for (std::size_t r = 0; r < ops.size(); ++r) std::memcpy(ops[r]->out, total.data() + r * part, part);
+}
+
+void gather_parts(const std::vector<OpPtr>& ops) {
+  const std::size_t part = ops[0]->tensor.bytes();
+  for (const auto& op : ops)
+    for (std::size_t r = 0; r < ops.size(); ++r)
+      if (std::byte* to = op->out + r * part; to != ops[r]->tensor.data) std::memcpy(to, ops[r]->tensor.data, part);
 }
 
 void copy_from_root(const Meeting& meeting) {
@@ -182,6 +200,16 @@ class LocalGroup : public GroupImpl {
 
   Work all_reduce(Tensor inout) override {
     return enter(Kind::all_reduce, 0, op_of(inout), fmt::format("all_reduce of {} bytes over {}", inout.bytes(), group_text()));
+  }
+
+  Work reduce_scatter(Tensor out, Tensor in) override {
+    auto what = fmt::format("reduce_scatter of {} bytes over {}", in.bytes(), group_text());
+    return enter(Kind::reduce_scatter, 0, op_of(in, out.data), std::move(what));
+  }
+
+  Work all_gather(Tensor out, Tensor in) override {
+    auto what = fmt::format("all_gather of {} bytes over {}", out.bytes(), group_text());
+    return enter(Kind::all_gather, 0, op_of(in, out.data), std::move(what));
   }
 
   Work broadcast(Tensor inout, int root) override {
@@ -225,9 +253,9 @@ class LocalGroup : public GroupImpl {
   void progress() override {}
 
  private:
-  OpPtr op_of(Tensor tensor) const {
+  OpPtr op_of(Tensor tensor, std::byte* out = nullptr) const {
     auto op = std::make_shared<Op>();
-    op->world_rank = world_ranks[static_cast<std::size_t>(rank)], op->tensor = tensor;
+    op->world_rank = world_ranks[static_cast<std::size_t>(rank)], op->tensor = tensor, op->out = out;
     return op;
   }
 
@@ -278,10 +306,25 @@ class LocalGroup : public GroupImpl {
                     "[comm] a collective of {} bytes on rank {} and {} bytes on rank {}", first.bytes(), meeting.ops[0]->world_rank,
                     op->tensor.bytes(), op->world_rank);
     }
-    if (meeting.kind == Kind::split) form_circles(meeting);
-    if (meeting.kind == Kind::broadcast) copy_from_root(meeting);
-    if (meeting.kind == Kind::all_reduce) first.dtype == DType::f32 ? sum<float>(meeting.ops) : sum<double>(meeting.ops);
+    act(meeting);
     for (const auto& op : meeting.ops) hub_->complete(*op);
+  }
+
+  static void act(const Meeting& meeting) {
+    switch (meeting.kind) {
+      case Kind::all_reduce:
+        return sum_to_all(meeting.ops);
+      case Kind::reduce_scatter:
+        return sum_to_parts(meeting.ops);
+      case Kind::all_gather:
+        return gather_parts(meeting.ops);
+      case Kind::broadcast:
+        return copy_from_root(meeting);
+      case Kind::split:
+        return form_circles(meeting);
+      case Kind::message:
+        break;
+    }
   }
 
   std::shared_ptr<Hub> hub_;

@@ -7,7 +7,7 @@
 #include <exception>
 #include <numeric>
 
-#include "comm/mpi_reduction.h"
+#include "comm/mpi_exchange.h"
 
 namespace offramp {
 
@@ -27,6 +27,8 @@ MPI_Datatype mpi_type(DType dtype) {
       return MPI_DOUBLE;
     case DType::i32:
       return MPI_INT32_T;
+    case DType::bf16:
+      return MPI_UINT16_T;
     case DType::none:
       break;
   }
@@ -75,8 +77,8 @@ struct Parts {
 // The requests of one operation. Those of a Work that was given up stay with MPI, unfinished, until the job ends.
 class MpiState : public Work::State {
  public:
-  MpiState(Parts parts, bool receives, std::shared_ptr<Reductions> all, std::string text)
-      : parts_(parts), receives_(receives), all_reductions_(std::move(all)) {
+  MpiState(Parts parts, bool receives, std::shared_ptr<Exchanges> all, std::string text)
+      : parts_(parts), receives_(receives), exchanges_(std::move(all)) {
     requests_.resize(static_cast<std::size_t>(parts.count()), MPI_REQUEST_NULL);
     what = std::move(text);
   }
@@ -94,7 +96,7 @@ class MpiState : public Work::State {
       MPI_Status status{};
       check_mpi(MPI_Test(&requests_[static_cast<std::size_t>(done_)], &done, &status), what);
       if (!done) {
-        all_reductions_->advance();
+        exchanges_->advance();
         return false;
       }
       if (receives_) check_length(status);
@@ -102,7 +104,7 @@ class MpiState : public Work::State {
     return true;
   }
 
-  std::uint64_t moved() const override { return static_cast<std::uint64_t>(done_) + all_reductions_->moved(); }
+  std::uint64_t moved() const override { return static_cast<std::uint64_t>(done_) + exchanges_->moved(); }
 
  private:
   void check_length(const MPI_Status& status) const {
@@ -113,29 +115,42 @@ class MpiState : public Work::State {
 
   Parts parts_;
   bool receives_ = false;
-  std::shared_ptr<Reductions> all_reductions_;
+  std::shared_ptr<Exchanges> exchanges_;
   std::int64_t done_ = 0;  // parts
   std::vector<MPI_Request> requests_;
 };
 
 class MpiGroup : public GroupImpl {
  public:
-  MpiGroup(MPI_Comm comm, Wire kind, std::int64_t largest_part, std::shared_ptr<Reductions> all)
-      : comm_(comm), sums_(copy_of(comm)), largest_part_(largest_part), all_reductions_(std::move(all)) {
+  MpiGroup(MPI_Comm comm, Wire kind, std::int64_t largest_part, std::shared_ptr<Exchanges> all)
+      : comm_(comm), for_exchanges_(copy_of(comm)), largest_part_(largest_part), exchanges_(std::move(all)) {
     check_mpi(MPI_Comm_rank(comm, &rank), "MPI_Comm_rank");
     check_mpi(MPI_Comm_size(comm, &size), "MPI_Comm_size");
     wire = kind;
     find_world_ranks();
   }
 
-  // Small sums are MPI's. Open MPI reduces each element along one fixed tree and hands the result round, so all ranks get the
-  // same bits, and each run the same; the tests check both.
+  // Small sums are MPI's, where it knows the type. Open MPI reduces each element along one fixed tree and hands the result round,
+  // so all ranks get the same bits, and each run the same; the tests check both.
   Work all_reduce(Tensor inout) override {
     auto text = fmt::format("all_reduce of {} bytes over {}", inout.bytes(), group_text());
-    if (inout.bytes() >= kLargeBytes) return reduce_in_pieces(inout, std::move(text));
+    if (inout.bytes() >= kLargeBytes || inout.dtype == DType::bf16) {
+      const auto place = next_place();
+      return exchange({inout, Exchange::part_of(inout, place), true, true}, place, std::move(text));
+    }
     return begin(inout, false, std::move(text), [this](void* data, int n, MPI_Datatype type, MPI_Request* request) {
       return MPI_Iallreduce(MPI_IN_PLACE, data, n, type, MPI_SUM, comm_.get(), request);
     });
+  }
+
+  Work reduce_scatter(Tensor out, Tensor in) override {
+    auto text = fmt::format("reduce_scatter of {} bytes over {}", in.bytes(), group_text());
+    return exchange({in, out.data, true, false}, next_place(), std::move(text));
+  }
+
+  Work all_gather(Tensor out, Tensor in) override {
+    auto text = fmt::format("all_gather of {} bytes over {}", out.bytes(), group_text());
+    return exchange({out, in.data, false, true}, next_place(), std::move(text));
   }
 
   Work broadcast(Tensor inout, int root) override {
@@ -163,29 +178,30 @@ class MpiGroup : public GroupImpl {
     OFFRAMP_CHECK(color >= 0, "[split] color {} is negative", color);
     MPI_Comm part = MPI_COMM_NULL;
     check_mpi(MPI_Comm_split(comm_.get(), color, key, &part), "MPI_Comm_split");
-    return std::make_shared<MpiGroup>(part, kind, largest_part_, all_reductions_);
+    return std::make_shared<MpiGroup>(part, kind, largest_part_, exchanges_);
   }
 
   // A probe runs MPI's progress engine, for all groups and all operations of MPI's; its answer does not matter.
   void progress() override {
     int found = 0;
     check_mpi(MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_.get(), &found, MPI_STATUS_IGNORE), "MPI_Iprobe");
-    all_reductions_->advance();
+    exchanges_->advance();
   }
 
  private:
-  Work reduce_in_pieces(Tensor inout, std::string text) {
-    const auto piece = static_cast<std::int64_t>(piece_bytes(inout.bytes(), size) / size_of(inout.dtype));
-    const Reduction::Place place{
-        .comm = sums_.get(), .rank = rank, .size = size, .number = reductions_++, .largest_piece = std::min(piece, largest_part_)};
-    auto reduction = std::make_unique<Reduction>(inout, place, all_reductions_, std::move(text));
-    reduction->advance();  // sends the first pieces
-    return Work(std::move(reduction));
+  Exchange::Place next_place() {
+    return {.comm = for_exchanges_.get(), .rank = rank, .size = size, .number = started_++, .largest_part = largest_part_};
+  }
+
+  Work exchange(const Exchange::Task& task, const Exchange::Place& place, std::string text) {
+    auto state = std::make_unique<Exchange>(task, place, exchanges_, std::move(text));
+    state->advance();  // sends the first pieces
+    return Work(std::move(state));
   }
 
   template <class Start>
   Work begin(Tensor tensor, bool receives, std::string text, Start start) {
-    auto state = std::make_unique<MpiState>(Parts{tensor, largest_part_}, receives, all_reductions_, std::move(text));
+    auto state = std::make_unique<MpiState>(Parts{tensor, largest_part_}, receives, exchanges_, std::move(text));
     state->begin(start);
     return Work(std::move(state));
   }
@@ -208,10 +224,10 @@ class MpiGroup : public GroupImpl {
     return copy;
   }
 
-  Communicator comm_, sums_;
+  Communicator comm_, for_exchanges_;
   std::int64_t largest_part_;
-  std::shared_ptr<Reductions> all_reductions_;
-  std::uint64_t reductions_ = 0;
+  std::shared_ptr<Exchanges> exchanges_;
+  std::uint64_t started_ = 0;  // exchanges
 };
 
 bool in_environment(const char* name) { return std::getenv(name) != nullptr; }
@@ -240,7 +256,7 @@ MpiSession::MpiSession(int& argc, char**& argv, std::int64_t largest_part) {
   check_mpi(MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
   if (provided < MPI_THREAD_FUNNELED)
     fail(Exit::communication, "this MPI library was built without support for threads (MPI_THREAD_FUNNELED)");
-  auto world = std::make_shared<MpiGroup>(MPI_COMM_WORLD, Wire::control, largest_part, std::make_shared<Reductions>());
+  auto world = std::make_shared<MpiGroup>(MPI_COMM_WORLD, Wire::control, largest_part, std::make_shared<Exchanges>());
   if (world->size > 1) world_ = Group(std::move(world));
 }
 
@@ -248,12 +264,11 @@ MpiSession::~MpiSession() {
   if (mpi_is_up() && std::uncaught_exceptions() == 0) MPI_Finalize();
 }
 
-std::size_t all_reduce_memory(std::size_t bytes, int ranks) {
-  if (ranks == 1 || bytes < kLargeBytes) return 0;
-  const std::size_t piece = std::min(bytes, piece_bytes(bytes, ranks));
-  const std::size_t slot = slot_bytes(static_cast<std::int64_t>(piece / sizeof(float)), DType::f32, ranks);
-  return Reduction::kLanes * static_cast<std::size_t>(ranks - 1) * slot;
+std::size_t reduce_scatter_memory(std::size_t bytes, int ranks) {
+  return ranks == 1 ? 0 : Exchange::kLanes * static_cast<std::size_t>(ranks - 1) * slot_bytes(bytes, ranks);
 }
+
+std::size_t all_reduce_memory(std::size_t bytes, int ranks) { return bytes < kLargeBytes ? 0 : reduce_scatter_memory(bytes, ranks); }
 
 void abort_job(int code) {
   std::fflush(nullptr);

@@ -39,9 +39,11 @@ class MpiSession {
   Group world_;
 };
 
-// What a sum of f32 borrows from the heap while it is under way, besides what MPI itself takes. The process keeps it for later
-// sums, so a step costs the total of the sums that it has under way at once: at most all its buckets.
-std::size_t all_reduce_memory(std::size_t bytes, int ranks);
+// What a sum of `bytes` (of reduce_scatter's `in`) borrows from the heap while it is under way, besides what MPI itself takes;
+// all_gather borrows nothing. The process keeps it for later sums, so a step costs the total of the sums that it has under way at
+// once: at most all its buckets.
+std::size_t reduce_scatter_memory(std::size_t bytes, int ranks);
+std::size_t all_reduce_memory(std::size_t bytes, int ranks);  // of f32 or f64; of bf16 it is reduce_scatter's
 
 // Ends every rank of the job, now; the launcher returns `code`. Only on the session's thread: the watchdog uses _Exit.
 [[noreturn]] void abort_job(int code);

@@ -4,8 +4,8 @@
 #include <chrono>
 
 #include "comm/mesh.h"
-#include "group_checks.h"
 #include "mpi_main.h"
+#include "part_checks.h"
 
 namespace offramp {
 namespace {
@@ -32,6 +32,29 @@ TEST(MpiGroup, LargeSumsAreAddedInRankOrder) {
 
 TEST(MpiGroup, SeveralSumsAtOnce) {
   for (const auto n : kSizes) check_sums_at_once(context(), world(), n);
+}
+
+// Up to several pieces, which the largest part that mpi_main.cpp sets makes small.
+TEST(MpiGroup, PartsAreAddedInRankOrderAndGathered) {
+  for (const auto n : random_sizes(1, 9, 60'000 / world().size())) {
+    check_parts<float, float>(context(), world(), n);
+    check_parts<double, double>(context(), world(), n);
+    check_parts<bf16, float>(context(), world(), n);
+  }
+  check_parts<float, float>(context(), world(), 70'000 / world().size());
+}
+
+TEST(MpiGroup, SumsOfBf16AreAddedInRankOrderAndRoundedOnce) {
+  check_bf16_rounds_once(context(), world());
+  for (const auto n : random_sizes(2, 9, 60'000)) check_whole<bf16, float>(context(), world(), n);
+}
+
+TEST(MpiGroup, PartsOfAnyType) {
+  for (const auto n : kSizes) check_gather_of_i32(context(), world(), n);
+}
+
+TEST(MpiGroup, SumsGathersAndMessagesAtOnce) {
+  for (const auto n : random_sizes(3, 12, 30'000)) check_mixture(context(), world(), n);
 }
 
 // A sum that is only polled through another group's progress() ends all the same.

@@ -6,7 +6,7 @@
 #include <chrono>
 #include <thread>
 
-#include "group_checks.h"
+#include "part_checks.h"
 
 namespace offramp {
 namespace {
@@ -20,6 +20,23 @@ TEST(GroupOfOne, EveryCollectiveReturnsAtOnceAndChangesNothing) {
   alone.progress();
   EXPECT_EQ(x, (std::vector<float>{1.5f, -2.0f}));
   EXPECT_EQ(alone.split(3, 1, Wire::data).size(), 1);
+}
+
+TEST(GroupOfOne, APartIsTheWhole) {
+  Context ctx;
+  const std::vector<std::int32_t> numbers{3, -4};
+  std::vector<float> x{1.5f, -2.0f}, y(2), z(2);
+  std::vector<std::int32_t> in = numbers, out(2);
+  EXPECT_TRUE(reduce_scatter(ctx, tensor_of(y), tensor_of(x), Group()).done());
+  EXPECT_TRUE(all_gather(ctx, tensor_of(z), tensor_of(y), Group()).done());
+  EXPECT_TRUE(all_gather(ctx, tensor_of(out), tensor_of(in), Group()).done());
+  EXPECT_TRUE(reduce_scatter(ctx, tensor_of(x), tensor_of(x), Group()).done());
+  EXPECT_TRUE(all_gather(ctx, tensor_of(in), tensor_of(in), Group()).done());
+  EXPECT_EQ(x, (std::vector<float>{1.5f, -2.0f}));
+  EXPECT_EQ(y, x);
+  EXPECT_EQ(z, x);
+  EXPECT_EQ(in, numbers);
+  EXPECT_EQ(out, numbers);
 }
 
 TEST(GroupOfOne, AgreeThrowsItsOwnError) {
@@ -70,7 +87,19 @@ TEST_F(PlannedGroups, BytesAreCountedByWire) {
   EXPECT_EQ(meter_.sent_bytes.count("control"), 0u);
 }
 
+TEST_F(PlannedGroups, PartsCountHalfOfASum) {
+  const Group tensor = Group::planned(1, 4, Wire::tensor), data = Group::planned(2, 3, Wire::data);
+  reduce_scatter(ctx_, untouchable(250, DType::f32), untouchable(1000, DType::f32), tensor).wait(ctx_);
+  EXPECT_EQ(meter_.sent_bytes.at("tensor"), 4000.0 * 3 / 4);
+  all_gather(ctx_, untouchable(300, DType::bf16), untouchable(100, DType::bf16), data).wait(ctx_);
+  EXPECT_EQ(meter_.sent_bytes.at("data"), 600.0 * 2 / 3);
+  all_reduce(ctx_, untouchable(300, DType::bf16), data).wait(ctx_);
+  EXPECT_EQ(meter_.sent_bytes.at("data"), 3 * 600.0 * 2 / 3);
+}
+
 TEST_F(PlannedGroups, AGroupOfOneSendsNothing) {
+  reduce_scatter(ctx_, untouchable(10, DType::f32), untouchable(10, DType::f32), Group::planned(0, 1, Wire::tensor)).wait(ctx_);
+  all_gather(ctx_, untouchable(20, DType::f32), untouchable(20, DType::f32), Group::planned(0, 1, Wire::tensor)).wait(ctx_);
   all_reduce(ctx_, untouchable(1000, DType::f32), Group::planned(0, 1, Wire::tensor)).wait(ctx_);
   EXPECT_TRUE(meter_.sent_bytes.empty());
 }
@@ -95,6 +124,34 @@ TEST_F(PlannedGroups, WrongArgumentsAreRefused) {
   EXPECT_THROW((void)receive(ctx_, fine, pair, -1, 0), Error);
   EXPECT_THROW((void)receive(ctx_, fine, pair, 1, -1), Error);
   EXPECT_THROW((void)Group::planned(2, 2, Wire::data), Error);
+}
+
+template <class F>
+std::string refusal(F work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+
+TEST_F(PlannedGroups, PartsThatDoNotFitAreRefused) {
+  const Group three = Group::planned(0, 3, Wire::data);
+  const Tensor part = untouchable(5, DType::f32), whole = untouchable(16, DType::f32);
+  const auto has = [](const std::string& text, const char* words) { return text.find(words) != std::string::npos; };
+  const std::string scattered = refusal([&] { (void)reduce_scatter(ctx_, part, whole, three); });
+  const std::string gathered = refusal([&] { (void)all_gather(ctx_, whole, part, three); });
+  EXPECT_TRUE(has(scattered, "[reduce_scatter] 3 parts of 5 elements are not 16 elements")) << scattered;
+  EXPECT_TRUE(has(gathered, "[all_gather] 3 parts of 5 elements are not 16 elements")) << gathered;
+  EXPECT_THROW((void)reduce_scatter(ctx_, part, whole, Group()), Error) << "alone";
+  const std::string types = refusal([&] { (void)all_gather(ctx_, untouchable(15, DType::bf16), part, three); });
+  EXPECT_TRUE(has(types, "[all_gather] a part of f32 and a whole of bf16")) << types;
+  const std::string whole_numbers =
+      refusal([&] { (void)reduce_scatter(ctx_, untouchable(5, DType::i32), untouchable(15, DType::i32), three); });
+  EXPECT_TRUE(has(whole_numbers, "[reduce_scatter] of i32, not f32, f64 or bf16")) << whole_numbers;
+  EXPECT_THROW((void)reduce_scatter(ctx_, Tensor(), whole, three), Error);
+  EXPECT_THROW((void)all_gather(ctx_, Tensor(), part, three), Error);
 }
 
 // Done after some tests; notes what the activity said while it waited.

@@ -3,7 +3,7 @@
 
 #include <atomic>
 
-#include "group_checks.h"
+#include "part_checks.h"
 
 namespace offramp {
 namespace {
@@ -46,6 +46,33 @@ TEST_P(InProcess, AllReduceAddsInRankOrder) {
 
 TEST_P(InProcess, SeveralSumsAtOnce) {
   each_rank([](Context& ctx, const Group& world) { check_sums_at_once(ctx, world, 100); });
+}
+
+TEST_P(InProcess, PartsAreAddedInRankOrderAndGathered) {
+  each_rank([](Context& ctx, const Group& world) {
+    for (const auto n : random_sizes(1, 6, 3000)) {
+      check_parts<float, float>(ctx, world, n);
+      check_parts<double, double>(ctx, world, n);
+      check_parts<bf16, float>(ctx, world, n);
+    }
+  });
+}
+
+TEST_P(InProcess, SumsOfBf16AreAddedInRankOrderAndRoundedOnce) {
+  each_rank([](Context& ctx, const Group& world) {
+    check_bf16_rounds_once(ctx, world);
+    for (const auto n : random_sizes(2, 6, 3000)) check_whole<bf16, float>(ctx, world, n);
+  });
+}
+
+TEST_P(InProcess, PartsOfAnyType) {
+  each_rank([](Context& ctx, const Group& world) { check_gather_of_i32(ctx, world, 77); });
+}
+
+TEST_P(InProcess, SumsGathersAndMessagesAtOnce) {
+  each_rank([](Context& ctx, const Group& world) {
+    for (const auto n : random_sizes(3, 6, 3000)) check_mixture(ctx, world, n);
+  });
 }
 
 TEST_P(InProcess, Broadcast) {
@@ -128,6 +155,22 @@ TEST(InProcessDeadlock, AMissingPeerIsFound) {
   EXPECT_EQ(error_of(3, body, Sends::buffered),
             "deadlock; rank 0: has returned; rank 1: receive of 8 bytes from rank 0, tag 0; "
             "rank 2: all_reduce of 8 bytes over control group of 3 (ranks 0 1 2)");
+}
+
+TEST(InProcessDeadlock, AMissingPartIsFound) {
+  const auto body = [](Context& ctx, const Group& world) {
+    std::vector<float> x(3), y(6);
+    const Group tensor = world.split(0, world.rank(), Wire::tensor);
+    if (world.rank() == 1) reduce_scatter(ctx, tensor_of(x), tensor_of(y), tensor).wait(ctx);
+  };
+  EXPECT_EQ(error_of(2, body, Sends::buffered),
+            "deadlock; rank 0: has returned; rank 1: reduce_scatter of 24 bytes over tensor group of 2 (ranks 0 1)");
+  const auto gather = [](Context& ctx, const Group& world) {
+    std::vector<float> x(3), y(6);
+    if (world.rank() == 0) all_gather(ctx, tensor_of(y), tensor_of(x), world).wait(ctx);
+  };
+  EXPECT_EQ(error_of(2, gather, Sends::buffered),
+            "deadlock; rank 0: all_gather of 24 bytes over control group of 2 (ranks 0 1); rank 1: has returned");
 }
 
 TEST(InProcessDeadlock, AWrongTagIsFound) {

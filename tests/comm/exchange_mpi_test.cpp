@@ -1,8 +1,8 @@
-// Large sums over MPI: how they are cut, and the memory they keep.
+// Sums over MPI: how they are cut, and the memory they keep.
 #include <gtest/gtest.h>
 
 #include "comm/mpi.h"
-#include "comm/mpi_reduction.h"
+#include "comm/mpi_exchange.h"
 #include "group_checks.h"
 #include "mpi_main.h"
 
@@ -14,15 +14,15 @@ using testing_mpi::world;
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
 
-TEST(Reductions, PiecesGrowWithTheTensorAndTheGroup) {
+TEST(Exchanges, PiecesGrowWithTheTensorAndTheGroup) {
   EXPECT_EQ(piece_bytes(kMiB, 2), kMiB);
   EXPECT_EQ(piece_bytes(32 * kMiB, 2), 4 * kMiB);
   EXPECT_EQ(piece_bytes(1024 * kMiB, 2), 16 * kMiB);
   EXPECT_EQ(piece_bytes(kMiB, 64), 4 * kMiB) << "64 KiB a rank at least";
 }
 
-TEST(Reductions, LendTheSmallestMemoryThatIsEnough) {
-  Reductions all;
+TEST(Exchanges, LendTheSmallestMemoryThatIsEnough) {
+  Exchanges all;
   auto small = all.borrow(100), large = all.borrow(1000);
   const std::byte *of_small = small.data.get(), *of_large = large.data.get();
   all.give_back(std::move(large));
@@ -40,14 +40,14 @@ class OwnCommunicator : public testing::Test {
   ~OwnCommunicator() override { MPI_Comm_free(&comm_); }
 
   // Sums of all sizes at once, each element a sum over the ranks.
-  void step(const std::shared_ptr<Reductions>& all, const std::vector<std::int64_t>& sizes) {
+  void step(const std::shared_ptr<Exchanges>& all, const std::vector<std::int64_t>& sizes) {
     std::vector<std::vector<float>> values;
     std::vector<Work> works;
     for (const std::int64_t n : sizes) values.emplace_back(static_cast<std::size_t>(n), static_cast<float>(world().rank()));
     for (std::vector<float>& x : values) {
-      const auto piece = static_cast<std::int64_t>(piece_bytes(tensor_of(x).bytes(), world().size()) / sizeof(float));
-      const Reduction::Place place{comm_, world().rank(), world().size(), number_++, piece};
-      works.emplace_back(std::make_unique<Reduction>(tensor_of(x), place, all, "a sum"));
+      const Exchange::Place place{comm_, world().rank(), world().size(), number_++, std::int64_t{1} << 30};
+      const Exchange::Task task{tensor_of(x), Exchange::part_of(tensor_of(x), place), true, true};
+      works.emplace_back(std::make_unique<Exchange>(task, place, all, "a sum"));
     }
     for (Work& work : works) work.wait(context());
     const int sum = world().size() * (world().size() - 1) / 2;
@@ -60,7 +60,7 @@ class OwnCommunicator : public testing::Test {
 
 TEST_F(OwnCommunicator, StepsAfterTheFirstTakeNoMemory) {
   const std::vector<std::int64_t> sizes = {10'000, 700'000, 10'001, 300'000};
-  const auto all = std::make_shared<Reductions>();
+  const auto all = std::make_shared<Exchanges>();
   step(all, sizes);
   std::size_t planned = 0;
   for (const std::int64_t n : sizes) planned += all_reduce_memory(static_cast<std::size_t>(n) * sizeof(float), world().size());
