@@ -27,7 +27,7 @@ void adamw_range(Context& ctx, const Flat& flat, const OptimizerConfig& config, 
   options.weight_decay = update.decay ? static_cast<float>(config.weight_decay) : 0.0f;
   options.lr_scale = static_cast<float>(update.lr_scale);
   const Range r = update.range;
-  adamw(ctx, flat.values(r), flat.state("exp_avg", r), flat.state("exp_avg_sq", r), flat.gradients(r), scalars, options);
+  adamw(ctx, flat.values(r), {}, flat.state("exp_avg", r), flat.state("exp_avg_sq", r), flat.gradients(r), scalars, options);
 }
 
 void sgd_range(Context& ctx, const Flat& flat, const OptimizerConfig& config, const UpdateRange& update, Tensor scalars) {
@@ -38,7 +38,7 @@ void sgd_range(Context& ctx, const Flat& flat, const OptimizerConfig& config, co
   options.lr_scale = static_cast<float>(update.lr_scale);
   const Range r = update.range;
   const Tensor velocity = config.momentum > 0 ? flat.state("momentum", r) : Tensor{};
-  sgd(ctx, flat.values(r), velocity, flat.gradients(r), scalars, options);
+  sgd(ctx, flat.values(r), {}, velocity, flat.gradients(r), scalars, options);
 }
 
 }  // namespace

@@ -1,22 +1,21 @@
 #include <cstring>
 
+#include "tensor/cpu/element.h"
 #include "tensor/cpu/kernels.h"
 
 namespace offramp::cpu {
 
 void embedding(Tensor y, Tensor w, Tensor ids, std::int64_t first) {
   const std::int64_t n = y.shape[0], h = y.shape[1], rows = w.shape[0];
-  float* ys = y.as<float>();
-  const float* ws = w.as<float>();
+  const auto row_bytes = static_cast<std::int64_t>(static_cast<std::size_t>(h) * size_of(y.dtype));
   const std::int32_t* id = ids.as<std::int32_t>();
-  const std::size_t row_bytes = static_cast<std::size_t>(h) * sizeof(float);
 #pragma omp parallel for if (n * h > kParallelElements)
   for (std::int64_t i = 0; i < n; ++i) {
     const std::int64_t row = id[i] - first;
     if (row >= 0 && row < rows) {
-      std::memcpy(ys + i * h, ws + row * h, row_bytes);
+      std::memcpy(y.data + i * row_bytes, w.data + row * row_bytes, static_cast<std::size_t>(row_bytes));
     } else {
-      std::memset(ys + i * h, 0, row_bytes);
+      std::memset(y.data + i * row_bytes, 0, static_cast<std::size_t>(row_bytes));
     }
   }
 }
@@ -25,19 +24,21 @@ void embedding(Tensor y, Tensor w, Tensor ids, std::int64_t first) {
 void embedding_backward(Tensor dw, Tensor dy, Tensor ids, std::int64_t first) {
   const std::int64_t n = dy.shape[0], h = dy.shape[1], rows = dw.shape[0];
   float* dws = dw.as<float>();
-  const float* dys = dy.as<float>();
   const std::int32_t* id = ids.as<std::int32_t>();
   constexpr std::int64_t kColumns = 128;
+  for_type(dy.dtype, [&]<class A>(A) {
+    const A* dys = dy.as<A>();
 #pragma omp parallel for if (n * h > kParallelElements)
-  for (std::int64_t begin = 0; begin < h; begin += kColumns) {
-    const std::int64_t end = begin + kColumns < h ? begin + kColumns : h;
-    for (std::int64_t i = 0; i < n; ++i) {
-      const std::int64_t row = id[i] - first;
-      if (row < 0 || row >= rows) continue;
+    for (std::int64_t begin = 0; begin < h; begin += kColumns) {
+      const std::int64_t end = begin + kColumns < h ? begin + kColumns : h;
+      for (std::int64_t i = 0; i < n; ++i) {
+        const std::int64_t row = id[i] - first;
+        if (row < 0 || row >= rows) continue;
 #pragma omp simd
-      for (std::int64_t j = begin; j < end; ++j) dws[row * h + j] += dys[i * h + j];
+        for (std::int64_t j = begin; j < end; ++j) dws[row * h + j] += wide(dys[i * h + j]);
+      }
     }
-  }
+  });
 }
 
 }  // namespace offramp::cpu

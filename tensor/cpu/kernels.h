@@ -19,21 +19,34 @@ void rms_norm(Tensor y, Tensor rstd, Tensor x, Tensor gain, float eps);
 // partial [blocks_of(n, kBlockRows), h] f32 scratch, undefined without dgain.
 void rms_norm_backward(Tensor dx, Tensor dgain, Tensor dy, Tensor d_residual, Tensor x, Tensor rstd, Tensor gain, Tensor partial);
 
+void layer_norm(Tensor y, NormStats stats, Tensor x, Tensor gain, Tensor bias, float eps);
+// partial: of each gradient that is wanted, [blocks_of(n, kBlockRows), h] f32 scratch.
+void layer_norm_backward(Tensor dx, NormGradients d, Tensor dy, Tensor d_residual, Tensor x, NormStats stats, Tensor gain,
+                         NormGradients partial);
+// partial [blocks_of(n, kBlockRows), o] f32 scratch.
+void column_sums(Tensor sum, Tensor x, Tensor partial);
+
+void join(Tensor y, Tensor residual, Tensor branch, const Join& options);
+void join_backward(Tensor d_branch, Tensor dy, const Join& options);
+
 void rope_table(Tensor table, double theta);
 void rope(Tensor qkv, Tensor table, const Sequences& sequences, bool inverse);
 
 void swiglu(Tensor y, Tensor gate_up);
 void swiglu_backward(Tensor d_gate_up, Tensor dy, Tensor gate_up);
+void gelu(Tensor y, Tensor x);
+void gelu_backward(Tensor dx, Tensor dy, Tensor x);
 
 void embedding(Tensor y, Tensor w, Tensor ids, std::int64_t first);
 void embedding_backward(Tensor dw, Tensor dy, Tensor ids, std::int64_t first);
 
 void softmax_stats(Tensor stats, Tensor argmax, Tensor logits, Tensor labels, std::int64_t first);
+void softmax_merge(Tensor stats, Tensor argmax, Tensor all);
 void softmax_loss(Tensor sums, Tensor dlogits, Tensor logits, Tensor stats, Tensor argmax, Tensor labels, std::int64_t first,
                   const LossOptions& options);
 
-void adamw(Tensor weight, Tensor m, Tensor v, Tensor grad, Tensor scalars, const AdamW& options);
-void sgd(Tensor weight, Tensor velocity, Tensor grad, Tensor scalars, const Sgd& options);
+void adamw(Tensor weight, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor scalars, const AdamW& options);
+void sgd(Tensor weight, Tensor master, Tensor velocity, Tensor grad, Tensor scalars, const Sgd& options);
 // partial [blocks_of(elements, kBlock)] f64 scratch.
 void sum_of_squares(Tensor sum, Tensor x, Tensor partial);
 

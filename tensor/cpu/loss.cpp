@@ -1,6 +1,9 @@
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
+#include "tensor/cpu/element.h"
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/vector_math.h"
 
@@ -29,8 +32,8 @@ std::int32_t column_of(const float* row, std::int64_t columns, float max) {
 void softmax_stats(Tensor stats, Tensor argmax, Tensor logits, Tensor labels, std::int64_t first) {
   const std::int64_t n = logits.shape[0], columns = logits.shape[1];
   const float* x = logits.as<float>();
-  float* s = stats.defined() ? stats.as<float>() : nullptr;
-  std::int32_t* best = argmax.defined() ? argmax.as<std::int32_t>() : nullptr;
+  float* s = optional<float>(stats);
+  auto* best = optional<std::int32_t>(argmax);
   const std::int32_t* label = labels.as<std::int32_t>();
 #pragma omp parallel for if (n * columns > kParallelElements)
   for (std::int64_t i = 0; i < n; ++i) {
@@ -45,14 +48,39 @@ void softmax_stats(Tensor stats, Tensor argmax, Tensor logits, Tensor labels, st
   }
 }
 
+// One row after another: three numbers a range are not worth a second thread.
+void softmax_merge(Tensor stats, Tensor argmax, Tensor all) {
+  const std::int64_t ranges = all.shape[0], n = all.shape[1] / 4;
+  const float* a = all.as<float>();
+  float* s = optional<float>(stats);
+  auto* best = optional<std::int32_t>(argmax);
+  for (std::int64_t i = 0; i < n; ++i) {
+    const auto of = [=](std::int64_t range) { return a + range * 4 * n + 3 * i; };
+    std::int64_t winner = 0;
+    for (std::int64_t r = 1; r < ranges; ++r) winner = of(r)[0] > of(winner)[0] ? r : winner;
+    if (best) best[i] = std::bit_cast<std::int32_t>(a[winner * 4 * n + 3 * n + i]);
+    if (!s) continue;
+    const float max = of(winner)[0];
+    float sum = 0, label = -kInfinity;
+    for (std::int64_t r = 0; r < ranges; ++r) {
+      sum += of(r)[1] * exp_fast(of(r)[0] - max);
+      label = of(r)[2] > label ? of(r)[2] : label;
+    }
+    s[3 * i] = max, s[3 * i + 1] = sum, s[3 * i + 2] = label;
+  }
+}
+
 namespace {
 
 // Row i of the gradient: weight * (softmax - onehot), softmax_j = e^(x_j - max) / sum.
-void loss_gradient(float* d, const float* x, const float* stats, float weight, std::int64_t columns, std::int64_t label_column) {
+template <class D>
+void loss_gradient(D* d, const float* x, const float* stats, float weight, std::int64_t columns, std::int64_t label_column) {
   const float max = stats[0], scale = weight / stats[1];
+  const bool here = label_column >= 0 && label_column < columns;
+  const float at_label = here ? scale * exp_fast(x[label_column] - max) - weight : 0;  // before d, which may be x's memory
 #pragma omp simd
-  for (std::int64_t j = 0; j < columns; ++j) d[j] = scale * exp_fast(x[j] - max);
-  if (label_column >= 0 && label_column < columns) d[label_column] -= weight;
+  for (std::int64_t j = 0; j < columns; ++j) d[j] = static_cast<D>(scale * exp_fast(x[j] - max));
+  if (here) d[label_column] = static_cast<D>(at_label);
 }
 
 // In row order and in double. Few rows, one logarithm each: not worth a second thread.
@@ -76,17 +104,19 @@ void softmax_loss(Tensor sums, Tensor dlogits, Tensor logits, Tensor stats, Tens
   const std::int32_t* label = labels.as<std::int32_t>();
   if (sums.defined()) add_sums(sums.as<double>(), s, argmax.as<std::int32_t>(), label, n, options.confidence_weights);
   if (!dlogits.defined()) return;
-  float* d = dlogits.as<float>();
   const float scale = *options.scale.as<float>();
+  for_type(dlogits.dtype, [&]<class D>(D) {
+    D* d = dlogits.as<D>();
 #pragma omp parallel for if (n * columns > kParallelElements)
-  for (std::int64_t i = 0; i < n; ++i) {
-    const float weight = options.confidence_weights ? scale / s[3 * i + 1] : scale;  // the greatest probability is e^0 / sum
-    if (label[i] >= 0) {
-      loss_gradient(d + i * columns, x + i * columns, s + 3 * i, weight, columns, label[i] - first);
-    } else {
-      for (std::int64_t j = 0; j < columns; ++j) d[i * columns + j] = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+      const float weight = options.confidence_weights ? scale / s[3 * i + 1] : scale;  // the greatest probability is e^0 / sum
+      if (label[i] >= 0) {
+        loss_gradient(d + i * columns, x + i * columns, s + 3 * i, weight, columns, label[i] - first);
+      } else {
+        std::fill_n(d + i * columns, columns, D{});
+      }
     }
-  }
+  });
 }
 
 }  // namespace offramp::cpu

@@ -1,58 +1,82 @@
 #include <cmath>
 
+#include "tensor/cpu/element.h"
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/vector_math.h"
 
 namespace offramp::cpu {
+namespace {
+
+// The weights of an update: read in full precision, written there and, if the weight itself is rounded, to it.
+template <class W>
+struct Weights {
+  W* rounded;
+  float* master;
+  Weights(const Tensor& weight, const Tensor& full) : rounded(weight.as<W>()), master(full.as<float>()) {}
+  float operator[](std::int64_t i) const { return master[i]; }
+  void set(std::int64_t i, float p) const {
+    master[i] = p;
+    rounded[i] = static_cast<W>(p);
+  }
+};
+template <>
+struct Weights<float> {
+  float* weight;
+  Weights(const Tensor& full, const Tensor&) : weight(full.as<float>()) {}
+  float operator[](std::int64_t i) const { return weight[i]; }
+  void set(std::int64_t i, float p) const { weight[i] = p; }
+};
+
+}  // namespace
 
 // Decoupled weight decay (Loshchilov and Hutter, 2019, algorithm 2), in the order that scalars' comment in ops.h gives.
-void adamw(Tensor weight, Tensor m, Tensor v, Tensor grad, Tensor scalars, const AdamW& options) {
+void adamw(Tensor weight, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor scalars, const AdamW& options) {
   const float* s = scalars.as<float>();
   const float clip = s[1], rate = s[0] * options.lr_scale, correction1 = s[2], correction2 = s[3];
   if (clip == 0) return;
   const float b1 = options.beta1, b2 = options.beta2, c1 = options.one_minus_beta1, c2 = options.one_minus_beta2;
   const float eps = options.eps, decay = rate * options.weight_decay;
-  float *p = weight.as<float>(), *ms = m.as<float>(), *vs = v.as<float>();
+  float *ms = m.as<float>(), *vs = v.as<float>();
   const float* g = grad.as<float>();
-  const std::int64_t count = weight.elements();
-#pragma omp parallel for if (count > kParallelElements)
-  for (std::int64_t begin = 0; begin < count; begin += kBlock) {
-    const std::int64_t end = begin + kBlock < count ? begin + kBlock : count;
-#pragma omp simd
-    for (std::int64_t i = begin; i < end; ++i) {
-      const float d = g[i] * clip;
-      const float m1 = b1 * ms[i] + c1 * d, v1 = b2 * vs[i] + c2 * d * d;
-      const float kept = p[i] - decay * p[i];
-      ms[i] = m1;
-      vs[i] = v1;
-      p[i] = kept - rate * (m1 / correction1) / (std::sqrt(v1 / correction2) + eps);
-    }
-  }
-}
-
-void sgd(Tensor weight, Tensor velocity, Tensor grad, Tensor scalars, const Sgd& options) {
-  const float* s = scalars.as<float>();
-  const float clip = s[1], rate = s[0] * options.lr_scale, decay = rate * options.weight_decay, momentum = options.momentum;
-  if (clip == 0) return;
-  float *p = weight.as<float>(), *vs = velocity.defined() ? velocity.as<float>() : nullptr;
-  const float* g = grad.as<float>();
-  const float old = options.nesterov ? momentum : 1, fresh = options.nesterov ? 1.0f : 0.0f;  // step = fresh g + old velocity
-  const std::int64_t count = weight.elements();
-#pragma omp parallel for if (count > kParallelElements)
-  for (std::int64_t begin = 0; begin < count; begin += kBlock) {
-    const std::int64_t end = begin + kBlock < count ? begin + kBlock : count;
-    if (vs) {
+  for_type(weight.dtype, [&]<class W>(W) {
+    const Weights<W> p(weight, master);
+    for_blocks(weight.elements(), [=](std::int64_t begin, std::int64_t end) {
 #pragma omp simd
       for (std::int64_t i = begin; i < end; ++i) {
         const float d = g[i] * clip;
-        vs[i] = momentum * vs[i] + d;
-        p[i] = p[i] - decay * p[i] - rate * (fresh * d + old * vs[i]);
+        const float m1 = b1 * ms[i] + c1 * d, v1 = b2 * vs[i] + c2 * d * d;
+        const float kept = p[i] - decay * p[i];
+        ms[i] = m1;
+        vs[i] = v1;
+        p.set(i, kept - rate * (m1 / correction1) / (std::sqrt(v1 / correction2) + eps));
       }
-    } else {
+    });
+  });
+}
+
+void sgd(Tensor weight, Tensor master, Tensor velocity, Tensor grad, Tensor scalars, const Sgd& options) {
+  const float* s = scalars.as<float>();
+  const float clip = s[1], rate = s[0] * options.lr_scale, decay = rate * options.weight_decay, momentum = options.momentum;
+  if (clip == 0) return;
+  float* vs = optional<float>(velocity);
+  const float* g = grad.as<float>();
+  const float old = options.nesterov ? momentum : 1, fresh = options.nesterov ? 1.0f : 0.0f;  // step = fresh g + old velocity
+  for_type(weight.dtype, [&]<class W>(W) {
+    const Weights<W> p(weight, master);
+    for_blocks(weight.elements(), [=](std::int64_t begin, std::int64_t end) {
+      if (vs) {
 #pragma omp simd
-      for (std::int64_t i = begin; i < end; ++i) p[i] = p[i] - decay * p[i] - rate * (g[i] * clip);
-    }
-  }
+        for (std::int64_t i = begin; i < end; ++i) {
+          const float d = g[i] * clip;
+          vs[i] = momentum * vs[i] + d;
+          p.set(i, p[i] - decay * p[i] - rate * (fresh * d + old * vs[i]));
+        }
+      } else {
+#pragma omp simd
+        for (std::int64_t i = begin; i < end; ++i) p.set(i, p[i] - decay * p[i] - rate * (g[i] * clip));
+      }
+    });
+  });
 }
 
 void sum_of_squares(Tensor sum, Tensor x, Tensor partial) {

@@ -35,7 +35,7 @@ Case adamw_case(AdamCase a) {
   return {.name = fmt::format("adamw n={} clip={} beta2={}", a.n, a.clip, a.beta2),
           .operands = {required(updated("weight", {a.n})), required(updated("m", {a.n})), required(v), input("grad", {a.n}),
                        scalars(a.clip, a.beta2)},
-          .run = [=](Context& c, const Tensors& t) { adamw(c, t["weight"], t["m"], t["v"], t["grad"], t["scalars"], options); },
+          .run = [=](Context& c, const Tensors& t) { adamw(c, t["weight"], {}, t["m"], t["v"], t["grad"], t["scalars"], options); },
           .reference =
               [=](Values& x) {
                 const auto& s = x["scalars"];
@@ -63,7 +63,7 @@ Case sgd_case(Step step) {
   const bool moving = step.momentum != 0;
   Case c{.name = fmt::format("sgd n={} momentum={} nesterov={} clip={}", step.n, step.momentum, step.nesterov, step.clip),
          .operands = {required(updated("weight", {step.n})), input("grad", {step.n}), scalars(step.clip)},
-         .run = [=](Context& context, const Tensors& t) { sgd(context, t["weight"], t["velocity"], t["grad"], t["scalars"], options); },
+         .run = [=](Context& context, const Tensors& t) { sgd(context, t["weight"], {}, t["velocity"], t["grad"], t["scalars"], options); },
          .reference =
              [=](Values& x) {
                const auto& s = x["scalars"];
@@ -134,7 +134,7 @@ TEST(Optimizer, FirstAdamStepIsTheLearningRate) {
   g.as<float>()[0] = 1e-3f, g.as<float>()[1] = -50.0f;
   const float values[] = {0.1f, 1.0f, 1 - 0.9f, 1 - 0.95f};
   std::copy(std::begin(values), std::end(values), s.as<float>());
-  adamw(context, p, m, v, g, s, {});
+  adamw(context, p, {}, m, v, g, s, {});
   EXPECT_NEAR(p.as<float>()[0], -0.1, 2e-6);  // eps is 1e-5 of this gradient
   EXPECT_NEAR(p.as<float>()[1], 0.1, 1e-7);
 }
