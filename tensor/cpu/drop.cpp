@@ -1,15 +1,19 @@
 #include "tensor/cpu/drop.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "tensor/cpu/element.h"
 #include "tensor/cpu/kernels.h"
+#include "tensor/philox.h"
 
 namespace offramp::cpu {
 
 void drop_scales(float* scale, Key key, float p, std::uint64_t first, std::int64_t count) {
+  const auto fallen = static_cast<std::uint64_t>(std::ceil(p * 0x1p24f));  // uniform() < p, in its units and without rounding
   const float kept = 1.0f / (1.0f - p);
-  for (std::int64_t i = 0; i < count; ++i) scale[i] = uniform(key, first + static_cast<std::uint64_t>(i)) < p ? 0.0f : kept;
+#pragma omp simd
+  for (std::int64_t i = 0; i < count; ++i) scale[i] = uniform_units(key, first + static_cast<std::uint64_t>(i)) < fallen ? 0.0f : kept;
 }
 
 namespace {
@@ -63,7 +67,7 @@ void join(Tensor y, Tensor residual, Tensor branch, const Join& options) {
 #pragma omp simd
       for (std::int64_t j = 0; j < count; ++j) {
         const float s = scale ? scale[j] : 0.0f, v = s == 0 ? 0.0f : s * (wide(x[j]) + (b ? wide(b[j]) : 0.0f));
-        out[j] = static_cast<A>((r ? wide(r[j]) : 0.0f) + v);
+        out[j] = rounded<A>((r ? wide(r[j]) : 0.0f) + v);
       }
     });
   });
@@ -78,7 +82,7 @@ void join_backward(Tensor d_branch, Tensor dy, const Join& options) {
       A* out = ds + i * h + begin;
       const A* d = dys + i * h + begin;
 #pragma omp simd
-      for (std::int64_t j = 0; j < count; ++j) out[j] = static_cast<A>(scale && scale[j] != 0 ? scale[j] * wide(d[j]) : 0.0f);
+      for (std::int64_t j = 0; j < count; ++j) out[j] = rounded<A>(scale && scale[j] != 0 ? scale[j] * wide(d[j]) : 0.0f);
     });
   });
 }

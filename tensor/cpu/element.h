@@ -3,7 +3,7 @@
 //   for_type(x.dtype, [&]<class A>(A) {
 //     const A* xs = x.as<A>();
 //     A* ys = optional<A>(y);                                     // null where y is undefined
-//     for (...) ys[i] = static_cast<A>(2 * wide(xs[i]));
+//     for (...) ys[i] = rounded<A>(2 * wide(xs[i]));
 //   });
 #pragma once
 #include <algorithm>
@@ -15,6 +15,13 @@ namespace offramp::cpu {
 static inline float wide(float x) { return x; }
 static inline double wide(double x) { return x; }
 static inline float wide(bf16 x) { return static_cast<float>(x); }
+
+// A function, because a conversion written out within a loop under `omp simd` keeps GCC from vectorising it: its temporary object
+// becomes one a lane.
+template <class A, class Value>
+static inline A rounded(Value x) {
+  return static_cast<A>(x);
+}
 
 template <class F>
 void for_type(DType dtype, F f) {

@@ -79,8 +79,8 @@ void loss_gradient(D* d, const float* x, const float* stats, float weight, std::
   const bool here = label_column >= 0 && label_column < columns;
   const float at_label = here ? scale * exp_fast(x[label_column] - max) - weight : 0;  // before d, which may be x's memory
 #pragma omp simd
-  for (std::int64_t j = 0; j < columns; ++j) d[j] = static_cast<D>(scale * exp_fast(x[j] - max));
-  if (here) d[label_column] = static_cast<D>(at_label);
+  for (std::int64_t j = 0; j < columns; ++j) d[j] = rounded<D>(scale * exp_fast(x[j] - max));
+  if (here) d[label_column] = rounded<D>(at_label);
 }
 
 // In row order and in double. Few rows, one logarithm each: not worth a second thread.

@@ -37,7 +37,7 @@ template <class Y, class X>
 void convert(const Tensor& y, const Tensor& x) {
   for_pieces<Y, X>(y, x, [](Y* to, const X* from, std::int64_t count) {
 #pragma omp simd
-    for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<Y>(from[i]);
+    for (std::int64_t i = 0; i < count; ++i) to[i] = rounded<Y>(wide(from[i]));
   });
 }
 
@@ -45,7 +45,7 @@ template <class T>
 void add_pieces(const Tensor& y, const Tensor& x) {
   for_pieces<T, T>(y, x, [](T* to, const T* from, std::int64_t count) {
 #pragma omp simd
-    for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(wide(to[i]) + wide(from[i]));
+    for (std::int64_t i = 0; i < count; ++i) to[i] = rounded<T>(wide(to[i]) + wide(from[i]));
   });
 }
 

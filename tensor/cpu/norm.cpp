@@ -27,7 +27,7 @@ void norm(Tensor y, NormStats stats, Tensor x, Tensor gain, Tensor bias, float e
     A* out = ys + i * h;
 #pragma omp simd
     for (std::int64_t j = 0; j < h; ++j) {
-      out[j] = static_cast<A>((wide(row[j]) - mean) * rstd * wide(g[j]) + (b ? wide(b[j]) : 0.0f));
+      out[j] = rounded<A>((wide(row[j]) - mean) * rstd * wide(g[j]) + (b ? wide(b[j]) : 0.0f));
     }
   }
 }
@@ -54,7 +54,7 @@ struct NormRow {
 #pragma omp simd
     for (std::int64_t j = 0; j < h; ++j) {
       const float through = rstd * wide(gain[j]) * wide(dy[j]) - pull * (wide(x[j]) - mean) - shift;
-      dx[j] = static_cast<A>((residual ? wide(residual[j]) : 0.0f) + through);
+      dx[j] = rounded<A>((residual ? wide(residual[j]) : 0.0f) + through);
     }
   }
 };

@@ -10,13 +10,13 @@ namespace {
 // The weights of an update: read in full precision, written there and, if the weight itself is rounded, to it.
 template <class W>
 struct Weights {
-  W* rounded;
+  W* weight;
   float* master;
-  Weights(const Tensor& weight, const Tensor& full) : rounded(weight.as<W>()), master(full.as<float>()) {}
+  Weights(const Tensor& rough, const Tensor& full) : weight(rough.as<W>()), master(full.as<float>()) {}
   float operator[](std::int64_t i) const { return master[i]; }
   void set(std::int64_t i, float p) const {
     master[i] = p;
-    rounded[i] = static_cast<W>(p);
+    weight[i] = rounded<W>(p);
   }
 };
 template <>

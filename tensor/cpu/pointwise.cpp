@@ -21,7 +21,7 @@ void swiglu(Tensor y, Tensor gate_up) {
 #pragma omp simd
       for (std::int64_t j = 0; j < width; ++j) {
         const float g = wide(gate[j]);
-        out[j] = static_cast<A>(g / (1.0f + exp_fast(-g)) * wide(up[j]));
+        out[j] = rounded<A>(g / (1.0f + exp_fast(-g)) * wide(up[j]));
       }
     }
   });
@@ -40,8 +40,8 @@ void swiglu_backward(Tensor d_gate_up, Tensor dy, Tensor gate_up) {
 #pragma omp simd
       for (std::int64_t j = 0; j < width; ++j) {
         const float g = wide(gate[j]), u = wide(up[j]), dj = wide(d[j]), s = sigmoid(g);
-        d_gate[j] = static_cast<A>(dj * u * s * (1.0f + g * (1.0f - s)));
-        d_up[j] = static_cast<A>(dj * g * s);
+        d_gate[j] = rounded<A>(dj * u * s * (1.0f + g * (1.0f - s)));
+        d_up[j] = rounded<A>(dj * g * s);
       }
     }
   });
@@ -63,7 +63,7 @@ void gelu(Tensor y, Tensor x) {
 #pragma omp simd
       for (std::int64_t i = begin; i < end; ++i) {
         const float v = wide(xs[i]);
-        ys[i] = static_cast<A>(v * sigmoid(gelu_argument(v)));
+        ys[i] = rounded<A>(v * sigmoid(gelu_argument(v)));
       }
     });
   });
@@ -78,7 +78,7 @@ void gelu_backward(Tensor dx, Tensor dy, Tensor x) {
 #pragma omp simd
       for (std::int64_t i = begin; i < end; ++i) {
         const float v = wide(xs[i]), s = sigmoid(gelu_argument(v)), slope = kTwice * (1.0f + 3.0f * kCube * v * v);
-        dxs[i] = static_cast<A>(wide(dys[i]) * (s + v * s * (1.0f - s) * slope));
+        dxs[i] = rounded<A>(wide(dys[i]) * (s + v * s * (1.0f - s) * slope));
       }
     });
   });

@@ -27,8 +27,8 @@ void rotate(A* head, const float* table, std::int64_t half, float sign) {
 #pragma omp simd
   for (std::int64_t i = 0; i < half; ++i) {
     const float a = wide(head[i]), b = wide(head[half + i]), c = table[i], s = sign * table[half + i];
-    head[i] = static_cast<A>(a * c - b * s);
-    head[half + i] = static_cast<A>(b * c + a * s);
+    head[i] = rounded<A>(a * c - b * s);
+    head[half + i] = rounded<A>(b * c + a * s);
   }
 }
 
