@@ -1,62 +1,48 @@
 #include "trainer/check_config.h"
 
-#include <fmt/format.h>
-
-#include <algorithm>
-#include <initializer_list>
-#include <utility>
+#include "trainer/config_checker.h"
+#include "trainer/schema.h"
 
 namespace offramp {
-namespace {
 
-struct Check {
-  const Config& config;
-  const Locations& at;
-  const std::set<std::string>& unknown;
-  Problems& problems;
-
-  bool known(std::initializer_list<std::string_view> paths) const {
-    return std::none_of(paths.begin(), paths.end(), [&](std::string_view path) { return unknown.count(std::string(path)) != 0; });
+// Keys that mean nothing beside the others: an architecture's own, a section that another one replaces.
+void ConfigChecker::keys_without_meaning() {
+  for (const SchemaKey& key : schema()) {
+    const bool judged = at.given(key.path) && known({key.path, key.rule.means.depends_on});
+    if (judged && !key.means_something(config)) blame(key.path, "{}", key.rule.means.otherwise);
   }
-  template <class... Args>
-  void blame(std::string_view path, fmt::format_string<Args...> text, Args&&... args) {
-    problems.push_back({at.where(path), fmt::format("{}: {}", path, fmt::format(text, std::forward<Args>(args)...))});
-  }
+}
 
-  void model();
-  void exits();
-  void exit(std::size_t index);
-  void batches();
-  void microbatches(std::int64_t data);
-  void world(int size);
-  void steps();
-  void optimizer();
-  void schedule();
-  void data();
-};
-
-void Check::model() {
+void ConfigChecker::model() {
   const ModelConfig& m = config.model;
-  if (known({"model.hidden_size", "model.num_attention_heads"})) {
+  if (known({"model.architecture", "model.hidden_size", "model.num_attention_heads"})) {
     if (m.hidden_size % m.num_attention_heads != 0) {
       blame("model.hidden_size", "{} is not divisible by num_attention_heads {}; the nearest multiple is {}", m.hidden_size,
             m.num_attention_heads,
             std::max<std::int64_t>(1, (m.hidden_size + m.num_attention_heads / 2) / m.num_attention_heads) * m.num_attention_heads);
-    } else if (m.head_size() % 2 != 0) {
+    } else if (!m.gpt2() && m.head_size() % 2 != 0) {
       blame("model.hidden_size", "{} / {} heads is a head size of {}; rotary embeddings need an even one", m.hidden_size,
             m.num_attention_heads, m.head_size());
     }
   }
-  if (known({"model.num_attention_heads", "model.num_key_value_heads"}) && m.num_attention_heads % m.num_key_value_heads != 0) {
-    blame("model.num_key_value_heads", "{} does not divide num_attention_heads {}", m.num_key_value_heads, m.num_attention_heads);
-  }
+  if (known({"model.architecture", "model.num_attention_heads", "model.num_key_value_heads"})) heads();
   if (known({"training.sequence_length", "model.max_position_embeddings"}) && config.training.sequence_length > m.max_position_embeddings) {
     blame("training.sequence_length", "{} is more than model.max_position_embeddings {}", config.training.sequence_length,
           m.max_position_embeddings);
   }
 }
 
-void Check::exit(std::size_t index) {
+void ConfigChecker::heads() {
+  const ModelConfig& m = config.model;
+  const std::string_view path = "model.num_key_value_heads";
+  if (m.gpt2() && m.num_key_value_heads != m.num_attention_heads) {
+    blame(path, "gpt2 has no grouped queries, its {} heads have keys and values of their own; remove this key", m.num_attention_heads);
+  } else if (m.num_attention_heads % m.num_key_value_heads != 0) {
+    blame(path, "{} does not divide num_attention_heads {}", m.num_key_value_heads, m.num_attention_heads);
+  }
+}
+
+void ConfigChecker::exit(std::size_t index) {
   const ExitSpec& spec = config.exits[index];
   const std::string path = fmt::format("exits.{}", index);
   const auto layers = config.model.num_hidden_layers;
@@ -74,65 +60,17 @@ void Check::exit(std::size_t index) {
   }
 }
 
-void Check::exits() {
+void ConfigChecker::exits() {
   for (std::size_t i = 0; i < config.exits.size(); ++i) exit(i);
 }
 
-void Check::batches() {
-  const TrainingConfig& t = config.training;
-  const ParallelConfig& p = config.parallel;
-  if (known({"parallel.pipeline_parallel_size", "model.num_hidden_layers"}) && p.pipeline_parallel_size > config.model.num_hidden_layers) {
-    blame("parallel.pipeline_parallel_size", "{} stages for {} layers; the nearest is {}", p.pipeline_parallel_size,
-          config.model.num_hidden_layers, config.model.num_hidden_layers);
+void ConfigChecker::layerskip() {
+  if (config.layerskip.enabled && config.exits.empty() && known({"layerskip", "exits"})) {
+    blame("layerskip", "weights the losses of exits, and there is none: add `exits`, or remove this section");
   }
-  if (known({"training.micro_batch_size", "training.sequence_length"}) && t.micro_batch_size * t.sequence_length > 2147483647) {
-    blame("training.micro_batch_size", "{} samples of {} tokens are more than 2147483647 tokens at once", t.micro_batch_size,
-          t.sequence_length);
-  }
-  if (!known({"training.global_batch_size", "training.micro_batch_size", "parallel.data_parallel_size"})) return;
-  const std::int64_t data = std::max(p.data_parallel_size, 1);
-  const std::int64_t unit = t.micro_batch_size * data;
-  if (p.data_parallel_size != 0) microbatches(data);  // auto: see world()
-  if (t.global_batch_size % unit == 0) return;
-  const std::int64_t close = std::max<std::int64_t>(1, (t.global_batch_size + unit / 2) / unit) * unit;
-  blame("training.global_batch_size", "{} is not divisible by micro_batch_size {} x data_parallel_size {}; the nearest is {}",
-        t.global_batch_size, t.micro_batch_size, data, close);
 }
 
-void Check::microbatches(std::int64_t data) {
-  constexpr std::int64_t kMost = 32767;  // a schedule numbers them in 16 bits
-  const TrainingConfig& t = config.training;
-  const std::int64_t count = t.global_batch_size / (t.micro_batch_size * data);
-  if (count <= kMost) return;
-  blame("training.global_batch_size",
-        "{} / (micro_batch_size {} x data_parallel_size {}) is {} microbatches a rank and step, at most {} are possible; use a "
-        "micro_batch_size of at least {}",
-        t.global_batch_size, t.micro_batch_size, data, count, kMost, (t.global_batch_size / data + kMost - 1) / kMost);
-}
-
-void Check::world(int size) {
-  const ParallelConfig& p = config.parallel;
-  if (size % p.pipeline_parallel_size != 0) {
-    blame("parallel.pipeline_parallel_size", "{} does not divide the number of ranks, {}; start a multiple of {} ranks",
-          p.pipeline_parallel_size, size, p.pipeline_parallel_size);
-    return;
-  }
-  const int data = size / p.pipeline_parallel_size;
-  if (p.data_parallel_size != 0 && p.data_parallel_size != data) {
-    blame("parallel.data_parallel_size", "{} x pipeline_parallel_size {} needs {} ranks, started with {}; the nearest is {} or auto",
-          p.data_parallel_size, p.pipeline_parallel_size, std::int64_t{p.data_parallel_size} * p.pipeline_parallel_size, size, data);
-    return;
-  }
-  const TrainingConfig& t = config.training;
-  if (p.data_parallel_size != 0) return;  // see batches()
-  microbatches(data);
-  if (t.global_batch_size % (t.micro_batch_size * data) == 0) return;
-  blame("training.global_batch_size",
-        "{} is not divisible by micro_batch_size {} x data_parallel_size {} ({} ranks / pipeline_parallel_size {})", t.global_batch_size,
-        t.micro_batch_size, data, size, p.pipeline_parallel_size);
-}
-
-void Check::steps() {
+void ConfigChecker::steps() {
   const TrainingConfig& t = config.training;
   // With `steps: 0` a preset is exported or validated as it is: nothing that concerns steps matters.
   if (known({"training.steps", "training.stop_at"}) && t.steps > 0 && t.stop_at > t.steps) {
@@ -143,7 +81,7 @@ void Check::steps() {
   }
 }
 
-void Check::optimizer() {
+void ConfigChecker::optimizer() {
   const OptimizerConfig& o = config.optimizer;
   if (known({"optimizer.lr", "optimizer.lr_schedule.min_lr"}) && o.lr_schedule.min_lr > o.lr) {
     blame("optimizer.lr_schedule.min_lr", "{} is more than lr {}", o.lr_schedule.min_lr, o.lr);
@@ -154,7 +92,7 @@ void Check::optimizer() {
   if (o.name == "sgd" && o.nesterov && o.momentum == 0) blame("optimizer.nesterov", "needs a momentum above 0, such as 0.9");
 }
 
-void Check::schedule() {
+void ConfigChecker::schedule() {
   const LrSchedule& s = config.optimizer.lr_schedule;
   const std::string_view decay = "optimizer.lr_schedule.decay_steps", lowest = "optimizer.lr_schedule.min_lr";
   if (!known({"optimizer.lr_schedule.name", decay})) return;
@@ -176,7 +114,7 @@ void Check::schedule() {
   }
 }
 
-void Check::data() {
+void ConfigChecker::data() {
   const DataConfig& d = config.data;
   if (known({"data.train", "data.loss_mask"}) && !d.loss_mask.empty() && d.train.size() > 1) {
     blame("data.loss_mask", "one mask covers one corpus, data.train lists {}", d.train.size());
@@ -188,7 +126,16 @@ void Check::data() {
   }
 }
 
-}  // namespace
+void ConfigChecker::logging() {
+  const auto [first, last] = config.logging.profile_steps;
+  const std::string_view path = "logging.profile_steps";
+  if (first == 0 || !known({path})) return;
+  if (first > last) blame(path, "the first step, {}, is after the last, {}", first, last);
+  if (known({"training.steps"}) && config.training.steps > 0 && first > config.training.steps) {
+    blame(path, "the first step, {}, is after the last of the run; the nearest is {}", first, config.training.steps);
+  }
+  if (known({"logging.directory"}) && config.logging.directory.empty()) blame(path, "needs logging.directory, where the files go");
+}
 
 Place Locations::where(std::string_view path) const {
   while (!path.empty()) {
@@ -201,14 +148,20 @@ Place Locations::where(std::string_view path) const {
 
 void check_config(const Config& config, std::optional<int> world_size, const Locations& at, const std::set<std::string>& unknown,
                   Problems& problems) {
-  Check check{config, at, unknown, problems};
+  ConfigChecker check{config, at, unknown, problems};
+  check.keys_without_meaning();
   check.model();
   check.exits();
+  check.layerskip();
+  check.stages();
+  check.tensor_ranks();
+  check.sequence_parallel();
   check.batches();
   check.steps();
   check.optimizer();
   check.schedule();
   check.data();
+  check.logging();
   if (world_size) check.world(*world_size);
 }
 

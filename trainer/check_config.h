@@ -16,6 +16,7 @@ namespace offramp {
 struct Locations {
   Place root;
   std::map<std::string, Place, std::less<>> places;
+  bool given(std::string_view path) const { return places.find(path) != places.end(); }  // the user wrote this key
   Place where(std::string_view path) const;  // of the key, or of the closest thing around it that was written
 };
 

@@ -28,7 +28,7 @@ void print(const std::string& text) {
 void dry_run_alone(const TrainArguments& arguments) {
   const LocatedConfig located = read_located_config(arguments.config, arguments.sets);
   const ParallelConfig& p = located.config.parallel;
-  const int least = p.pipeline_parallel_size * std::max(p.data_parallel_size, 1);
+  const auto least = static_cast<int>(p.ranks_per_replica() * std::max(p.data_parallel_size, 1));
   const int launched = launched_size();
   const int ranks = arguments.ranks > 0 ? arguments.ranks : launched > 1 ? launched : least;
   check_world(located, ranks);

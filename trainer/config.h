@@ -1,11 +1,13 @@
 // Config: one job, as the user wrote it and as every rank uses it. Values only; every room brings its own options.
 // read_config() (trainer/yaml.h) makes one from YAML or throws the whole list of what is wrong with it.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "models/config.h"
+#include "optim/layerskip.h"
 #include "optim/optimizer.h"
 
 namespace offramp {
@@ -16,15 +18,19 @@ struct ExitLossConfig {
   std::int64_t warmup_steps = 0;
 };
 struct ParallelConfig {
-  int pipeline_parallel_size = 1;
-  int data_parallel_size = 0;     // 0: auto, world size / pipeline_parallel_size
-  std::string schedule = "1f1b";  // gpipe | 1f1b
+  int tensor_parallel_size = 1, pipeline_parallel_size = 1;
+  int data_parallel_size = 0;      // 0: auto, world size / (tensor_parallel_size * pipeline_parallel_size)
+  bool sequence_parallel = false;  // means nothing to one tensor rank
+  int zero_stage = 0;              // 1: optimizer state and update divided over data ranks
+  std::string schedule = "1f1b";   // gpipe | 1f1b
+
+  std::int64_t ranks_per_replica() const { return std::int64_t{tensor_parallel_size} * pipeline_parallel_size; }
 };
 struct TrainingConfig {
   std::int64_t sequence_length = 0, micro_batch_size = 0, global_batch_size = 0, steps = 0;
   std::int64_t stop_at = -1;  // ends the run after this step without changing `steps` in any schedule; -1: at `steps`
   std::uint64_t seed = 1234;
-  std::string device = "cpu", precision = "fp32";
+  std::string device = "cpu", precision = "fp32";  // precision fp32 | bf16
   int threads = 1;
   std::int64_t validation_interval = 0, validation_samples = 64;  // interval 0: only after the last step
   double timeout_s = 300;
@@ -43,12 +49,14 @@ struct LoggingConfig {
   std::string directory;  // empty: no files
   std::int64_t interval = 1;
   bool tensorboard = true;
+  std::array<std::int64_t, 2> profile_steps = {0, 0};  // first and last; zeros: none
 };
 
 struct Config {
   ModelConfig model;
   std::vector<ExitSpec> exits;  // sorted by layer
   ExitLossConfig exit_loss;
+  LayerSkipConfig layerskip;
   ParallelConfig parallel;
   TrainingConfig training;
   OptimizerConfig optimizer;

@@ -15,6 +15,7 @@ struct TypeName {
   std::string operator()(const std::string*) const { return "path"; }
   std::string operator()(const HeadKind*) const { return ""; }
   std::string operator()(const std::array<double, 2>*) const { return "two numbers"; }
+  std::string operator()(const std::array<std::int64_t, 2>*) const { return "two steps"; }
   std::string operator()(const std::vector<CorpusConfig>*) const { return "path or list"; }
 };
 
@@ -30,8 +31,8 @@ std::string value_text(const SchemaKey& key, Config& config) {
 }
 
 std::string default_text(const SchemaKey& key, const Config& config) {
-  if (key.rule.required) return "required";
   if (!key.rule.default_note.empty()) return std::string(key.rule.default_note);
+  if (key.rule.required != nullptr) return "required";
   return fmt::format("`{}`", print_value(key, config, 0));
 }
 

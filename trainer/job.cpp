@@ -8,12 +8,15 @@ namespace offramp {
 
 Degrees degrees_of(const Config& config, int world_size) {
   Degrees degrees;
+  degrees.tensor = config.parallel.tensor_parallel_size;
   degrees.pipeline = config.parallel.pipeline_parallel_size;
-  degrees.data = config.parallel.data_parallel_size > 0 ? config.parallel.data_parallel_size : world_size / degrees.pipeline;
+  degrees.data =
+      config.parallel.data_parallel_size > 0 ? config.parallel.data_parallel_size : world_size / (degrees.tensor * degrees.pipeline);
   if (degrees.world() != world_size)
     fail(Exit::configuration,
-         "the job has {} ranks, but pipeline_parallel_size {} x data_parallel_size {} is {}: start {} ranks or change them", world_size,
-         degrees.pipeline, degrees.data, degrees.world(), degrees.world());
+         "the job has {} ranks, but tensor_parallel_size {} x pipeline_parallel_size {} x data_parallel_size {} is {}: start {} ranks or "
+         "change them",
+         world_size, degrees.tensor, degrees.pipeline, degrees.data, degrees.world(), degrees.world());
   return degrees;
 }
 
@@ -31,6 +34,11 @@ MachineOptions machine_options(const Config& config, const Degrees& degrees) {
 }
 
 double exit_weight(const Config& config, std::size_t e, std::int64_t t) {
+  if (config.layerskip.enabled) {
+    std::vector<int> layers;
+    for (const ExitSpec& exit : config.exits) layers.push_back(exit.layer);
+    return layerskip_weights(config.layerskip, {config.model.num_hidden_layers, config.training.steps}, layers, t - 1).at(e);
+  }
   if (e >= config.exits.size()) return 1.0;
   return config.exits[e].loss_weight *
          exit_loss_scale(config.exit_loss.schedule, config.exit_loss.start_scale, config.exit_loss.warmup_steps, t);

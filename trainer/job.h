@@ -6,10 +6,10 @@
 
 namespace offramp {
 
-// Throws Error(Exit::configuration) when the world does not fit the pipeline size.
+// Throws Error(Exit::configuration) when the world does not fit the parallel sizes.
 Degrees degrees_of(const Config& config, int world_size);
 MachineOptions machine_options(const Config& config, const Degrees& degrees);
-// The weight of exit `e` in the loss of step t (from 1); the final head's is 1.
+// The weight of exit `e` in the loss of step t (from 1); the final head, after the exits, has 1, but for LayerSkip.
 double exit_weight(const Config& config, std::size_t e, std::int64_t t);
 // "exit 2 (norm)", "final": for people.
 std::string exit_label(const Config& config, std::size_t e);

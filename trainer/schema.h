@@ -20,7 +20,7 @@ namespace offramp {
 
 // Where a key's value lives. With `choices`, a bool or a HeadKind is written as the choice of that index.
 using KeyField = std::variant<std::int64_t*, std::uint64_t*, int*, double*, bool*, std::string*, HeadKind*, std::array<double, 2>*,
-                              std::vector<CorpusConfig>*>;
+                              std::array<std::int64_t, 2>*, std::vector<CorpusConfig>*>;
 
 struct ValueRange {
   double min = -std::numeric_limits<double>::infinity(), max = std::numeric_limits<double>::infinity();
@@ -29,12 +29,21 @@ struct ValueRange {
   std::string text() const;  // "at least 1", "from 1 to 1024", "above 0"
 };
 
+// Where a key means something. Elsewhere it is not printed, and refused when it is given.
+struct KeyCondition {
+  bool (*holds)(const Config&) = nullptr;  // none: everywhere
+  std::string_view depends_on{};           // the key that decides it
+  std::string_view otherwise{};            // what is wrong with the key elsewhere, and what to do
+};
+
 struct KeyRule {
-  bool required = false;
+  bool (*required)(const Config&) = nullptr;  // none: never
   ValueRange range{};
+  std::string_view range_note{};  // said of a value outside
   std::vector<std::string_view> choices{};
   std::string_view zero_word{};     // an integer that is written so when it is 0: auto
   std::string_view default_note{};  // a default that follows from other keys
+  KeyCondition means{};
 };
 
 struct SchemaKey {
@@ -42,6 +51,9 @@ struct SchemaKey {
   KeyField (*field)(Config&, std::size_t exit);
   std::string_view doc;
   KeyRule rule{};
+
+  bool required(const Config& config) const { return rule.required != nullptr && rule.required(config); }
+  bool means_something(const Config& config) const { return rule.means.holds == nullptr || rule.means.holds(config); }
 };
 
 const std::vector<SchemaKey>& schema();

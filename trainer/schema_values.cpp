@@ -70,7 +70,8 @@ Wrong assign_integer(Integer& to, const SchemaKey& key, const YamlNode& node) {
   std::int64_t value = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
   const double real = error == std::errc() ? static_cast<double>(value) : digits[0] == '-' ? -1e19 : 1e19;
-  if (auto wrong = out_of_range(key.rule.range, real, node.text)) return *wrong + also;
+  const std::string note = key.rule.range_note.empty() ? "" : fmt::format("; {}", key.rule.range_note);
+  if (auto wrong = out_of_range(key.rule.range, real, node.text)) return *wrong + also + note;
   to = static_cast<Integer>(value);
   return std::nullopt;
 }
@@ -127,15 +128,27 @@ Wrong assign_choice(const SchemaKey& key, const KeyField& field, const YamlNode&
   return std::nullopt;
 }
 
-Wrong assign_pair(std::array<double, 2>& to, const SchemaKey& key, const YamlNode& node) {
+template <class T, class AssignOne>
+Wrong assign_pair(std::array<T, 2>& to, const YamlNode& node, std::string_view expected, AssignOne&& assign_one) {
   if (node.kind != YamlNode::Kind::list || node.items.size() != 2) {
     const std::string found = node.kind == YamlNode::Kind::list ? fmt::format("a list of {}", node.items.size()) : describe(node);
-    return fmt::format("expected a list of two numbers such as [0.9, 0.95], found {}", found);
+    return fmt::format("expected {}, found {}", expected, found);
   }
   for (std::size_t i = 0; i < 2; ++i) {
-    if (auto wrong = assign_real(to[i], key.rule.range, node.items[i])) return wrong;
+    if (auto wrong = assign_one(to[i], node.items[i])) return wrong;
   }
   return std::nullopt;
+}
+
+Wrong assign_numbers(std::array<double, 2>& to, const SchemaKey& key, const YamlNode& node) {
+  return assign_pair(to, node, "a list of two numbers such as [0.9, 0.95]",
+                     [&](double& one, const YamlNode& item) { return assign_real(one, key.rule.range, item); });
+}
+
+Wrong assign_steps(std::array<std::int64_t, 2>& to, const SchemaKey& key, const YamlNode& node) {
+  if (node.kind == YamlNode::Kind::null && !node.text.empty()) return to = {0, 0}, std::nullopt;
+  return assign_pair(to, node, "a list of two steps such as [10, 12], or null",
+                     [&](std::int64_t& one, const YamlNode& item) { return assign_integer(one, key, item); });
 }
 
 void read_corpus(CorpusConfig& corpus, const SchemaKey& key, const YamlNode& node, Problems& problems) {
@@ -168,7 +181,7 @@ void assign_corpora(std::vector<CorpusConfig>& to, const SchemaKey& key, const Y
     for (const YamlNode& item : node.items) read_corpus(to.emplace_back(), key, item, problems);
     return;
   }
-  const bool none = node.kind == YamlNode::Kind::null && !node.text.empty() && !key.rule.required;
+  const bool none = node.kind == YamlNode::Kind::null && !node.text.empty() && key.rule.required == nullptr;
   if (none) return;
   CorpusConfig one;
   Wrong wrong;
@@ -194,6 +207,9 @@ struct Printer {
   std::string operator()(const HeadKind* value) const { return std::string(key.rule.choices[static_cast<std::size_t>(*value)]); }
   std::string operator()(const std::string* value) const { return text(*value); }
   std::string operator()(const std::array<double, 2>* value) const { return fmt::format("[{}, {}]", real((*value)[0]), real((*value)[1])); }
+  std::string operator()(const std::array<std::int64_t, 2>* value) const {
+    return (*value)[0] == 0 ? "null" : fmt::format("[{}, {}]", (*value)[0], (*value)[1]);
+  }
   std::string operator()(const std::vector<CorpusConfig>* value) const {
     if (value->empty()) return "null";
     if (value->size() == 1 && value->front().weight == 1) return text(value->front().path);
@@ -254,7 +270,9 @@ void assign(const SchemaKey& key, Config& config, std::size_t exit, const YamlNo
   } else if (const auto* text = std::get_if<std::string*>(&field)) {
     wrong = assign_text(**text, node);
   } else if (const auto* pair = std::get_if<std::array<double, 2>*>(&field)) {
-    wrong = assign_pair(**pair, key, node);
+    wrong = assign_numbers(**pair, key, node);
+  } else if (const auto* steps = std::get_if<std::array<std::int64_t, 2>*>(&field)) {
+    wrong = assign_steps(**steps, key, node);
   }
   if (wrong) problems.push_back({node.at, fmt::format("{}: {}", key.path, *wrong)});
 }

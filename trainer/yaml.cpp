@@ -23,6 +23,7 @@ struct ConfigReader {
   void read(const YamlNode& root, bool complete) {
     out.at.root = root.at;
     read_map(root, "", "", 0);
+    out.config.layerskip.enabled = out.at.given("layerskip");
     require_keys("", complete);
     for (std::size_t i = 0; i < out.config.exits.size(); ++i) require_keys(fmt::format("exits.{}", i), complete);
   }
@@ -77,9 +78,9 @@ struct ConfigReader {
   void require_keys(const std::string& path, bool complete) {
     const std::string_view of_exit = "exits[]";
     for (const SchemaKey& key : schema()) {
-      if (!key.rule.required || key.path.starts_with(of_exit) != !path.empty()) continue;
+      if (!key.required(out.config) || key.path.starts_with(of_exit) != !path.empty()) continue;
       const std::string full = path.empty() ? std::string(key.path) : path + std::string(key.path.substr(of_exit.size()));
-      if (out.at.places.count(full)) continue;
+      if (out.at.given(full)) continue;
       unknown.insert(full);
       if (!complete || unknown.count(full.substr(0, full.find('.'))) != 0) continue;
       problems.push_back({out.at.where(full), fmt::format("required key {} is missing: {}", full, key.doc)});
@@ -90,7 +91,7 @@ struct ConfigReader {
 // Keys whose default is another key's value.
 void follow_defaults(Config& config, const Locations& at, std::set<std::string>& unknown) {
   const auto follow = [&](const char* path, std::int64_t& value, const char* from, std::int64_t other) {
-    if (at.places.count(path)) return;
+    if (at.given(path)) return;
     value = other;
     if (unknown.count(from)) unknown.insert(path);
   };
@@ -156,6 +157,7 @@ void check_world(const LocatedConfig& located, int world_size) {
 std::string print_config(const Config& config) {
   std::string text, section;
   for (const SchemaKey& key : schema()) {
+    if (!key.means_something(config)) continue;
     const std::size_t dot = key.path.rfind('.');
     const std::string_view here = key.path.substr(0, dot);
     const bool first = here != section;

@@ -111,19 +111,32 @@ TEST(Config, DefaultsAreThoseOfTheReference) {
 // Every key away from its default, so that a key wired to the wrong field shows.
 const char* const kEveryKey = R"(
 model: {architecture: llama, num_hidden_layers: 6, hidden_size: 48, intermediate_size: 80, num_attention_heads: 6, num_key_value_heads: 3,
-  vocab_size: 300, max_position_embeddings: 99, rope_theta: 5000.5, rms_norm_eps: 1.0e-6, tie_word_embeddings: true, initializer_range: 0.03}
+  vocab_size: 300, max_position_embeddings: 99, rope_theta: 5000.5, rms_norm_eps: 1.0e-6, tie_word_embeddings: true,
+  attention_dropout: 0.25, hidden_dropout: 0.5, initializer_range: 0.03}
 exits:
   - {layer: 5, head: attention, output: shared, norm: shared, loss_weight: 0.1, token_weight: confidence, detach: true, lr_scale: 0.0}
   - {layer: 1, head: bare, output: shared, loss_weight: 0.0}
 exit_loss: {schedule: cosine, start_scale: 0.125, warmup_steps: 77}
-parallel: {pipeline_parallel_size: 2, data_parallel_size: 3, schedule: gpipe}
-training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 30, steps: 12, stop_at: 7, seed: 9007199254740993, threads: 2,
+parallel: {tensor_parallel_size: 1, pipeline_parallel_size: 2, data_parallel_size: 3, zero_stage: 1, schedule: gpipe}
+training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 30, steps: 12, stop_at: 7, seed: 9007199254740993, threads: 2, precision: bf16,
   validation_interval: 4, validation_samples: 9, timeout_s: 1.5, nan: skip}
 optimizer: {name: sgd, lr: 0.1, betas: [0.5, 0.75], eps: 1.0e-7, weight_decay: 0.2, clip_grad_norm: 0.0, momentum: 0.875, nesterov: true,
   lr_schedule: {name: wsd, warmup_steps: 3, min_lr: 0.01, decay_steps: 8}}
 data: {train: 'a: b''s', validation: [{path: c}, {path: '12'}], shuffle: false, document_mask: true, loss_mask: "#mask"}
 export: {hf: 'null'}
-logging: {directory: "d \\ e", interval: 11, tensorboard: false}
+logging: {directory: "d \\ e", interval: 11, tensorboard: false, profile_steps: [2, 3]}
+)";
+
+// Keys that mean nothing beside some of those above.
+const char* const kOtherKeys = R"(
+model: {architecture: gpt2, num_hidden_layers: 4, hidden_size: 36, intermediate_size: 80, num_attention_heads: 4, vocab_size: 300,
+  layer_norm_epsilon: 1.0e-6}
+exits: [{layer: 1}, {layer: 3, loss_weight: 2}]
+layerskip: {p_max: 0.125, time: exponential, e_scale: 0.75, curriculum: gradual}
+parallel: {tensor_parallel_size: 4, sequence_parallel: true}
+training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 30, steps: 12}
+optimizer: {lr: 0.1}
+data: {train: a}
 )";
 
 TEST(Config, EveryKeyReachesItsField) {
@@ -146,22 +159,55 @@ TEST(Config, EveryKeyReachesItsField) {
   ASSERT_EQ(c.data.validation.size(), 2u);
   EXPECT_EQ(c.data.validation[1].path, "12");
   EXPECT_EQ(c.export_hf, "null");  // in quotes: a directory of that name
+  EXPECT_EQ(c.model.attention_dropout, 0.25);
+  EXPECT_EQ(c.model.hidden_dropout, 0.5);
+  EXPECT_EQ(c.parallel.zero_stage, 1);
+  EXPECT_EQ(c.training.precision, "bf16");
+  EXPECT_EQ(c.logging.profile_steps, (std::array<std::int64_t, 2>{2, 3}));
+  EXPECT_FALSE(c.layerskip.enabled);
 }
 
+TEST(Config, OtherKeysReachTheirFields) {
+  const TemporaryFile file(kOtherKeys);
+  const Config c = read_config(file.path, {});
+  EXPECT_TRUE(c.model.gpt2());
+  EXPECT_EQ(c.model.layer_norm_epsilon, 1e-6);
+  EXPECT_EQ(c.model.num_key_value_heads, 4);
+  EXPECT_EQ(c.parallel.tensor_parallel_size, 4);
+  EXPECT_TRUE(c.parallel.sequence_parallel);
+  EXPECT_TRUE(c.layerskip.enabled);
+  EXPECT_EQ(c.layerskip.p_max, 0.125);
+  EXPECT_EQ(c.layerskip.time, "exponential");
+  EXPECT_EQ(c.layerskip.e_scale, 0.75);
+  EXPECT_EQ(c.layerskip.curriculum, "gradual");
+  const Config rotational = read_config(kGood, std::vector<std::string>{"layerskip={p_max: 0.1, rotation: 3}"});
+  EXPECT_EQ(rotational.layerskip.rotation, 3);
+  EXPECT_EQ(rotational.layerskip.curriculum, "rotational");
+}
+
+std::string name_of_key(const SchemaKey& key) { return std::string(key.path.substr(key.path.rfind('.') + 1)); }
+
 TEST(Config, PrintedConfigurationReadsBackEqual) {
-  const TemporaryFile every(kEveryKey);
-  for (const std::string& path : {kGood, every.path}) {
-    const std::string printed = print_config(read_config(path, {}));
+  const TemporaryFile every(kEveryKey), other(kOtherKeys);
+  for (const std::string& path : {kGood, every.path, other.path}) {
+    const Config config = read_config(path, {});
+    const std::string printed = print_config(config);
     const TemporaryFile again(printed);
     EXPECT_EQ(print_config(read_config(again.path, {})), printed);
-    for (const SchemaKey& key : schema())
-      EXPECT_NE(printed.find(std::string(key.path.substr(key.path.rfind('.') + 1)) + ": "), std::string::npos);
+    for (const SchemaKey& key : schema()) {
+      const bool found = printed.find(name_of_key(key) + ": ") != std::string::npos;
+      EXPECT_TRUE(found || !key.means_something(config)) << key.path;
+    }
+    EXPECT_EQ(printed.find("rope_theta") == std::string::npos, config.model.gpt2());
+    EXPECT_EQ(printed.find("layerskip") == std::string::npos, !config.layerskip.enabled);
+    EXPECT_EQ(printed.find("exit_loss") == std::string::npos, config.layerskip.enabled);
   }
-  const Config every_key = read_config(every.path, {});
-  const Config fresh = read_config(kGood, {});
-  for (const SchemaKey& key : schema()) {  // the text above moves every key that can move, so nothing is compared with itself
-    if (key.rule.choices.size() == 1) continue;
-    EXPECT_NE(print_value(key, every_key, 1), print_value(key, fresh, 0)) << key.path;
+  // The texts above move every key that can move, so nothing is compared with itself.
+  const Config fresh = read_config(kGood, {}), one = read_config(every.path, {}), two = read_config(other.path, {});
+  for (const SchemaKey& key : schema()) {
+    if (key.rule.choices.size() == 1 || key.path == "layerskip.rotation") continue;
+    const std::string value = print_value(key, fresh, 0);
+    EXPECT_TRUE(print_value(key, one, 1) != value || print_value(key, two, 1) != value) << key.path;
   }
 }
 
@@ -214,14 +260,34 @@ TEST(Config, ExtendsMergesMapsAndReplacesLists) {
 
 TEST(Config, LegalOddities) {
   using Sets = std::vector<std::string>;
-  for (const Sets& sets :
-       {Sets{"training.steps=0"}, Sets{"training.stop_at=10", "training.steps=0"}, Sets{"optimizer.lr_schedule.warmup_steps=500"},
-        Sets{"exit_loss={schedule: linear, warmup_steps: 500}"}, Sets{"exits=[{layer: 4, loss_weight: 1}]"},
-        Sets{"exits=[{layer: 4, loss_weight: 1, head: bare, output: shared}]"}, Sets{"exits=[]"},
-        Sets{"optimizer.lr_schedule={name: wsd, warmup_steps: 20, decay_steps: 5}"}, Sets{"exits.0.loss_weight=0"},
-        Sets{"parallel.pipeline_parallel_size=4"}, Sets{"parallel.data_parallel_size=auto"}, Sets{"training.stop_at=0"},
-        Sets{"optimizer.lr=+1"}, Sets{"optimizer.lr=.5"}, Sets{"optimizer.lr=1E-3"}, Sets{"data.validation=null"},
-        Sets{"optimizer.name=sgd"}}) {
+  for (const Sets& sets : {Sets{"training.steps=0"},
+                           Sets{"training.stop_at=10", "training.steps=0"},
+                           Sets{"optimizer.lr_schedule.warmup_steps=500"},
+                           Sets{"exit_loss={schedule: linear, warmup_steps: 500}"},
+                           Sets{"exits=[{layer: 4, loss_weight: 1}]"},
+                           Sets{"exits=[{layer: 4, loss_weight: 1, head: bare, output: shared}]"},
+                           Sets{"exits=[]"},
+                           Sets{"optimizer.lr_schedule={name: wsd, warmup_steps: 20, decay_steps: 5}"},
+                           Sets{"exits.0.loss_weight=0"},
+                           Sets{"parallel.pipeline_parallel_size=4"},
+                           Sets{"parallel.data_parallel_size=auto"},
+                           Sets{"training.stop_at=0"},
+                           Sets{"optimizer.lr=+1"},
+                           Sets{"optimizer.lr=.5"},
+                           Sets{"optimizer.lr=1E-3"},
+                           Sets{"data.validation=null"},
+                           Sets{"optimizer.name=sgd"},
+                           Sets{"parallel.sequence_parallel=true"},
+                           Sets{"parallel.zero_stage=1"},
+                           Sets{"parallel.zero_stage=1", "parallel.data_parallel_size=1"},
+                           Sets{"parallel={tensor_parallel_size: 4, pipeline_parallel_size: 4}"},
+                           Sets{"model.architecture=gpt2"},
+                           Sets{"model.architecture=gpt2", "model.hidden_size=36"},
+                           Sets{"model.architecture=gpt2", "model.num_key_value_heads=4"},
+                           Sets{"layerskip={p_max: 0}"},
+                           Sets{"layerskip={p_max: 0.1}", "exits=[{layer: 1}]"},
+                           Sets{"logging={directory: a, profile_steps: [10, 99]}"},
+                           Sets{"logging.profile_steps=null"}}) {
     EXPECT_EQ(refusal(kGood, sets), std::vector<std::string>()) << fmt::format("{}", fmt::join(sets, " "));
   }
 }
@@ -273,6 +339,12 @@ TEST(CheckWorld, BlamesTheKeyThatWasWritten) {
   EXPECT_TRUE(wrong({"parallel.pipeline_parallel_size=2"}, 3).starts_with("--set parallel.pipeline_parallel_size=2: "));
   EXPECT_EQ(wrong({"training.global_batch_size=131068"}, 2), "");  // 32,767 microbatches
   EXPECT_NE(wrong({"training.global_batch_size=131072"}, 2).find("32768 microbatches a rank"), std::string::npos);
+  EXPECT_EQ(wrong({"parallel={tensor_parallel_size: 2, pipeline_parallel_size: 2}"}, 8), "");
+  EXPECT_NE(wrong({"parallel={tensor_parallel_size: 2, pipeline_parallel_size: 2}"}, 6).find("start a multiple of 4 ranks"),
+            std::string::npos);
+  EXPECT_TRUE(wrong({"parallel.tensor_parallel_size=2"}, 3).starts_with("--set parallel.tensor_parallel_size=2: "));
+  EXPECT_NE(wrong({"parallel={tensor_parallel_size: 2, data_parallel_size: 2}"}, 8).find("needs 4 ranks, started with 8; the nearest is 4"),
+            std::string::npos);
   EXPECT_NE(wrong({"parallel.data_parallel_size=2"}, 4).find("needs 2 ranks, started with 4; the nearest is 4"), std::string::npos);
   EXPECT_TRUE(wrong({}, 3).starts_with(kGood + ":5:73: training.global_batch_size: 8 is not divisible")) << wrong({}, 3);
 }

@@ -1,0 +1,108 @@
+// How ranks share the work: what each degree of parallelism must divide.
+#include <numeric>
+
+#include "trainer/config_checker.h"
+
+namespace offramp {
+namespace {
+
+// The degrees that divide what must be divisible, smallest first.
+std::vector<std::int64_t> tensor_degrees(const ModelConfig& model) {
+  const std::int64_t common = std::gcd(model.num_key_value_heads, model.intermediate_size);
+  std::set<std::int64_t> divisors;
+  for (std::int64_t d = 1; d * d <= common; ++d) {
+    if (common % d == 0) divisors.insert({d, common / d});
+  }
+  return {divisors.begin(), divisors.upper_bound(model.vocab_size)};
+}
+
+}  // namespace
+
+void ConfigChecker::stages() {
+  const ParallelConfig& p = config.parallel;
+  if (known({"parallel.pipeline_parallel_size", "model.num_hidden_layers"}) && p.pipeline_parallel_size > config.model.num_hidden_layers) {
+    blame("parallel.pipeline_parallel_size", "{} stages for {} layers; the nearest is {}", p.pipeline_parallel_size,
+          config.model.num_hidden_layers, config.model.num_hidden_layers);
+  }
+}
+
+// Key and value heads, the MLP's width and the vocabulary are what tensor-parallel ranks divide. (Their parts of a vocabulary may
+// be uneven; the others' may not.)
+void ConfigChecker::tensor_ranks() {
+  const ModelConfig& m = config.model;
+  const std::int64_t degree = config.parallel.tensor_parallel_size;
+  const std::string_view path = "parallel.tensor_parallel_size";
+  if (!known({path, "model.num_key_value_heads", "model.intermediate_size", "model.vocab_size"})) return;
+  std::vector<std::string> against;
+  if (m.num_key_value_heads % degree != 0) against.push_back(fmt::format("does not divide num_key_value_heads {}", m.num_key_value_heads));
+  if (m.intermediate_size % degree != 0) against.push_back(fmt::format("does not divide intermediate_size {}", m.intermediate_size));
+  if (m.vocab_size < degree) against.push_back(fmt::format("is more than vocab_size {}", m.vocab_size));
+  if (against.empty()) return;
+  blame(path, "{} {}; degrees that work: {}", degree, fmt::join(against, " and "), fmt::join(tensor_degrees(m), ", "));
+}
+
+void ConfigChecker::sequence_parallel() {
+  const ParallelConfig& p = config.parallel;
+  const TrainingConfig& t = config.training;
+  if (!p.sequence_parallel || !known({"parallel.tensor_parallel_size", "training.micro_batch_size", "training.sequence_length"})) return;
+  const std::int64_t tokens = t.micro_batch_size * t.sequence_length;
+  if (tokens % p.tensor_parallel_size == 0) return;
+  blame("parallel.sequence_parallel",
+        "the {} tokens of a microbatch (micro_batch_size {} x sequence_length {}) are not divisible by tensor_parallel_size {}; change one "
+        "of them, or set false",
+        tokens, t.micro_batch_size, t.sequence_length, p.tensor_parallel_size);
+}
+
+void ConfigChecker::batches() {
+  const TrainingConfig& t = config.training;
+  const ParallelConfig& p = config.parallel;
+  if (known({"training.micro_batch_size", "training.sequence_length"}) && t.micro_batch_size * t.sequence_length > 2147483647) {
+    blame("training.micro_batch_size", "{} samples of {} tokens are more than 2147483647 tokens at once", t.micro_batch_size,
+          t.sequence_length);
+  }
+  if (!known({"training.global_batch_size", "training.micro_batch_size", "parallel.data_parallel_size"})) return;
+  const std::int64_t data = std::max(p.data_parallel_size, 1);
+  const std::int64_t unit = t.micro_batch_size * data;
+  if (p.data_parallel_size != 0) microbatches(data);  // auto: see world()
+  if (t.global_batch_size % unit == 0) return;
+  const std::int64_t close = std::max<std::int64_t>(1, (t.global_batch_size + unit / 2) / unit) * unit;
+  blame("training.global_batch_size", "{} is not divisible by micro_batch_size {} x data_parallel_size {}; the nearest is {}",
+        t.global_batch_size, t.micro_batch_size, data, close);
+}
+
+void ConfigChecker::microbatches(std::int64_t data) {
+  constexpr std::int64_t kMost = 32767;  // a schedule numbers them in 16 bits
+  const TrainingConfig& t = config.training;
+  const std::int64_t count = t.global_batch_size / (t.micro_batch_size * data);
+  if (count <= kMost) return;
+  blame("training.global_batch_size",
+        "{} / (micro_batch_size {} x data_parallel_size {}) is {} microbatches a rank and step, at most {} are possible; use a "
+        "micro_batch_size of at least {}",
+        t.global_batch_size, t.micro_batch_size, data, count, kMost, (t.global_batch_size / data + kMost - 1) / kMost);
+}
+
+void ConfigChecker::world(int size) {
+  const ParallelConfig& p = config.parallel;
+  const std::int64_t replica = p.ranks_per_replica();
+  const std::string product =
+      fmt::format("tensor_parallel_size {} x pipeline_parallel_size {}", p.tensor_parallel_size, p.pipeline_parallel_size);
+  if (size % replica != 0) {
+    blame(p.pipeline_parallel_size > 1 ? "parallel.pipeline_parallel_size" : "parallel.tensor_parallel_size",
+          "{} does not divide the number of ranks, {}; start a multiple of {} ranks", product, size, replica);
+    return;
+  }
+  const std::int64_t data = size / replica;
+  if (p.data_parallel_size != 0 && p.data_parallel_size != data) {
+    blame("parallel.data_parallel_size", "{} x {} needs {} ranks, started with {}; the nearest is {} or auto", p.data_parallel_size,
+          product, p.data_parallel_size * replica, size, data);
+    return;
+  }
+  const TrainingConfig& t = config.training;
+  if (p.data_parallel_size != 0) return;  // see batches()
+  microbatches(data);
+  if (t.global_batch_size % (t.micro_batch_size * data) == 0) return;
+  blame("training.global_batch_size", "{} is not divisible by micro_batch_size {} x data_parallel_size {} ({} ranks / ({}))",
+        t.global_batch_size, t.micro_batch_size, data, size, product);
+}
+
+}  // namespace offramp

@@ -1,0 +1,133 @@
+// The keys of how a job runs: layout, training, optimizer, data, output.
+#include "trainer/schema_keys.h"
+
+namespace offramp {
+
+std::vector<SchemaKey> parallel_keys() {
+  return {
+      {"parallel.tensor_parallel_size",
+       KEY_AT(parallel.tensor_parallel_size),
+       "Ranks that every layer, embedding and head is divided among; divides `num_key_value_heads` and `intermediate_size`.",
+       {.range = kSize}},
+      {"parallel.pipeline_parallel_size",
+       KEY_AT(parallel.pipeline_parallel_size),
+       "Stages that the layers are divided into.",
+       {.range = kSize}},
+      {"parallel.data_parallel_size",
+       KEY_AT(parallel.data_parallel_size),
+       "Replicas of the model; auto: ranks / (`tensor_parallel_size` × `pipeline_parallel_size`).",
+       {.range = kSize, .zero_word = "auto"}},
+      {"parallel.sequence_parallel", KEY_AT(parallel.sequence_parallel),
+       "Divide the tokens too among tensor-parallel ranks, between the matrix products; with one such rank it changes nothing."},
+      {"parallel.zero_stage",
+       KEY_AT(parallel.zero_stage),
+       "1: the optimizer's state and work are divided among the replicas (ZeRO-1).",
+       {.range = {0, 1}, .range_note = "stages 2 and 3 are not planned"}},
+      {"parallel.schedule", KEY_AT(parallel.schedule), "Order of the forward and backward passes.", {.choices = {"gpipe", "1f1b"}}},
+  };
+}
+
+std::vector<SchemaKey> training_keys() {
+  return {
+      {"training.sequence_length", KEY_AT(training.sequence_length), "Tokens of a sample.", {.required = always, .range = kSize}},
+      {"training.micro_batch_size",
+       KEY_AT(training.micro_batch_size),
+       "Samples a replica computes at once.",
+       {.required = always, .range = kSize}},
+      {"training.global_batch_size",
+       KEY_AT(training.global_batch_size),
+       "Samples of a step; a multiple of `micro_batch_size` × `data_parallel_size`.",
+       {.required = always, .range = kSize}},
+      {"training.steps",
+       KEY_AT(training.steps),
+       "Steps of the whole run, which the learning-rate schedule spans; 0: validate and export only.",
+       {.required = always, .range = kSteps}},
+      {"training.stop_at",
+       KEY_AT(training.stop_at),
+       "End after this step, without changing any schedule.",
+       {.range = kSteps, .default_note = "`steps`"}},
+      {"training.seed", KEY_AT(training.seed), "Of the initial weights and the order of the data.", {.range = {0, 9.2e18}}},
+      {"training.device", KEY_AT(training.device), "What computes.", {.choices = {"cpu"}}},
+      {"training.precision",
+       KEY_AT(training.precision),
+       "Format of activations, and of weights in matrix products; the weights themselves and all sums stay fp32.",
+       {.choices = {"fp32", "bf16"}}},
+      {"training.threads", KEY_AT(training.threads), "Threads of each rank; part of what reproduces the same bits.", {.range = {1, 1024}}},
+      {"training.validation_interval",
+       KEY_AT(training.validation_interval),
+       "Steps between validations; 0: after the last step only.",
+       {.range = kSteps}},
+      {"training.validation_samples",
+       KEY_AT(training.validation_samples),
+       "Samples of each validation set to use, at most.",
+       {.range = kSize}},
+      {"training.timeout_s",
+       KEY_AT(training.timeout_s),
+       "Seconds without progress after which the job gives up (exit 7).",
+       {.range = {.min = 0, .max = 1e9, .above_min = true}}},
+      {"training.nan",
+       KEY_AT(training.nan),
+       "What a NaN or infinite gradient does: end the job (exit 6), or skip the step.",
+       {.choices = {"abort", "skip"}}},
+  };
+}
+
+std::vector<SchemaKey> optimizer_keys() {
+  return {
+      {"optimizer.name", KEY_AT(optimizer.name), "The update rule.", {.choices = {"adamw", "sgd"}}},
+      {"optimizer.lr", KEY_AT(optimizer.lr), "Learning rate after the warm-up.", {.required = always, .range = kPositive}},
+      {"optimizer.betas", KEY_AT(optimizer.betas), "AdamW's decay of the two moments.", {.range = kFraction}},
+      {"optimizer.eps", KEY_AT(optimizer.eps), "AdamW's addend in the denominator.", {.range = kPositive}},
+      {"optimizer.weight_decay",
+       KEY_AT(optimizer.weight_decay),
+       "Decoupled decay of tensors of two or more dimensions.",
+       {.range = kNotNegative}},
+      {"optimizer.clip_grad_norm",
+       KEY_AT(optimizer.clip_grad_norm),
+       "Largest global gradient norm; 0: no clipping.",
+       {.range = kNotNegative}},
+      {"optimizer.momentum", KEY_AT(optimizer.momentum), "SGD's momentum.", {.range = kFraction}},
+      {"optimizer.nesterov", KEY_AT(optimizer.nesterov), "Nesterov's form of SGD; needs `momentum`."},
+      {"optimizer.lr_schedule.name",
+       KEY_AT(optimizer.lr_schedule.name),
+       "The learning rate after the warm-up.",
+       {.choices = {"constant", "linear", "cosine", "wsd"}}},
+      {"optimizer.lr_schedule.warmup_steps",
+       KEY_AT(optimizer.lr_schedule.warmup_steps),
+       "Steps of linear warm-up; may exceed `training.steps`.",
+       {.range = kSteps}},
+      {"optimizer.lr_schedule.min_lr",
+       KEY_AT(optimizer.lr_schedule.min_lr),
+       "Learning rate at the last step; at most `lr`.",
+       {.range = kNotNegative}},
+      {"optimizer.lr_schedule.decay_steps",
+       KEY_AT(optimizer.lr_schedule.decay_steps),
+       "wsd only, required there: the last steps, which decay.",
+       {.range = kSteps}},
+  };
+}
+
+std::vector<SchemaKey> data_keys() {
+  return {
+      {"data.train",
+       KEY_AT(data.train),
+       "Prefix of a Megatron .bin/.idx pair, or a list of `{path, weight}`.",
+       {.required = always, .range = kPositive}},
+      {"data.validation",
+       KEY_AT(data.validation),
+       "The same, each set measured alone and without a weight; null: no validation.",
+       {.range = kPositive, .default_note = "`null`"}},
+      {"data.shuffle", KEY_AT(data.shuffle), "Permute the samples of every epoch."},
+      {"data.document_mask", KEY_AT(data.document_mask), "Attention stops and positions restart at the end of a document."},
+      {"data.loss_mask", KEY_AT(data.loss_mask), "Prefix of a mask of the training corpus: which targets count; null: all."},
+      {"export.hf", KEY_AT(export_hf), "Directory for the Hugging Face model, written when training ends; null: none."},
+      {"logging.directory", KEY_AT(logging.directory), "Directory of metrics.jsonl and the TensorBoard files; null: none."},
+      {"logging.interval", KEY_AT(logging.interval), "Steps between logged lines.", {.range = {1, 1e15}}},
+      {"logging.tensorboard", KEY_AT(logging.tensorboard), "Write TensorBoard event files beside metrics.jsonl."},
+      {"logging.profile_steps",
+       KEY_AT(logging.profile_steps),
+       "`[first, last]`: write a trace and a profile of these steps into the directory; null: none.",
+       {.range = {1, 1e15}}},
+  };
+}
+}  // namespace offramp

@@ -1,0 +1,138 @@
+// The keys of the model, its exits and their losses.
+#include "trainer/schema_keys.h"
+
+namespace offramp {
+namespace {
+
+bool is_llama(const Config& config) { return !config.model.gpt2(); }
+bool is_gpt2(const Config& config) { return config.model.gpt2(); }
+bool with_layerskip(const Config& config) { return config.layerskip.enabled; }
+bool without_layerskip(const Config& config) { return !config.layerskip.enabled; }
+bool rotates(const Config& config) { return config.layerskip.enabled && config.layerskip.curriculum == "rotational"; }
+
+constexpr std::string_view kArchitecture = "model.architecture";
+constexpr KeyCondition kNoLayerSkip{without_layerskip, "layerskip", "layerskip sets the weights of all losses; remove this key"};
+constexpr KeyCondition kLayerSkip{with_layerskip, "layerskip"};  // the section itself says so: its keys are given nowhere else
+
+}  // namespace
+
+std::vector<SchemaKey> model_keys() {
+  return {
+      {"model.architecture", KEY_AT(model.architecture), "The backbone.", {.choices = {"llama", "gpt2"}}},
+      {"model.num_hidden_layers", KEY_AT(model.num_hidden_layers), "Layers of the backbone.", {.required = always, .range = {1, 100000}}},
+      {"model.hidden_size",
+       KEY_AT(model.hidden_size),
+       "Width of the residual stream; a multiple of `num_attention_heads`, a Llama's heads of even size.",
+       {.required = always, .range = kSize}},
+      {"model.intermediate_size", KEY_AT(model.intermediate_size), "Width inside the MLP.", {.required = always, .range = kSize}},
+      {"model.num_attention_heads", KEY_AT(model.num_attention_heads), "Query heads.", {.required = always, .range = kSize}},
+      {"model.num_key_value_heads",
+       KEY_AT(model.num_key_value_heads),
+       "Key and value heads; divides `num_attention_heads`. A GPT-2 has as many.",
+       {.range = kSize, .default_note = "`num_attention_heads`"}},
+      {"model.vocab_size",
+       KEY_AT(model.vocab_size),
+       "Rows of the embedding; at least the tokenizer's (bytes: 257).",
+       {.required = always, .range = {2, 2147483647}}},
+      {"model.max_position_embeddings",
+       KEY_AT(model.max_position_embeddings),
+       "The longest sequence that the exported model promises; of a GPT-2, the positions that it learns.",
+       {.range = kSize, .default_note = "`training.sequence_length`"}},
+      {"model.rope_theta",
+       KEY_AT(model.rope_theta),
+       "Base of a Llama's rotary embedding.",
+       {.range = kPositive, .means = {is_llama, kArchitecture, "gpt2 learns its positions, nothing rotates; remove this key"}}},
+      {"model.rms_norm_eps",
+       KEY_AT(model.rms_norm_eps),
+       "Added to the mean square in a Llama's norms.",
+       {.range = kPositive, .means = {is_llama, kArchitecture, "gpt2 has layer norms: name layer_norm_epsilon, or remove this key"}}},
+      {"model.layer_norm_epsilon",
+       KEY_AT(model.layer_norm_epsilon),
+       "Added to the variance in a GPT-2's norms.",
+       {.range = kPositive, .means = {is_gpt2, kArchitecture, "llama has RMS norms: name rms_norm_eps, or remove this key"}}},
+      {"model.attention_dropout",
+       KEY_AT(model.attention_dropout),
+       "Probability that training drops a token from what another attends to.",
+       {.range = kFraction}},
+      {"model.hidden_dropout",
+       KEY_AT(model.hidden_dropout),
+       "Probability that training drops an element of what the embedding, attention or MLP gives to the residual stream.",
+       {.range = kFraction}},
+      {"model.tie_word_embeddings", KEY_AT(model.tie_word_embeddings), "One matrix for the embedding and the final output."},
+      {"model.initializer_range", KEY_AT(model.initializer_range), "Standard deviation of the initial weights.", {.range = kPositive}},
+  };
+}
+
+std::vector<SchemaKey> exit_keys() {
+  return {
+      {"exits[].layer",
+       KEY_AT_EXIT(layer),
+       "The exit reads the output of this layer; layers count from 1, at most one exit a layer.",
+       {.required = always, .range = {1, 100000}}},
+      {"exits[].head",
+       KEY_AT_EXIT(head),
+       "What stands before the output matrix: nothing, a norm, a norm and an MLP, a layer, or its attention.",
+       {.choices = {"bare", "norm", "mlp", "block", "attention"}}},
+      {"exits[].output",
+       KEY_AT_EXIT(shared_output),
+       "The output matrix: its own, or shared with the final head.",
+       {.choices = {"own", "shared"}}},
+      {"exits[].norm",
+       KEY_AT_EXIT(shared_norm),
+       "The norm: its own, or shared with the final head; a bare head has none.",
+       {.choices = {"own", "shared"}}},
+      {"exits[].loss_weight",
+       KEY_AT_EXIT(loss_weight),
+       "Weight of the exit's loss; the final loss has weight 1. With `layerskip`, which sets all weights, it means nothing.",
+       {.required = without_layerskip, .range = kNotNegative, .default_note = "required, but not with `layerskip`"}},
+      {"exits[].token_weight",
+       KEY_AT_EXIT(confidence_weights),
+       "Weight of each token in the exit's loss: 1, or the exit's own confidence.",
+       {.choices = {"none", "confidence"}}},
+      {"exits[].detach", KEY_AT_EXIT(detach),
+       "No gradient from the exit into the backbone; a shared output or norm is still trained by both."},
+      {"exits[].lr_scale", KEY_AT_EXIT(lr_scale), "Factor on the learning rate of the exit's own tensors.", {.range = kNotNegative}},
+  };
+}
+
+std::vector<SchemaKey> loss_keys() {
+  return {
+      {"exit_loss.schedule",
+       KEY_AT(exit_loss.schedule),
+       "How the factor on every exit's loss weight goes from `start_scale` to 1.",
+       {.choices = {"constant", "linear", "cosine"}, .means = kNoLayerSkip}},
+      {"exit_loss.start_scale",
+       KEY_AT(exit_loss.start_scale),
+       "The factor before step 1; constant ignores it.",
+       {.range = kNotNegative, .means = kNoLayerSkip}},
+      {"exit_loss.warmup_steps",
+       KEY_AT(exit_loss.warmup_steps),
+       "The factor is 1 from this step on; may exceed `training.steps`.",
+       {.range = kSteps, .means = kNoLayerSkip}},
+      {"layerskip.p_max",
+       KEY_AT(layerskip.p_max),
+       "LayerSkip's recipe, in use where this section is: the probability that a sample skips the last layer, at its highest; less for "
+       "lower layers, 0 for the first.",
+       {.required = with_layerskip, .range = kFraction, .default_note = "required with `layerskip`", .means = kLayerSkip}},
+      {"layerskip.time",
+       KEY_AT(layerskip.time),
+       "How that probability goes in time: constant (from trained weights), or rising from 0 to the last step (from scratch).",
+       {.choices = {"constant", "exponential"}, .means = kLayerSkip}},
+      {"layerskip.e_scale",
+       KEY_AT(layerskip.e_scale),
+       "Weight of the exits' losses against the final one's.",
+       {.range = kNotNegative, .means = kLayerSkip}},
+      {"layerskip.curriculum",
+       KEY_AT(layerskip.curriculum),
+       "Which exits have a loss at a step: those whose turn it is, or more and more from the last layer down. The final loss always "
+       "counts.",
+       {.choices = {"rotational", "gradual"}, .means = kLayerSkip}},
+      {"layerskip.rotation",
+       KEY_AT(layerskip.rotation),
+       "rotational only: of this many layers in a row, one has its turn at each step; 1: all of them.",
+       {.range = {1, 1e15},
+        .means = {rotates, "layerskip.curriculum", "gradual takes no turns; name curriculum: rotational, or remove it"}}},
+  };
+}
+
+}  // namespace offramp
