@@ -34,8 +34,9 @@ bool layerskip_on(const LayerSkipConfig& config, const LayerSkipExtent& extent, 
   OFFRAMP_CHECK(rotational || config.curriculum == "gradual", "[layerskip] no curriculum is called {}", config.curriculum);
   if (l == extent.layers - 1) return true;
   if (rotational) return (l - t) % config.rotation == 0;
-  const double opened = 2.0 * static_cast<double>(extent.layers) * static_cast<double>(t) / static_cast<double>(extent.steps);
-  return static_cast<double>(extent.layers - 1 - l) <= opened;
+  const std::int64_t above = extent.layers - 1 - l;  // on first
+  return static_cast<double>(above) * static_cast<double>(extent.steps) <=
+         2.0 * static_cast<double>(extent.layers) * static_cast<double>(t);
 }
 
 std::vector<double> layerskip_weights(const LayerSkipConfig& config, const LayerSkipExtent& extent, std::span<const int> exit_layers,
