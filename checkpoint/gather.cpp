@@ -5,43 +5,127 @@
 #include "tensor/check.h"
 
 namespace offramp {
-// The lowest stage that holds a tensor owns it; ties are whole parameters, so the first one found there will do.
+namespace {
+
+const Piece* piece_called(const Parameter& parameter, const std::string& name) {
+  const auto it = std::find_if(parameter.pieces.begin(), parameter.pieces.end(), [&](const Piece& p) { return p.name == name; });
+  return it == parameter.pieces.end() ? nullptr : &*it;
+}
+
+}  // namespace
+
 Gatherer::Gatherer(Machine& machine) : machine_(machine) {
-  visit_with_stage(machine.model(), machine.partition(), [&](Parameter& p, int stage) {
+  const int stages = machine.mesh().degrees.pipeline;
+  const Partition partition = even_partition(static_cast<int>(machine.model().config.num_hidden_layers), stages);
+  visit_with_stage(machine.model(), partition, [&](Parameter& p, int stage) {
     for (const Piece& piece : p.pieces) {
-      Owner& owner = owners_.try_emplace(piece.name, Owner{stage, &p, &piece}).first->second;
-      if (stage < owner.stage) owner = {stage, &p, &piece};
+      int& lowest = stage_of_.try_emplace(piece.name, stage).first->second;
+      lowest = std::min(lowest, stage);
     }
   });
 }
 
 std::span<const float> Gatherer::gather(const std::string& name, std::int64_t first, std::int64_t count) {
-  const auto it = owners_.find(name);
-  OFFRAMP_CHECK(it != owners_.end(), "[gather] the model has no tensor {}", name);
-  const Owner& owner = it->second;
-  const Mesh& mesh = machine_.mesh();
-  const int source = rank_of({.tensor = 0, .pipeline = owner.stage, .data = 0}, mesh.degrees);
-  const int me = mesh.world_rank();
-  if (me != source && me != 0) return {};
-  OFFRAMP_CHECK(count <= kMost, "[gather] {} elements at once are more than {}", count, kMost);
-  buffer_.resize(static_cast<std::size_t>(count));
-  const Tensor tensor(buffer_.data(), {static_cast<std::int64_t>(buffer_.size())}, DType::f32);
-  if (me == source) pack(owner, first, count);
-  if (source == 0) return buffer_;
-  if (me == source) {
-    send(machine_.context(), tensor, mesh.world, 0, kGatherTag).wait(machine_.context());
-    return {};
-  }
-  receive(machine_.context(), tensor, mesh.world, source, kGatherTag).wait(machine_.context());
-  return buffer_;
+  return gather(name, Window{.first = first, .count = count});
 }
 
-void Gatherer::pack(const Owner& owner, std::int64_t first, std::int64_t count) {
-  const float* values = owner.parameter->value.as<float>();
-  runs(*owner.piece, [&](const Run& run) {
-    const std::int64_t begin = std::max(run.global, first), end = std::min(run.global + run.count, first + count);
-    if (begin < end) std::copy_n(values + run.local + (begin - run.global), end - begin, buffer_.begin() + (begin - first));
-  });
+std::span<const float> Gatherer::gather_columns(const std::string& name, std::int64_t first, std::int64_t count) {
+  const Shape shape = holders_of(name).front().piece->global;
+  OFFRAMP_CHECK(shape.rank == 2, "[gather] {} {} has no columns", name, to_text(shape));
+  return gather(name, Window{.first = first, .count = count, .rows = shape[0], .row_elements = shape[1]});
+}
+
+std::span<const float> Gatherer::gather(const std::string& name, const Window& window) {
+  OFFRAMP_CHECK(window.elements() <= kMost || window.count == 1, "[gather] {} elements at once are more than {}", window.elements(), kMost);
+  const Group& world = machine_.mesh().world;
+  Context& ctx = machine_.context();
+  const int me = machine_.mesh().world_rank();
+  if (me == 0) values_.resize(static_cast<std::size_t>(window.elements()));
+  for (const Holder& holder : holders_of(name)) {
+    if (me != 0 && me != holder.rank) continue;
+    const std::vector<Stretch> parts = stretches(holder, window);
+    std::int64_t count = 0;
+    for (const Stretch& part : parts) count += part.count;
+    if (count == 0) continue;
+    message_.resize(static_cast<std::size_t>(count));
+    const Tensor message(message_.data(), {count}, DType::f32);
+    if (me == holder.rank) pack(parts, *holder.parameter);
+    if (me == holder.rank && me != 0) send(ctx, message, world, 0, kGatherTag).wait(ctx);
+    if (me == 0 && holder.rank != 0) receive(ctx, message, world, holder.rank, kGatherTag).wait(ctx);
+    if (me == 0) unpack(parts);
+  }
+  if (me != 0) return {};
+  return values_;
+}
+
+// In the order of ranks. Of what all tensor ranks have, the first one's is taken; unless state is sharded, the first data rank's.
+std::vector<Gatherer::Holder> Gatherer::holders_of(const std::string& name) {
+  const auto it = stage_of_.find(name);
+  OFFRAMP_CHECK(it != stage_of_.end(), "[gather] the model has no tensor {}", name);
+  const Degrees& degrees = machine_.mesh().degrees;
+  std::vector<Holder> holders;
+  for (int d = 0; d < (machine_.flat().shards_state() ? degrees.data : 1); ++d)
+    for (int t = 0; t < degrees.tensor; ++t) {
+      const Coordinates at{.tensor = t, .pipeline = it->second, .data = d};
+      const Holdings& held = held_by(at);
+      for (const Parameter* p : held.flat.owned()) {
+        const Piece* piece = piece_called(*p, name);
+        if (piece && (t == 0 || !p->replicated)) holders.push_back({rank_of(at, degrees), &held, p, piece});
+      }
+    }
+  return holders;
+}
+
+const Holdings& Gatherer::held_by(const Coordinates& at) {
+  const Mesh& mesh = machine_.mesh();
+  const int rank = rank_of(at, mesh.degrees);
+  if (rank == mesh.world_rank()) return machine_.held();
+  if (stage_held_ != at.pipeline) held_.clear(), nowhere_.reset(), stage_held_ = at.pipeline;
+  auto& held = held_[rank];
+  if (!held) held = std::make_unique<Holdings>(machine_.options(), Mesh::planned(rank, mesh.degrees), nowhere_);
+  return *held;
+}
+
+std::vector<Gatherer::Stretch> Gatherer::stretches(const Holder& holder, const Window& window) const {
+  std::vector<Stretch> parts;
+  const auto add = [&](const Run& run) {
+    if (window.rows == 0) {
+      const Range part = Range{run.global, run.global + run.count} & Range{window.first, window.first + window.count};
+      if (part.count() > 0) parts.push_back({run.local + part.begin - run.global, part.begin - window.first, 1, part.count()});
+      return;
+    }
+    for (std::int64_t row = run.global / window.row_elements; row * window.row_elements < run.global + run.count; ++row) {
+      const std::int64_t begin = row * window.row_elements;
+      const Range part = Range{run.global - begin, run.global + run.count - begin} & Range{window.first, window.first + window.count} &
+                         Range{0, window.row_elements};
+      if (part.count() > 0)
+        parts.push_back({run.local + begin + part.begin - run.global, (part.begin - window.first) * window.rows + row, window.rows, part.count()});
+    }
+  };
+  const Flat& flat = holder.held->flat;
+  const Range place = flat.place(*holder.parameter);
+  for (const Kept& kept : flat.kept()) {
+    const Range part = kept.range & place;
+    if (part.count() > 0) runs(*holder.piece, part.begin - place.begin, part.end - place.begin, add);
+  }
+  return parts;
+}
+
+// From this rank's masters, or from its values where these are in full precision.
+void Gatherer::pack(const std::vector<Stretch>& parts, const Parameter& parameter) {
+  const Flat& flat = machine_.flat();
+  const Range place = flat.place(parameter);
+  auto out = message_.begin();
+  for (const Stretch& part : parts) {
+    const Range range{place.begin + part.local, place.begin + part.local + part.count};
+    out = std::copy_n(flat.exact(range).as<float>(), part.count, out);
+  }
+}
+
+void Gatherer::unpack(const std::vector<Stretch>& parts) {
+  auto in = message_.begin();
+  for (const Stretch& part : parts)
+    for (std::int64_t i = 0; i < part.count; ++i) values_[static_cast<std::size_t>(part.at + i * part.step)] = *in++;
 }
 
 }  // namespace offramp

@@ -1,11 +1,12 @@
-// Logical tensors from the ranks that own them, a part at a time, for exports. Every rank knows from the model's description who
-// owns what, so nothing but data is sent.
+// Logical tensors from the ranks that hold them, a part at a time, for exports: in full precision (of bf16 weights the masters). Every
+// rank knows from the options alone who holds what, so nothing but data is sent.
 //
 //   Gatherer gatherer(machine);
 //   for (first = 0; first < elements; first += Gatherer::kMost)
 //     values = gatherer.gather(name, first, std::min(Gatherer::kMost, elements - first));   // on every rank
 #pragma once
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,21 +20,45 @@ class Gatherer {
   static constexpr std::int64_t kMost = std::int64_t{1} << 22;  // elements a call: 16 MiB of memory, whatever the tensor's size
 
   explicit Gatherer(Machine& machine);
-  // Collective over the world, every rank with the same arguments. On rank 0 elements first .. first + count of the tensor, valid
-  // until the next call; elsewhere nothing. Throws Error(Exit::internal) for a name that the model does not have.
+  // Both are collective over the world, every rank with the same arguments. On rank 0 what was asked for, valid until the next call;
+  // elsewhere nothing. Throw Error(Exit::internal) for a name that the model does not have.
+  //
+  // Elements first .. first + count of the tensor, row-major.
   std::span<const float> gather(const std::string& name, std::int64_t first, std::int64_t count);
+  // Columns first .. first + count of a matrix [rows, columns], transposed: [count, rows].
+  std::span<const float> gather_columns(const std::string& name, std::int64_t first, std::int64_t count);
 
  private:
-  struct Owner {
-    int stage = 0;
-    Parameter* parameter = nullptr;
+  // What is asked for, and where each element of the logical tensor goes.
+  struct Window {
+    std::int64_t first = 0, count = 0;        // elements, or columns
+    std::int64_t rows = 0, row_elements = 0;  // of the matrix whose columns are asked for; 0: elements in a row
+    std::int64_t elements() const { return rows > 0 ? rows * count : count; }
+  };
+  // Elements at `local` of their parameter that go to the window's place at, at + step, ...
+  struct Stretch {
+    std::int64_t local, at, step, count;
+  };
+  // A rank that holds some of a tensor.
+  struct Holder {
+    int rank = 0;  // in the world
+    const Holdings* held = nullptr;
+    const Parameter* parameter = nullptr;
     const Piece* piece = nullptr;
   };
-  void pack(const Owner& owner, std::int64_t first, std::int64_t count);
+  std::span<const float> gather(const std::string& name, const Window& window);
+  std::vector<Holder> holders_of(const std::string& name);
+  const Holdings& held_by(const Coordinates& at);
+  std::vector<Stretch> stretches(const Holder& holder, const Window& window) const;
+  void pack(const std::vector<Stretch>& parts, const Parameter& parameter);
+  void unpack(const std::vector<Stretch>& parts);
 
   Machine& machine_;
-  std::map<std::string, Owner> owners_;
-  std::vector<float> buffer_;
+  std::map<std::string, int> stage_of_;  // the lowest that has the tensor: it owns it
+  std::map<int, std::unique_ptr<Holdings>> held_;  // by rank, of one stage at a time
+  int stage_held_ = -1;
+  Arena nowhere_{Backing::none, kUnlimited};
+  std::vector<float> values_, message_;
 };
 
 }  // namespace offramp

@@ -7,23 +7,25 @@ namespace offramp {
 namespace {
 
 constexpr std::int64_t kGranule = 16;  // elements: 64 bytes of fp32
-std::int64_t padded(std::int64_t n) { return (n + kGranule - 1) / kGranule * kGranule; }
+std::int64_t round_up(std::int64_t n, std::int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-enum class Section { matrices, vectors, tied, guests, writers };
+enum class Section { matrices, replicated, vectors, tied, guests, writers };
 
 // Parameters that share one accumulator, and with it one place in the buffers.
 struct Place {
   std::vector<Parameter*> parameters;
   Section section = Section::matrices;
   int segment = 0, tie = -1;
-  std::int64_t offset = 0;
+  Range range{};  // padded
   Parameter& first() const { return *parameters.front(); }
+  std::int64_t elements() const { return first().shape.elements(); }
 };
 
 Section section_of(const FlatEntry& entry, bool first_writer) {
   if (!first_writer) return Section::writers;
   if (!entry.owner) return Section::guests;
   if (entry.tie >= 0) return Section::tied;
+  if (entry.parameter->replicated) return Section::replicated;
   return entry.parameter->decayed() ? Section::matrices : Section::vectors;
 }
 
@@ -37,7 +39,7 @@ void check_size(const Parameter& parameter) {
 }
 
 // One place per (name, writer kind), in the order of first appearance. Within a tie the lowest writer kind is the first writer.
-std::vector<Place> make_places(const std::vector<FlatEntry>& entries) {
+std::vector<Place> gather_places(const std::vector<FlatEntry>& entries) {
   std::map<std::string, Writer> first_writer;
   for (const auto& e : entries) {
     auto [it, fresh] = first_writer.try_emplace(e.parameter->name(), e.parameter->writer);
@@ -58,74 +60,103 @@ std::vector<Place> make_places(const std::vector<FlatEntry>& entries) {
     place.parameters.push_back(e.parameter);
     place.segment = std::max(place.segment, e.segment);
   }
-  std::stable_sort(places.begin(), places.end(), [](const Place& a, const Place& b) {
-    return std::tuple(a.section, a.tie, a.section == Section::matrices ? a.segment : 0) <
-           std::tuple(b.section, b.tie, b.section == Section::matrices ? b.segment : 0);
-  });
-  std::int64_t offset = 0;
-  for (Place& p : places) offset = (p.offset = offset) + padded(p.first().shape.elements());
   return places;
 }
 
-// The end of the last place whose section is at most `last`.
-std::int64_t end_of(const std::vector<Place>& places, Section last) {
-  std::int64_t end = 0;
-  for (const Place& p : places)
-    if (p.section <= last) end = p.offset + padded(p.first().shape.elements());
-  return end;
-}
-
-std::vector<Bucket> make_buckets(const std::vector<Place>& places) {
-  int last_segment = 0;
-  for (const Place& p : places) last_segment = std::max(last_segment, p.segment);
+struct Plan {
+  std::vector<Place> places;
   std::vector<Bucket> buckets;
-  for (const Place& p : places) {
-    if (p.section > Section::tied) break;
-    const Range range{p.offset, p.offset + padded(p.first().shape.elements())};
-    const int segment = p.section == Section::matrices ? p.segment : p.section == Section::vectors ? last_segment : -1;
-    const bool grows = !buckets.empty() && p.tie < 0 && buckets.back().tie < 0 && buckets.back().segment == segment;
-    if (grows)
-      buckets.back().range.end = range.end;
-    else
-      buckets.push_back({range, segment, p.tie});
+  std::int64_t end_of(Section last) const {
+    std::int64_t end = 0;
+    for (const Place& p : places)
+      if (p.section <= last) end = p.range.end;
+    return last == Section::tied && !buckets.empty() ? buckets.back().range.end : end;
   }
-  return buckets;
+};
+
+// A bucket is padded so that it divides into `shards` parts on whole cache lines.
+Plan make_plan(const std::vector<FlatEntry>& entries, int shards) {
+  Plan plan{gather_places(entries), {}};
+  std::stable_sort(plan.places.begin(), plan.places.end(), [](const Place& a, const Place& b) {
+    return std::tuple(a.section, a.tie, a.section == Section::matrices ? a.segment : 0) <
+           std::tuple(b.section, b.tie, b.section == Section::matrices ? b.segment : 0);
+  });
+  int last_segment = 0;
+  for (const Place& p : plan.places) last_segment = std::max(last_segment, p.segment);
+  std::int64_t end = 0;
+  for (Place& p : plan.places) {
+    const bool owned = p.section <= Section::tied;
+    const int segment = p.tie >= 0 ? -1 : p.section == Section::matrices ? p.segment : last_segment;
+    const bool opens = owned && (plan.buckets.empty() || p.tie >= 0 || plan.buckets.back().segment != segment ||
+                                 plan.buckets.back().replicated != p.first().replicated);
+    if (opens && !plan.buckets.empty()) end = plan.buckets.back().range.end;
+    if (opens) plan.buckets.push_back({{end, end}, segment, p.tie, p.first().replicated});
+    if (!owned && !plan.buckets.empty()) end = std::max(end, plan.buckets.back().range.end);
+    p.range = {end, end + round_up(p.elements(), kGranule)};
+    end = p.range.end;
+    if (!owned) continue;
+    Range& bucket = plan.buckets.back().range;
+    bucket.end = bucket.begin + round_up(end - bucket.begin, kGranule * shards);
+  }
+  return plan;
 }
 
-std::vector<UpdateRange> make_updates(const std::vector<Place>& places) {
-  std::vector<UpdateRange> updates;
+// Owned places in a row that are updated alike, with the padding behind them.
+std::vector<Update> update_ranges(const std::vector<Place>& places) {
+  std::vector<Update> updates;
   for (const Place& p : places) {
     if (p.section > Section::tied) break;
-    const Range range{p.offset, p.offset + padded(p.first().shape.elements())};
     const bool grows = !updates.empty() && updates.back().decay == p.first().decayed() && updates.back().lr_scale == p.first().lr_scale;
     if (grows)
-      updates.back().range.end = range.end;
+      updates.back().kept.range.end = p.range.end;
     else
-      updates.push_back({range, p.first().decayed(), p.first().lr_scale});
+      updates.push_back({{p.range}, p.first().decayed(), p.first().lr_scale});
   }
   return updates;
 }
 
+std::vector<Update> kept_updates(const std::vector<Place>& places, std::span<const Kept> kept) {
+  std::vector<Update> updates;
+  for (const Kept& k : kept)
+    for (Update u : update_ranges(places)) {
+      u.kept.range = u.kept.range & k.range;
+      u.kept.state = k.state + u.kept.range.begin - k.range.begin;
+      if (u.kept.range.count() > 0) updates.push_back(u);
+    }
+  return updates;
+}
+
 Tensor slice(const Tensor& buffer, const Place& place) {
-  const Shape shape = place.first().shape;
-  return buffer.narrow(0, place.offset, shape.elements()).reshape(shape);
+  return buffer.narrow(0, place.range.begin, place.elements()).reshape(place.first().shape);
 }
 
 }  // namespace
 
-std::vector<Bucket> plan_buckets(const std::vector<FlatEntry>& entries) { return make_buckets(make_places(entries)); }
+std::vector<Bucket> plan_buckets(const std::vector<FlatEntry>& entries) { return make_plan(entries, 1).buckets; }
 
-Flat::Flat(Arena& arena, std::vector<FlatEntry> entries, std::span<const std::string> optimizer_state) {
-  const std::vector<Place> places = make_places(entries);
-  values_ = arena.tensor({end_of(places, Section::guests)}, DType::f32);
-  gradients_ = arena.tensor({end_of(places, Section::writers)}, DType::f32);
-  for (const auto& name : optimizer_state) state_[name] = arena.tensor({end_of(places, Section::tied)}, DType::f32);
-  buckets_ = make_buckets(places);
-  updates_ = make_updates(places);
+Flat::Flat(Arena& arena, const std::vector<FlatEntry>& entries, const FlatOptions& options) : options_(options) {
+  const Plan plan = make_plan(entries, options.data_size);
+  buckets_ = plan.buckets;
+  const std::int64_t owned_end = plan.end_of(Section::tied);
+  if (options.shard_state) {
+    std::int64_t state = 0;
+    for (const Bucket& bucket : buckets_) {
+      kept_.push_back({shard(bucket), state});
+      state += kept_.back().range.count();
+    }
+  } else if (owned_end > 0) {
+    kept_.push_back({{0, owned_end}, 0});
+  }
+  updates_ = kept_updates(plan.places, kept_);
+  values_ = arena.tensor({std::max(owned_end, plan.end_of(Section::guests))}, options.values);
+  gradients_ = arena.tensor({std::max(owned_end, plan.end_of(Section::writers))}, DType::f32);
+  const std::int64_t state_elements = kept_.empty() ? 0 : kept_.back().state + kept_.back().range.count();
+  if (options.values != DType::f32) masters_ = arena.tensor({state_elements}, DType::f32);
+  for (const auto& name : options.optimizer_state) state_[name] = arena.tensor({state_elements}, DType::f32);
 
   std::map<std::string, Tensor> value_of;  // guests and owners come before further writers
   std::map<int, TiedHere> tied;
-  for (const Place& p : places) {
+  for (const Place& p : plan.places) {
     const bool holds = p.section != Section::writers;
     const Tensor grad = slice(gradients_, p);
     if (holds) {
@@ -136,6 +167,7 @@ Flat::Flat(Arena& arena, std::vector<FlatEntry> entries, std::span<const std::st
     for (Parameter* parameter : p.parameters) {
       parameter->value = value_of.at(p.first().name());
       parameter->grad = grad;
+      if (holds) places_[parameter] = {p.range.begin, p.range.begin + p.elements()};
     }
     if (p.tie < 0) continue;
     if (holds)
@@ -146,14 +178,47 @@ Flat::Flat(Arena& arena, std::vector<FlatEntry> entries, std::span<const std::st
   for (auto& [tie, here] : tied) tied_.push_back(std::move(here));
 }
 
-Tensor Flat::state(const std::string& name, Range range) const {
+Range Flat::shard(const Bucket& bucket, int data_rank) const {
+  const std::int64_t part = bucket.range.count() / options_.data_size, begin = bucket.range.begin + data_rank * part;
+  return {begin, begin + part};
+}
+
+Range Flat::place(const Parameter& parameter) const {
+  const auto it = places_.find(&parameter);
+  OFFRAMP_CHECK(it != places_.end(), "[flat] {} has no place of its own", parameter.name());
+  return it->second;
+}
+
+Tensor Flat::master(const Kept& kept) const { return masters_.narrow(0, kept.state, kept.range.count()); }
+
+Tensor Flat::exact(Range range) const {
+  if (!masters_.defined()) return values(range);
+  const auto holds = [&](const Kept& k) { return k.range.begin <= range.begin && range.end <= k.range.end; };
+  const auto it = std::find_if(kept_.begin(), kept_.end(), holds);
+  OFFRAMP_CHECK(it != kept_.end(), "[flat] elements {} to {} are kept elsewhere", range.begin, range.end);
+  return master({range, it->state + range.begin - it->range.begin});
+}
+
+Tensor Flat::state(const std::string& name, const Kept& kept) const {
   const auto it = state_.find(name);
   OFFRAMP_CHECK(it != state_.end(), "[flat] no optimizer state is called {}", name);
-  return it->second.narrow(0, range.begin, range.count());
+  return it->second.narrow(0, kept.state, kept.range.count());
+}
+
+void Flat::initialize(Context& ctx, std::uint64_t seed) {
+  for (Parameter* parameter : holders_) {
+    const Range range = place(*parameter);
+    const Tensor exact = options_.values == DType::f32 ? values(range) : gradients(range);
+    offramp::initialize(*parameter, exact, seed);
+    if (options_.values != DType::f32) copy(ctx, values(range), exact);
+    ctx.beat();
+  }
+  if (masters_.defined())
+    for (const Kept& k : kept_) copy(ctx, master(k), gradients(k.range));
 }
 
 std::size_t Flat::state_bytes() const {
-  std::size_t bytes = 0;
+  std::size_t bytes = masters_.bytes();
   for (const auto& [name, tensor] : state_) bytes += tensor.bytes();
   return bytes;
 }

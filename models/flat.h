@@ -1,10 +1,11 @@
 // Flat: all parameters of one rank in a few buffers that share one set of offsets (in elements, each parameter at a multiple of 16).
 //
-//   values | gradients | optimizer state
+//   values (the working type) | gradients f32 | masters f32 (where the working type is not) | optimizer state f32
 //
-// Order: matrices in backward order | vectors | tied tensors, one bucket each | guests | further writers. The first three are
-// *owned*: updated here, with optimizer state. So a bucket of the data-parallel reduction is a slice, never a copy, and weight
-// decay is a range.
+// Order: matrices in backward order | what every tensor rank holds | other vectors | tied tensors, one bucket each | guests | further
+// writers. All but the last two are *owned*: updated here, with optimizer state. So a bucket of the data-parallel reduction is a
+// slice, never a copy, and so is the part of it that one data rank keeps: its *shard*. With sharded state (ZeRO-1, Rajbhandari et
+// al., 2020) masters and optimizer state exist for this rank's shards alone, one after the other.
 //
 // A logical tensor that several stages hold is owned by the lowest; the others' copies are *guests*: a value and a gradient of
 // their own, summed into the owner's once a step. Where two kinds of writer (Parameter::writer) share a tensor on one stage, the
@@ -18,6 +19,7 @@
 #include "models/parameter.h"
 #include "tensor/arena.h"
 #include "tensor/check.h"
+#include "tensor/ops.h"
 
 namespace offramp {
 
@@ -25,14 +27,22 @@ struct Range {
   std::int64_t begin = 0, end = 0;
   std::int64_t count() const { return end - begin; }
 };
+constexpr Range operator&(Range a, Range b) { return {a.begin > b.begin ? a.begin : b.begin, a.end < b.end ? a.end : b.end}; }
+
 // Gradients that are reduced together, once the last backward's `segment` has run or `tie` has been summed; one of them is -1.
 struct Bucket {
   Range range;
   int segment = -1, tie = -1;
+  bool replicated = false;  // every tensor rank holds these parameters
 };
-// Owned parameters in a row that are updated alike.
-struct UpdateRange {
+// A stretch of owned elements whose masters and state this rank keeps, at `state` of those buffers.
+struct Kept {
   Range range;
+  std::int64_t state = 0;
+};
+// Kept elements in a row that are updated alike.
+struct Update {
+  Kept kept;
   bool decay = false;
   double lr_scale = 1;
 };
@@ -52,35 +62,55 @@ struct TiedHere {
   std::vector<Tensor> writers;  // further accumulators, in order of summation
 };
 
+struct FlatOptions {
+  DType values = DType::f32;
+  std::vector<std::string> optimizer_state;
+  int data_rank = 0, data_size = 1;
+  bool shard_state = false;
+};
+
 // The buckets that a Flat of these entries has; takes no memory, so that any rank can ask for any other.
 std::vector<Bucket> plan_buckets(const std::vector<FlatEntry>& entries);
 
 class Flat {
  public:
   // Binds value and grad of every entry. Entries come in backward order: heads, then units from the last to the first.
-  Flat(Arena& arena, std::vector<FlatEntry> entries, std::span<const std::string> optimizer_state);
+  Flat(Arena& arena, const std::vector<FlatEntry>& entries, const FlatOptions& options);
 
   Tensor values(Range range) const { return values_.narrow(0, range.begin, range.count()); }
   Tensor gradients(Range range) const { return gradients_.narrow(0, range.begin, range.count()); }
-  Tensor state(const std::string& name, Range range) const;  // "exp_avg"; of owned ranges
+  Tensor master(const Kept& kept) const;  // undefined where the values are f32 themselves
+  Tensor exact(Range range) const;        // f32, of a range within one Kept: masters, or the values where these are f32
+  Tensor state(const std::string& name, const Kept& kept) const;  // "exp_avg"
   Tensor all_gradients() const { return gradients_; }
 
   std::span<const Bucket> buckets() const { return buckets_; }
-  std::span<const UpdateRange> updates() const { return updates_; }
+  Range shard(const Bucket& bucket, int data_rank) const;  // equal parts of a bucket
+  Range shard(const Bucket& bucket) const { return shard(bucket, options_.data_rank); }
+  bool shards_state() const { return options_.shard_state; }
+  std::span<const Kept> kept() const { return kept_; }
+  std::span<const Update> updates() const { return updates_; }
   std::span<Parameter* const> owned() const { return owned_; }    // each logical tensor's owner, in flat order
   std::span<Parameter* const> holders() const { return holders_; }  // every parameter with a value of its own: owned and guests
   std::span<const TiedHere> tied() const { return tied_; }
+  Range place(const Parameter& parameter) const;  // of one with a value of its own
+
+  // Gives every parameter its initial value. The gradients are used as memory.
+  void initialize(Context& ctx, std::uint64_t seed);
 
   std::size_t value_bytes() const { return values_.bytes(); }
   std::size_t gradient_bytes() const { return gradients_.bytes(); }
-  std::size_t state_bytes() const;
+  std::size_t state_bytes() const;  // masters included
 
  private:
-  Tensor values_, gradients_;
+  FlatOptions options_;
+  Tensor values_, gradients_, masters_;
   std::map<std::string, Tensor> state_;
   std::vector<Bucket> buckets_;
-  std::vector<UpdateRange> updates_;
+  std::vector<Kept> kept_;
+  std::vector<Update> updates_;
   std::vector<Parameter*> owned_, holders_;
+  std::map<const Parameter*, Range> places_;
   std::vector<TiedHere> tied_;
 };
 

@@ -7,24 +7,24 @@ Head::Head(ExitSpec spec, int tap, std::vector<ModulePtr> body, std::unique_ptr<
 
 void Head::exit(Context& ctx, Tensor d_tap, Tensor sums, const HeadIn& in, const Sequences& sequences, bool train) {
   Scratch scope(ctx);
-  Slot slot(*ctx.scratch, train ? Keep::everything : Keep::nothing, sequences);
+  Slot slot(*ctx.scratch, train ? Keep::everything : Keep::nothing, sequences, in.draws);
   const Tensor top = forward(ctx, in.x, slot);
   const bool bare = body_.empty() && !norm_;
-  const Tensor d_top = bare || !train ? d_tap : scope.tensor(in.x.shape, DType::f32);  // [n, h]
+  const Tensor d_top = bare || !train ? d_tap : scope.tensor(in.x.shape, in.x.dtype);  // [rows, h]
   output_.loss(ctx, d_top, sums, top, in.labels, {in.scale, spec_.confidence_weights}, train);
   if (train) backward(ctx, d_tap, d_top, slot);
 }
 
 Tensor Head::forward(Context& ctx, Tensor x, Slot& slot) {
-  const Shape shape = x.shape;  // [n, h]
+  const Shape shape = x.shape;  // [rows, h]
   for (const ModulePtr& unit : body_) {
-    const Tensor y = slot.tensor(shape);
+    const Tensor y = slot.tensor(shape, x.dtype);
     unit->forward(ctx, y, x, slot);
     x = y;
     ctx.beat();
   }
   if (!norm_) return x;
-  const Tensor y = slot.tensor(shape);
+  const Tensor y = slot.tensor(shape, x.dtype);
   norm_->forward(ctx, y, x, slot);
   return y;
 }

@@ -1,6 +1,7 @@
 // The parts that units are written with: concrete classes, forward and backward side by side.
 #pragma once
 #include "models/module.h"
+#include "models/tensor_parallel.h"
 
 namespace offramp {
 
@@ -11,33 +12,65 @@ struct Ownership {
   bool learns = true;  // false: they get no gradient from this part (a detached exit leaves its layer's norm alone)
 };
 
-// y = x w^T, w [out, in].
+// How a matrix is split over the tensor group.
+//   column   this rank has some outputs: x is whole (with sequence parallelism gathered from all ranks' rows)
+//   row      this rank has some inputs: y is the sum over ranks (with sequence parallelism each rank gets its rows of it)
+enum class Split : std::uint8_t { none, column, row };
+
+struct LinearOptions {
+  Shape shape;  // [out, in] on this rank
+  Init init;
+  std::vector<Piece> weight, bias;  // no pieces of a bias: there is none
+  Split split = Split::none;
+  Ownership owner;
+};
+
+// y = x w^T + bias. A row-split one, which ends a branch, also joins it to the residual stream; the bias is added once.
 class Linear final : public WeightGradient {
  public:
-  Linear(Shape shape, Init init, std::vector<Piece> pieces, Ownership owner = {});
-  void forward(Context& ctx, Tensor y, Tensor x, Slot& slot, Tensor residual = {});  // y = x w^T + residual; remembers x
-  void backward(Context& ctx, Tensor dx, Tensor dy, Slot& slot);                     // dx =; the weight gradient +=
+  struct Onto {
+    Tensor residual;
+    Drop dropout, layer;
+  };
+  Linear(LinearOptions options, TensorParallel tensor);
+  void forward(Context& ctx, Tensor y, Tensor x, Slot& slot, const Onto& onto = {});   // remembers x
+  void backward(Context& ctx, Tensor dx, Tensor dy, Slot& slot, const Onto& onto = {});  // dx =; gradients of parameters +=
   void weight_gradient(Context& ctx, Tensor dy, Tensor x) override;
-  void visit(const Visitor& visitor) { visitor(weight_); }
+  void visit(const Visitor& visitor);
   std::int64_t out() const { return weight_.shape[0]; }
 
  private:
-  Parameter weight_;
+  bool gathers() const { return split_ == Split::column && tensor_.splits_rows(); }
+  void backward_branch(Context& ctx, Tensor dx, Tensor dy, Slot& slot);
+  void backward_column(Context& ctx, Tensor dx, Tensor dy, Slot& slot);
+  void bias_gradient(Context& ctx, Tensor dy);
+
+  Parameter weight_, bias_;
+  Split split_;
+  TensorParallel tensor_;
   bool learns_;
 };
 
-// RMSNorm over the last dimension.
+// RMSNorm, or with a name for a bias LayerNorm, over the last dimension.
+struct NormOptions {
+  std::string gain, bias;  // logical names
+  std::int64_t hidden = 0;
+  double eps = 1e-5;
+  Ownership owner;
+};
 class Norm final {
  public:
-  Norm(std::string name, std::int64_t hidden, double eps, Ownership owner = {});
-  void forward(Context& ctx, Tensor y, Tensor x, Slot& slot);  // remembers x and 1/rms
+  Norm(const NormOptions& options, const TensorParallel& tensor);
+  void forward(Context& ctx, Tensor y, Tensor x, Slot& slot);  // remembers x and its statistics
   // dx = d_residual + norm'(dy); dy may be undefined where neither dx nor learns() wants it.
   void backward(Context& ctx, Tensor dx, Tensor dy, Tensor d_residual, Slot& slot);
   bool learns() const { return learns_ && gain_.grad.defined(); }
-  void visit(const Visitor& visitor) { visitor(gain_); }
+  void visit(const Visitor& visitor);
 
  private:
-  Parameter gain_;
+  bool centers() const { return !bias_.pieces.empty(); }
+
+  Parameter gain_, bias_;
   float eps_;
   bool learns_;
 };

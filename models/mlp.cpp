@@ -1,71 +1,123 @@
-// The second half of a transformer layer: y = x + Down(swiglu(GateUp(norm(x)))).
-#include "models/model.h"
+// The second half of a transformer layer: y = x + Down(swiglu(GateUp(norm(x)))), in GPT-2 y = x + Down(gelu(Up(norm(x)))).
+#include "models/branch.h"
 
 namespace offramp {
 namespace {
 
-// Gate's rows, then up's: gate_up [2F, h], one block of swiglu().
-std::vector<Piece> gate_up_pieces(const ModelConfig& config, const std::string& prefix) {
-  const Shape shape{config.intermediate_size, config.hidden_size};
-  Piece gate = whole(prefix + ".mlp.gate_proj.weight", shape), up = whole(prefix + ".mlp.up_proj.weight", shape);
-  up.local_first = shape.elements();
-  return {std::move(gate), std::move(up)};
+// Which columns of the intermediate layer this rank has: blocks of it are dealt out in turn. Gate's rows and up's lie side by side
+// within a block, so that a narrower MLP is a prefix of rows: up [blocks, (gate, up), block, h].
+struct Blocks {
+  std::int64_t count, width, hidden, kinds;  // of this rank; kinds: 2 with a gate
+  std::int64_t step, first;                  // in blocks: from one of this rank to its next; its first
+
+  Blocks(const ModelConfig& config, const TensorParallel& tensor)
+      : width(block_of(config.intermediate_size, tensor.size())),
+        hidden(config.hidden_size),
+        kinds(config.gpt2() ? 1 : 2),
+        step(tensor.size()),
+        first(tensor.rank()) {
+    count = config.intermediate_size / (width * step);
+  }
+  std::int64_t columns() const { return count * width; }
+  std::int64_t all() const { return count * width * step; }
+
+  Piece rows(std::string name, std::int64_t kind, std::int64_t row) const {  // row: elements of one
+    Piece p{.name = std::move(name), .global = row > 1 ? Shape{all(), row} : Shape{all()}, .local_first = kind * width * row};
+    p.global_first = first * width * row;
+    p.axes[0] = {count, step * width * row, kinds * width * row};
+    p.axes[1] = {width * row, 1, 1};
+    return p;
+  }
+  Piece down_columns(std::string name) const {
+    Piece p{.name = std::move(name), .global = {hidden, all()}, .global_first = first * width};
+    p.axes[0] = {hidden, all(), columns()};
+    p.axes[1] = {count, step * width, width};
+    p.axes[2] = {width, 1, 1};
+    return p;
+  }
+};
+
+LinearOptions up_options(const ModelConfig& config, const UnitOptions& options, const Blocks& blocks) {
+  const LayerNames names = Names(config).below(options.prefix);
+  LinearOptions linear{.shape = {blocks.kinds * blocks.columns(), config.hidden_size},
+                       .init = {.deviation = config.initializer_range},
+                       .split = Split::column,
+                       .owner = options.owner};
+  if (!config.gpt2()) linear.weight.push_back(blocks.rows(weight_of(names.gate), 0, config.hidden_size));
+  linear.weight.push_back(blocks.rows(weight_of(names.up), blocks.kinds - 1, config.hidden_size));
+  if (config.gpt2()) linear.bias.push_back(blocks.rows(bias_of(names.up), 0, 1));
+  return linear;
 }
 
-Norm make_norm(const ModelConfig& config, const UnitOptions& options) {
-  if (!options.norm_name.empty()) return {options.norm_name, config.hidden_size, config.rms_norm_eps, options.norm_owner};
-  return {options.prefix + ".post_attention_layernorm.weight", config.hidden_size, config.rms_norm_eps, options.owner};
+NormOptions norm_of(const ModelConfig& config, const UnitOptions& options) {
+  if (!options.norm_name.empty()) return norm_options(config, options.norm_name, options.norm_owner);
+  return norm_options(config, Names(config).below(options.prefix).second_norm, options.owner);
 }
 
 class Mlp final : public Module {
  public:
   Mlp(const ModelConfig& config, const UnitOptions& options)
-      : norm_(make_norm(config, options)),
-        gate_up_({2 * config.intermediate_size, config.hidden_size}, {.deviation = config.initializer_range},
-                 gate_up_pieces(config, options.prefix), options.owner),
-        down_({config.hidden_size, config.intermediate_size}, {.deviation = residual_deviation(config)},
-              {whole(options.prefix + ".mlp.down_proj.weight", {config.hidden_size, config.intermediate_size})}, options.owner) {}
+      : blocks_(config, options.tensor),
+        branch_(config, options, "mlp"),
+        norm_(norm_of(config, options), options.tensor),
+        up_(up_options(config, options, blocks_), options.tensor),
+        down_(down_options(config, options, blocks_), options.tensor) {}
 
   void forward(Context& ctx, Tensor y, Tensor x, Slot& slot) override {
-    const std::int64_t n = x.shape[0], intermediate = gate_up_.out() / 2;
-    const Tensor xn = slot.tensor(x.shape);  // [n, h]
+    if (branch_.falls_whole(ctx, slot, x)) return copy(ctx, y, x);
+    const std::int64_t n = branch_.tokens(x);
+    const Tensor xn = slot.tensor(x.shape, x.dtype);  // [rows, h]
     norm_.forward(ctx, xn, x, slot);
-    const Tensor gate_up = slot.tensor({n, 2 * intermediate});
-    gate_up_.forward(ctx, gate_up, xn, slot);
-    const Tensor activated = slot.tensor({n, intermediate});
-    swiglu(ctx, activated, blocked(gate_up));
-    slot.push(gate_up);
-    down_.forward(ctx, y, activated, slot, x);
+    const Tensor up = slot.tensor({n, up_.out()}, x.dtype);
+    up_.forward(ctx, up, xn, slot);
+    const Tensor activated = slot.tensor({n, blocks_.columns()}, x.dtype);
+    if (gated())
+      swiglu(ctx, activated, blocked(up));
+    else
+      gelu(ctx, activated, up);
+    slot.push(up);
+    down_.forward(ctx, y, activated, slot, branch_.onto(slot, x, x));
   }
 
   void backward(Context& ctx, Tensor dx, Tensor dy, Slot& slot) override {
-    const std::int64_t n = dy.shape[0], intermediate = gate_up_.out() / 2;
-    Tensor d_gate_up;  // [n, 2F], over gate_up itself: nothing reads that again
+    if (branch_.falls_whole(ctx, slot, dy)) return pass(ctx, dx, dy);
+    const std::int64_t n = branch_.tokens(dy);
+    Tensor d_up;  // [n, kinds * F], over `up` itself: nothing reads that again
     {
       Scratch scope(ctx);
-      const Tensor d_activated = scope.tensor({n, intermediate}, DType::f32);
-      down_.backward(ctx, d_activated, dy, slot);
-      d_gate_up = slot.pop();
-      swiglu_backward(ctx, blocked(d_gate_up), d_activated, blocked(d_gate_up));
+      const Tensor d_activated = scope.tensor({n, blocks_.columns()}, dy.dtype);
+      down_.backward(ctx, d_activated, dy, slot, branch_.onto(slot, dy, {}));
+      d_up = slot.pop();
+      if (gated())
+        swiglu_backward(ctx, blocked(d_up), d_activated, blocked(d_up));
+      else
+        gelu_backward(ctx, d_up, d_activated, d_up);
     }
     Scratch scope(ctx);
-    Tensor d_xn;  // [n, h]; a detached exit's copy of its layer's norm wants none
-    if (dx.defined() || norm_.learns()) d_xn = scope.tensor(dy.shape, DType::f32);
-    gate_up_.backward(ctx, d_xn, d_gate_up, slot);
+    Tensor d_xn;  // [rows, h]; a detached exit's copy of its layer's norm wants none
+    if (dx.defined() || norm_.learns()) d_xn = scope.tensor(dy.shape, dy.dtype);
+    up_.backward(ctx, d_xn, d_up, slot);
     norm_.backward(ctx, dx, d_xn, dy, slot);
   }
 
   void visit(const Visitor& visitor) override {
     norm_.visit(visitor);
-    gate_up_.visit(visitor);
+    up_.visit(visitor);
     down_.visit(visitor);
   }
 
  private:
-  static Tensor blocked(Tensor gate_up) { return gate_up.reshape({gate_up.shape[0], 1, 2, gate_up.shape[1] / 2}); }
+  static LinearOptions down_options(const ModelConfig& config, const UnitOptions& options, const Blocks& blocks) {
+    const std::string name = Names(config).below(options.prefix).down;
+    return output_options(config, options, name, blocks.columns(), blocks.down_columns(weight_of(name)));
+  }
+  bool gated() const { return blocks_.kinds == 2; }
+  Tensor blocked(Tensor up) const { return up.reshape({up.shape[0], blocks_.count, 2, blocks_.width}); }
 
+  Blocks blocks_;
+  Branch branch_;
   Norm norm_;
-  Linear gate_up_, down_;
+  Linear up_, down_;
 };
 
 }  // namespace

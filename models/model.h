@@ -16,15 +16,21 @@ struct Unit {
 
 struct Model {
   ModelConfig config;
+  TensorParallel tensor;
+  DType precision = DType::f32;                                     // of weights and activations
   std::vector<Unit> units;                                          // embedding; then attention and MLP of each layer
   std::vector<Head> heads;                                          // exits in layer order; the last is the final head
-  std::shared_ptr<Tensor> rope_table = std::make_shared<Tensor>();  // [max_position, d], shared by all attention units
+  std::shared_ptr<Tensor> rope_table;  // [max_position, d], shared by all attention units; null: this architecture has none
 
   // Computes the tables that units read, in memory of the arena. Once, before the first forward.
   void prepare(Context& ctx, Arena& arena);
 };
+struct ModelOptions {
+  TensorParallel tensor;  // a planned group will do to know what a rank holds
+  DType precision = DType::f32;
+};
 // Throws Error(Exit::configuration) for an architecture it does not know.
-Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits);
+Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, const ModelOptions& options = {});
 
 // Units of the transformer (models/attention.cpp, mlp.cpp, embedding.cpp). `prefix` is a layer's Hugging Face name,
 // "model.layers.3" or "exits.4.block"; every parameter of the unit is the owner's.
@@ -33,13 +39,15 @@ struct UnitOptions {
   Ownership owner;
   std::string norm_name;  // another logical name for the norm (the mlp exit's copy of its layer's); empty: the layer's own
   Ownership norm_owner;   // of a norm with another name: somebody else's, whose learning rate is not the unit's to scale
+  int layer = 0;          // of the backbone, from 1, which LayerSkip may leave out; 0: an exit's own
+  TensorParallel tensor;
 };
 // Deviation at the start of the matrices that write to the residual stream: initializer_range / sqrt(2 L).
 double residual_deviation(const ModelConfig& config);
-ModulePtr make_embedding(const ModelConfig& config);  // x [n] i32 -> y [n, h]
+ModulePtr make_embedding(const ModelConfig& config, const TensorParallel& tensor);  // x [n] i32 -> y [rows, h]
 ModulePtr make_attention(const ModelConfig& config, const UnitOptions& options, std::shared_ptr<const Tensor> rope_table);
 ModulePtr make_mlp(const ModelConfig& config, const UnitOptions& options);
 // exits.<layer>.* of one exit; `tap` is a unit's number.
-Head make_head(const ModelConfig& config, const ExitSpec& exit, int tap, std::shared_ptr<const Tensor> rope_table);
+Head make_head(const Model& model, const ExitSpec& exit, int tap);
 
 }  // namespace offramp

@@ -1,27 +1,52 @@
 #include "models/layers.h"
 
 namespace offramp {
+namespace {
 
-Norm::Norm(std::string name, std::int64_t hidden, double eps, Ownership owner)
-    : gain_{.shape = {hidden},
-            .init = {.kind = Init::Kind::ones},
-            .pieces = {whole(std::move(name), {hidden})},
-            .writer = owner.writer,
-            .lr_scale = owner.lr_scale},
-      eps_(static_cast<float>(eps)),
-      learns_(owner.learns) {}
+Parameter vector_of(const std::string& name, Init::Kind init, const NormOptions& options, const TensorParallel& tensor) {
+  if (name.empty()) return {};
+  return {.shape = {options.hidden},
+          .init = {.kind = init},
+          .pieces = {whole(name, {options.hidden})},
+          .writer = options.owner.writer,
+          .lr_scale = options.owner.lr_scale,
+          .replicated = tensor.splits()};
+}
+
+}  // namespace
+
+Norm::Norm(const NormOptions& options, const TensorParallel& tensor)
+    : gain_(vector_of(options.gain, Init::Kind::ones, options, tensor)),
+      bias_(vector_of(options.bias, Init::Kind::zeros, options, tensor)),
+      eps_(static_cast<float>(options.eps)),
+      learns_(options.owner.learns) {}
+
+void Norm::visit(const Visitor& visitor) {
+  visitor(gain_);
+  if (centers()) visitor(bias_);
+}
 
 void Norm::forward(Context& ctx, Tensor y, Tensor x, Slot& slot) {
-  const Tensor rstd = slot.tensor({x.shape[0]});
-  rms_norm(ctx, y, rstd, x, gain_.value, eps_);
+  const Shape rows{x.shape[0]};
+  NormStats stats{.mean = {}, .rstd = slot.tensor(rows, DType::f32)};
+  if (centers()) {
+    stats.mean = slot.tensor(rows, DType::f32);
+    layer_norm(ctx, y, stats, x, gain_.value, bias_.value, eps_);
+  } else {
+    rms_norm(ctx, y, stats.rstd, x, gain_.value, eps_);
+  }
   slot.push(x);
-  slot.push(rstd);
+  slot.push(stats.rstd);
+  if (centers()) slot.push(stats.mean);
 }
 
 void Norm::backward(Context& ctx, Tensor dx, Tensor dy, Tensor d_residual, Slot& slot) {
+  const Tensor mean = centers() ? slot.pop() : Tensor{};
   const Tensor rstd = slot.pop(), x = slot.pop();
   if (!dx.defined() && !learns()) return;
-  rms_norm_backward(ctx, dx, learns() ? gain_.grad : Tensor{}, dy, d_residual, x, rstd, gain_.value);
+  const NormGradients d = learns() ? NormGradients{gain_.grad, bias_.grad} : NormGradients{};
+  if (centers()) return layer_norm_backward(ctx, dx, d, dy, d_residual, x, {mean, rstd}, gain_.value);
+  rms_norm_backward(ctx, dx, d.gain, dy, d_residual, x, rstd, gain_.value);
 }
 
 }  // namespace offramp

@@ -14,12 +14,14 @@ constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b
 
 }  // namespace
 
-OutputMatrix::OutputMatrix(std::string logical_name, Shape shape, double deviation, double lr_scale)
-    : weight_{.shape = shape,
-              .init = {.deviation = deviation},
-              .pieces = {whole(std::move(logical_name), shape)},
+OutputMatrix::OutputMatrix(const Options& options, TensorParallel tensor)
+    : tensor_(tensor),
+      range_(vocabulary_range(options.vocabulary, tensor)),
+      weight_{.shape = {range_.count, options.hidden},
+              .init = {.deviation = options.deviation},
+              .pieces = {rows_of(options.name, {options.vocabulary, options.hidden}, range_.first, range_.count)},
               .writer = Writer::head,
-              .lr_scale = lr_scale} {}
+              .lr_scale = options.lr_scale} {}
 
 std::int64_t OutputMatrix::chunk(std::int64_t tokens, std::int64_t vocabulary) {
   const std::int64_t half = divide_up(tokens, 2);
@@ -29,23 +31,58 @@ std::int64_t OutputMatrix::chunk(std::int64_t tokens, std::int64_t vocabulary) {
   return std::max<std::int64_t>(rounded <= half ? rounded : even, 1);
 }
 
-// dx = dlogits w,  dw += dlogits^T x, where dlogits overwrote the logits.
 void OutputMatrix::loss(Context& ctx, Tensor dx, Tensor sums, Tensor x, Tensor labels, const LossOptions& options, bool train) {
-  const std::int64_t n = x.shape[0], vocabulary = weight_.shape[0], most = chunk(n, vocabulary);
+  if (tensor_.rank() > 0) sums = {};  // each rank knows the same losses: one counts them
+  if (!tensor_.splits_rows()) return loss_of_rows(ctx, dx, sums, x, labels, options, train);
+  Scratch scope(ctx);
+  const Tensor all = scope.tensor({labels.elements(), x.shape[1]}, x.dtype);  // [n, h]
+  const Tensor d_all = train && dx.defined() ? scope.tensor(all.shape, dx.dtype) : Tensor{};
+  all_gather(ctx, all, x, tensor_.group).wait(ctx);
+  loss_of_rows(ctx, d_all, sums, all, labels, options, train);
+  if (d_all.defined()) reduce_scatter(ctx, dx, d_all, tensor_.group).wait(ctx);
+}
+
+// dx = dlogits w,  dw += dlogits^T x, where f32 dlogits overwrite the logits. Without sequence parallelism the sum of a chunk's dx
+// over the vocabulary's ranges travels while the next chunk is computed.
+void OutputMatrix::loss_of_rows(Context& ctx, Tensor dx, Tensor sums, Tensor x, Tensor labels, const LossOptions& options, bool train) {
+  const std::int64_t n = x.shape[0], most = chunk(n, range_.count);
+  std::vector<Work> travelling;
   for (std::int64_t first = 0; first < n; first += most) {
     const std::int64_t count = std::min(most, n - first);
     Scratch scope(ctx);
-    const Tensor logits = scope.tensor({count, vocabulary}, DType::f32);
-    const Tensor stats = scope.tensor({count, 3}, DType::f32);
-    const Tensor argmax = scope.tensor({count}, DType::i32);
     const Tensor rows = x.narrow(0, first, count), targets = labels.narrow(0, first, count);  // [count, h], [count]
-    linear(ctx, logits, rows, weight_.value);
-    softmax_stats(ctx, stats, argmax, logits, targets);
-    softmax_loss(ctx, sums, train ? logits : Tensor{}, logits, stats, argmax, targets, 0, options);
-    if (train && dx.defined()) linear_backward_input(ctx, dx.narrow(0, first, count), logits, weight_.value);
-    if (train && weight_.grad.defined()) linear_backward_weight(ctx, weight_.grad, logits, rows);
+    const Chunk c = scores(ctx, scope, rows, targets);
+    Tensor d_logits;
+    if (train) d_logits = x.dtype == DType::f32 ? c.logits : scope.tensor(c.logits.shape, x.dtype);
+    softmax_loss(ctx, sums, d_logits, c.logits, c.stats, c.argmax, targets, range_.first, options);
+    if (train && dx.defined()) {
+      const Tensor part = dx.narrow(0, first, count);
+      linear_backward_input(ctx, part, d_logits, weight_.value);
+      if (!tensor_.splits_rows()) travelling.push_back(all_reduce(ctx, part, tensor_.group));
+    }
+    if (train && weight_.grad.defined()) linear_backward_weight(ctx, weight_.grad, d_logits, rows);
     ctx.beat();
   }
+  for (Work& work : travelling) work.wait(ctx);
+}
+
+// Logits of this rank's range, statistics of the whole vocabulary.
+OutputMatrix::Chunk OutputMatrix::scores(Context& ctx, Scratch& scope, Tensor x, Tensor labels) {
+  const std::int64_t count = x.shape[0];
+  Chunk c;
+  c.logits = scope.tensor({count, range_.count}, DType::f32);
+  const Tensor both = scope.tensor({4 * count}, DType::f32);  // what travels: the statistics, then the bits of the argmax
+  c.stats = both.narrow(0, 0, 3 * count).reshape({count, 3});
+  c.argmax = both.narrow(0, 3 * count, count);
+  c.argmax.dtype = DType::i32;
+  linear(ctx, c.logits, x, weight_.value);
+  softmax_stats(ctx, c.stats, c.argmax, c.logits, labels, range_.first);
+  if (!tensor_.splits()) return c;
+  Scratch exchange(ctx);
+  const Tensor all = exchange.tensor({tensor_.size(), both.elements()}, DType::f32);
+  all_gather(ctx, all, both, tensor_.group).wait(ctx);
+  softmax_merge(ctx, c.stats, c.argmax, all);
+  return c;
 }
 
 }  // namespace offramp

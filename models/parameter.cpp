@@ -75,9 +75,12 @@ std::int64_t Piece::elements() const {
   return n;
 }
 
-Piece whole(std::string name, Shape global) {
-  Piece piece{.name = std::move(name), .global = global};
-  piece.axes[0] = {global.elements(), 1, 1};
+Piece whole(std::string name, Shape global) { return rows_of(std::move(name), global, 0, global[0]); }
+
+Piece rows_of(std::string name, Shape global, std::int64_t first, std::int64_t count) {
+  const std::int64_t row = global.elements() / global[0];
+  Piece piece{.name = std::move(name), .global = global, .global_first = first * row};
+  piece.axes[0] = {count * row, 1, 1};
   return piece;
 }
 
@@ -107,16 +110,15 @@ void runs(const Piece& piece, const std::function<void(const Run&)>& visit) {
   runs(piece, 0, std::numeric_limits<std::int64_t>::max(), visit);
 }
 
-void initialize(Parameter& parameter, std::uint64_t seed) {
+void initialize(const Parameter& parameter, Tensor values, std::uint64_t seed) {
   std::int64_t covered = 0;
   for (const Piece& piece : parameter.pieces) covered += piece.elements();
-  OFFRAMP_CHECK(covered == parameter.shape.elements() && parameter.value.elements() == covered && parameter.value.contiguous(),
+  OFFRAMP_CHECK(covered == parameter.shape.elements() && values.elements() == covered && values.contiguous(),
                 "[initialize] {}: pieces hold {} elements, the parameter is {}, its memory {}", parameter.name(), covered,
-                to_text(parameter.shape), to_text(parameter.value.shape));
-  float* value = parameter.value.as<float>();
+                to_text(parameter.shape), to_text(values.shape));
   for (const Piece& piece : parameter.pieces) {
     const Key key{seed, Use::init, hash(piece.name)};
-    runs(piece, [&](const Run& run) { fill(value, run, parameter.init, key); });
+    runs(piece, [&](const Run& run) { fill(values.as<float>(), run, parameter.init, key); });
   }
 }
 

@@ -31,6 +31,8 @@ struct Piece {
 };
 // The piece that is a whole logical tensor, at the start of its parameter.
 Piece whole(std::string name, Shape global);
+// Rows first .. first + count of a logical matrix (or elements of a vector), at the start of their parameter.
+Piece rows_of(std::string name, Shape global, std::int64_t first, std::int64_t count);
 
 struct Init {
   enum class Kind : std::uint8_t { zeros, ones, normal } kind = Kind::normal;
@@ -47,7 +49,8 @@ struct Parameter {
   std::vector<Piece> pieces;  // cover it completely
   Writer writer = Writer::unit;
   double lr_scale = 1;
-  Tensor value, grad;  // bound by Flat; undefined until then
+  bool replicated = false;  // every rank of the tensor group holds all of it
+  Tensor value, grad;       // bound by Flat; undefined until then. value: the working type; grad: f32
 
   const std::string& name() const { return pieces.front().name; }
   bool decayed() const { return shape.rank >= 2; }  // weight decay is for matrices only
@@ -63,7 +66,7 @@ struct Run {
 void runs(const Piece& piece, std::int64_t begin, std::int64_t end, const std::function<void(const Run&)>& visit);
 void runs(const Piece& piece, const std::function<void(const Run&)>& visit);
 
-// Fills a parameter's value from (seed, logical name, element of the logical tensor): the same at every layout.
-void initialize(Parameter& parameter, std::uint64_t seed);
+// Fills `values` f32, laid out like the parameter, from (seed, logical name, element of the logical tensor): the same at every layout.
+void initialize(const Parameter& parameter, Tensor values, std::uint64_t seed);
 
 }  // namespace offramp

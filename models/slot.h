@@ -5,6 +5,7 @@
 // A weight gradient is handed to the slot as a pair of tensors and runs at once; a schedule that splits its backward will keep
 // the pair instead, and nothing in the units changes.
 #pragma once
+#include <span>
 #include <vector>
 
 #include "tensor/ops.h"
@@ -12,6 +13,14 @@
 namespace offramp {
 
 enum class Keep : std::uint8_t { nothing, everything };  // evaluation; training
+
+// Who this microbatch is, for random omissions. Off (the default, and in evaluation): nothing falls.
+struct Draws {
+  bool on = false;
+  std::uint64_t seed = 0;
+  std::int64_t first_sample = 0;        // of the whole job's samples; those of a microbatch follow each other
+  std::span<const float> layer_rates;   // LayerSkip's chance to fall of each layer; empty: none does
+};
 
 class WeightGradient {  // a leaf whose weight gradient is a function of two tensors
  public:
@@ -23,12 +32,14 @@ class WeightGradient {  // a leaf whose weight gradient is a function of two ten
 
 class Slot {
  public:
-  Slot(Arena& arena, Keep keep, Sequences sequences) : arena_(&arena), keep_(keep), sequences_(sequences) {}
+  Slot(Arena& arena, Keep keep, Sequences sequences, Draws draws = {})
+      : arena_(&arena), keep_(keep), sequences_(sequences), draws_(draws) {}
 
   const Sequences& sequences() const { return sequences_; }  // which token sees which, and where it stands
+  const Draws& draws() const { return draws_; }
   bool keeps() const { return keep_ == Keep::everything; }
 
-  Tensor tensor(Shape shape, DType dtype = DType::f32) { return arena_->tensor(shape, dtype); }
+  Tensor tensor(Shape shape, DType dtype) { return arena_->tensor(shape, dtype); }
   void push(Tensor t) {
     if (keeps()) saved_.push_back(t);
   }
@@ -40,6 +51,7 @@ class Slot {
   Arena* arena_;
   Keep keep_;
   Sequences sequences_;
+  Draws draws_;
   std::vector<Tensor> saved_;
 };
 

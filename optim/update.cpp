@@ -17,7 +17,7 @@ Rule rule_of(const OptimizerConfig& config) {
   return Rule::sgd;
 }
 
-void adamw_range(Context& ctx, const Flat& flat, const OptimizerConfig& config, const UpdateRange& update, Tensor scalars) {
+void adamw_range(Context& ctx, const Flat& flat, const OptimizerConfig& config, const Update& update, Tensor scalars) {
   AdamW options;
   options.beta1 = static_cast<float>(config.betas[0]);
   options.beta2 = static_cast<float>(config.betas[1]);
@@ -26,19 +26,20 @@ void adamw_range(Context& ctx, const Flat& flat, const OptimizerConfig& config, 
   options.eps = static_cast<float>(config.eps);
   options.weight_decay = update.decay ? static_cast<float>(config.weight_decay) : 0.0f;
   options.lr_scale = static_cast<float>(update.lr_scale);
-  const Range r = update.range;
-  adamw(ctx, flat.values(r), {}, flat.state("exp_avg", r), flat.state("exp_avg_sq", r), flat.gradients(r), scalars, options);
+  const Kept& k = update.kept;
+  adamw(ctx, flat.values(k.range), flat.master(k), flat.state("exp_avg", k), flat.state("exp_avg_sq", k), flat.gradients(k.range), scalars,
+        options);
 }
 
-void sgd_range(Context& ctx, const Flat& flat, const OptimizerConfig& config, const UpdateRange& update, Tensor scalars) {
+void sgd_range(Context& ctx, const Flat& flat, const OptimizerConfig& config, const Update& update, Tensor scalars) {
   Sgd options;
   options.momentum = static_cast<float>(config.momentum);
   options.nesterov = config.nesterov;
   options.weight_decay = update.decay ? static_cast<float>(config.weight_decay) : 0.0f;
   options.lr_scale = static_cast<float>(update.lr_scale);
-  const Range r = update.range;
-  const Tensor velocity = config.momentum > 0 ? flat.state("momentum", r) : Tensor{};
-  sgd(ctx, flat.values(r), {}, velocity, flat.gradients(r), scalars, options);
+  const Kept& k = update.kept;
+  const Tensor velocity = config.momentum > 0 ? flat.state("momentum", k) : Tensor{};
+  sgd(ctx, flat.values(k.range), flat.master(k), velocity, flat.gradients(k.range), scalars, options);
 }
 
 }  // namespace
@@ -54,14 +55,28 @@ LogicalNames::LogicalNames(Model& model) {
   for (std::size_t i = 0; i < names_.size(); ++i) number_[names_[i]] = static_cast<std::int64_t>(i);
 }
 
-void gradient_squares(Context& ctx, const Flat& flat, const LogicalNames& names, Part part, Tensor squares) {
+namespace {
+
+// Where the parts of a matrix lie apart, a rank's order will do: it has all of the parameter's runs, in one piece.
+void add_squares(Context& ctx, const Parameter& parameter, Range local, const LogicalNames& names, Tensor squares) {
+  const Tensor gradient = parameter.grad.reshape({parameter.grad.elements()});
+  const auto sum_of = [&](const Piece& piece) { return squares.narrow(0, names.number(piece.name), 1); };
+  if (parameter.pieces.size() == 1)
+    return sum_of_squares(ctx, sum_of(parameter.pieces[0]), gradient.narrow(0, local.begin, local.count()));
+  for (const Piece& piece : parameter.pieces)
+    runs(piece, local.begin, local.end,
+         [&](const Run& run) { sum_of_squares(ctx, sum_of(piece), gradient.narrow(0, run.local, run.count)); });
+}
+
+}  // namespace
+
+void gradient_squares(Context& ctx, const Flat& flat, const LogicalNames& names, int tensor_rank, Tensor squares) {
   for (const Parameter* parameter : flat.owned()) {
-    const Tensor gradient = parameter->grad.reshape({parameter->grad.elements()});
-    for (const Piece& piece : parameter->pieces) {
-      const std::int64_t number = names.number(piece.name);
-      if (number % part.count != part.index) continue;
-      const Tensor sum = squares.narrow(0, number, 1);
-      runs(piece, [&](const Run& run) { sum_of_squares(ctx, sum, gradient.narrow(0, run.local, run.count)); });
+    if (parameter->replicated && tensor_rank > 0) continue;
+    const Range place = flat.place(*parameter);
+    for (const Bucket& bucket : flat.buckets()) {
+      const Range part = flat.shard(bucket) & place;
+      if (part.count() > 0) add_squares(ctx, *parameter, {part.begin - place.begin, part.end - place.begin}, names, squares);
     }
     ctx.beat();
   }
@@ -90,7 +105,7 @@ void set_scalars(Tensor scalars, const StepScalars& step, const OptimizerConfig&
 
 void apply_update(Context& ctx, const Flat& flat, const OptimizerConfig& config, Tensor scalars) {
   const auto update_range = rule_of(config) == Rule::adamw ? adamw_range : sgd_range;
-  for (const UpdateRange& update : flat.updates()) {
+  for (const Update& update : flat.updates()) {
     update_range(ctx, flat, config, update, scalars);
     ctx.beat();
   }

@@ -29,12 +29,9 @@ class LogicalNames {
   std::map<std::string, std::int64_t> number_;
 };
 
-// Replicas share the work: this rank sums tensors whose number is `index` modulo `count`.
-struct Part {
-  int index = 0, count = 1;
-};
-// squares [logical tensors] f64 += the squares of what this rank owns, in double, in the order of the logical tensor.
-void gradient_squares(Context& ctx, const Flat& flat, const LogicalNames& names, Part part, Tensor squares);
+// squares [logical tensors] f64 += the squares of this rank's part of the gradients, in double: data ranks share them by shards, and
+// what every tensor rank holds counts on the first.
+void gradient_squares(Context& ctx, const Flat& flat, const LogicalNames& names, int tensor_rank, Tensor squares);
 // The square root of all squares, added in order.
 double gradient_norm(Tensor squares);
 // min(1, limit / (norm + 1e-6)); limit 0: no clipping.

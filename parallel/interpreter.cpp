@@ -31,7 +31,6 @@ double& phase_of(Op op, PhaseTimes& times) {
 }  // namespace
 
 void Interpreter::run(const Program& program, const Layout& layout, const StepInput& input, PhaseTimes& times) {
-  rows_ = input.microbatches.empty() ? 0 : input.microbatches[0].ids.elements();
   for (const Action& action : program) {
     if (ctx_->activity) ctx_->activity->begin(fmt::format("{}, {}", input.name, to_text(action)));
     const double begin = now();
@@ -54,7 +53,6 @@ void Interpreter::run(const Program& program, const Layout& layout, const StepIn
 }
 
 void Interpreter::execute(const Action& action, const Layout& layout, const StepInput& input) {
-  const Mesh& mesh = *on_.mesh;
   switch (action.op) {
     case Op::Forward:
       return forward(action, layout, input);
@@ -71,14 +69,9 @@ void Interpreter::execute(const Action& action, const Layout& layout, const Step
     case Op::RecvGradient:
       return receive_slab(action, Hold::Gradient, action.stage + 1);
     case Op::ReduceTied:
-      for (const TiedHere& here : on_.flat->tied())
-        if (here.tie == action.index) reduce_tie(*ctx_, here, (*on_.ties)[static_cast<std::size_t>(here.tie)], action.stage, mesh.pipeline);
-      return;
-    case Op::ReduceGradients: {
-      const Range range = on_.flat->buckets()[static_cast<std::size_t>(action.index)].range;
-      reductions_.push_back(all_reduce(*ctx_, on_.flat->gradients(range), mesh.data));
-      return;
-    }
+      return reduce_tied(action);
+    case Op::ReduceGradients:
+      return reduce_gradients(on_.flat->buckets()[static_cast<std::size_t>(action.index)]);
   }
 }
 
@@ -88,7 +81,7 @@ void Interpreter::forward(const Action& action, const Layout& layout, const Step
   Tensor x = microbatch.ids;
   if (action.stage > 0) {
     x = tensor_of(Hold::Input, action);
-    await(arriving_.at(key));
+    await(std::move(arriving_.at(key)));
     arriving_.erase(key);
   }
   const auto destination = [&](int unit) {
@@ -102,7 +95,9 @@ void Interpreter::forward(const Action& action, const Layout& layout, const Step
   }
   const Slab stash{Hold::Stash, action.stage, action.microbatch};
   const Pool& pool = (*on_.pools)[static_cast<std::size_t>(Hold::Stash)];
-  auto kept = std::make_unique<Kept>(pool.memory(live_.at(stash)), pool.slab_bytes(), microbatch.sequences);
+  Draws draws = input.draws;
+  draws.first_sample = microbatch.first_sample;
+  auto kept = std::make_unique<KeptForward>(pool.memory(live_.at(stash)), pool.slab_bytes(), microbatch.sequences, draws);
   on_.stage.forward(*ctx_, x, destination, kept->slot);
   kept_[stash] = std::move(kept);
 }
@@ -115,6 +110,8 @@ void Interpreter::exit(const Action& action, const Layout& layout, const StepInp
   in.x = place.at_output ? tensor_of(Hold::Output, action) : tensor_of(Hold::Tap, action, place.tap);
   in.labels = microbatch.labels;
   in.scale = input.exit_scale[static_cast<std::size_t>(action.index)];
+  if (layout.backward) in.draws = input.draws;
+  in.draws.first_sample = microbatch.first_sample;
   const bool gradient = layout.backward && place.gradient;
   const Tensor d_tap = gradient ? tensor_of(Hold::TapGradient, action, action.index) : Tensor{};
   const Tensor sums = input.sums.narrow(0, action.index, 1).reshape({kLossSums});
@@ -127,7 +124,7 @@ void Interpreter::backward(const Action& action, const Layout& layout) {
   const Tensor gradient = tensor_of(Hold::Gradient, action);
   if (action.index <= 0 && action.stage + 1 < layout.stages) {
     const Slab key{Hold::Gradient, action.stage, action.microbatch};
-    await(arriving_.at(key));
+    await(std::move(arriving_.at(key)));
     arriving_.erase(key);
   } else if (action.index <= 0) {
     fill_zero(*ctx_, gradient);  // the last stage's gradient comes from its exits alone
@@ -146,13 +143,28 @@ void Interpreter::backward(const Action& action, const Layout& layout) {
   kept_.erase(stash);
 }
 
+void Interpreter::reduce_tied(const Action& action) {
+  for (const TiedHere& here : on_.flat->tied())
+    if (here.tie == action.index)
+      reduce_tie(*ctx_, here, (*on_.ties)[static_cast<std::size_t>(here.tie)], action.stage, on_.mesh->pipeline);
+}
+
+// What all tensor ranks hold has, with sequence parallelism, on each of them only the gradient of its own rows.
+void Interpreter::reduce_gradients(const Bucket& bucket) {
+  const Tensor all = on_.flat->gradients(bucket.range);
+  if (bucket.replicated && on_.sequence_parallel) await(all_reduce(*ctx_, all, on_.mesh->tensor));
+  const bool shards = on_.flat->shards_state();
+  reductions_.push_back(shards ? reduce_scatter(*ctx_, on_.flat->gradients(on_.flat->shard(bucket)), all, on_.mesh->data)
+                               : all_reduce(*ctx_, all, on_.mesh->data));
+}
+
 void Interpreter::take(const Slab& slab) {
   const auto leaves = [&](int number) { return leaving_.contains({slab.what, number}); };
   const int number = (*on_.pools)[static_cast<std::size_t>(slab.what)].take(leaves);
   OFFRAMP_CHECK(live_.emplace(slab, number).second, "[interpreter] a slab of {} was taken twice", name_of(slab.what));
   const auto sending = leaving_.find({slab.what, number});
   if (sending == leaving_.end()) return;
-  await(sending->second);
+  await(std::move(sending->second));
   leaving_.erase(sending);
 }
 
@@ -167,10 +179,10 @@ Tensor Interpreter::tensor_of(Hold what, const Action& action, int index) const 
   const auto it = live_.find({what, action.stage, action.microbatch, static_cast<std::int16_t>(index)});
   OFFRAMP_CHECK(it != live_.end(), "[interpreter] {} needs a slab of {} that is not there", to_text(action), name_of(what));
   const Pool& pool = (*on_.pools)[static_cast<std::size_t>(what)];
-  return Tensor(pool.memory(it->second), {rows_, on_.hidden}, DType::f32);
+  return Tensor(pool.memory(it->second), on_.activations, on_.precision);
 }
 
-void Interpreter::await(Work& work) {
+void Interpreter::await(Work&& work) {
   const double begin = now();
   work.wait(*ctx_);
   waited_ += now() - begin;

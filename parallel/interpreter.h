@@ -17,6 +17,7 @@ namespace offramp {
 struct MicrobatchInput {
   Tensor ids, labels;  // [n] i32; a label < 0 is not counted
   Sequences sequences;
+  std::int64_t first_sample = 0;  // of the whole job's samples
 };
 
 // Where a step's time went, in seconds. Waiting for a message is communication, whoever waits.
@@ -33,14 +34,17 @@ struct Equipment {
   const Mesh* mesh = nullptr;
   std::vector<Pool>* pools = nullptr;  // one a Hold
   const std::vector<Tie>* ties = nullptr;
-  std::vector<Units> segments;         // of the last microbatch's backward
-  std::int64_t hidden = 0;
+  std::vector<Units> segments;  // of the last microbatch's backward
+  Shape activations;            // [rows, h] of a microbatch on this rank
+  DType precision = DType::f32;
+  bool sequence_parallel = false;
 };
 
 struct StepInput {
   std::span<const MicrobatchInput> microbatches;
   std::span<const Tensor> exit_scale;  // [1] f32 an exit: weight / counted tokens of the whole batch
   Tensor sums;                         // [exits, kLossSums] f64, +=
+  Draws draws;                         // first_sample is each microbatch's own
   std::string name;                    // "step 12": for the watchdog and for errors
 };
 
@@ -52,9 +56,9 @@ class Interpreter {
   void run(const Program& program, const Layout& layout, const StepInput& input, PhaseTimes& times);
 
  private:
-  struct Kept {  // of a forward, until its backward
-    Kept(std::byte* memory, std::size_t bytes, Sequences sequences)
-        : arena(memory, bytes, "stash"), slot(arena, Keep::everything, sequences) {}
+  struct KeptForward {  // of a forward, until its backward
+    KeptForward(std::byte* memory, std::size_t bytes, Sequences sequences, Draws draws)
+        : arena(memory, bytes, "stash"), slot(arena, Keep::everything, sequences, draws) {}
     Arena arena;
     Slot slot;
   };
@@ -62,21 +66,22 @@ class Interpreter {
   void forward(const Action& action, const Layout& layout, const StepInput& input);
   void exit(const Action& action, const Layout& layout, const StepInput& input);
   void backward(const Action& action, const Layout& layout);
+  void reduce_tied(const Action& action);
+  void reduce_gradients(const Bucket& bucket);
 
   void take(const Slab& slab);
   void give(const Slab& slab);
-  Tensor tensor_of(Hold what, const Action& action, int index = -1) const;  // [n, h]
-  void await(Work& work);
+  Tensor tensor_of(Hold what, const Action& action, int index = -1) const;  // [rows, h]
+  void await(Work&& work);
   void send_slab(const Action& action, Hold what, int to);
   void receive_slab(const Action& action, Hold what, int from);
 
   Context* ctx_;
   Equipment on_;
-  std::int64_t rows_ = 0;              // tokens of a microbatch
   std::map<Slab, int> live_;           // slab -> its number in the pool
   std::map<Slab, Work> arriving_;      // posted receives
   std::map<std::pair<Hold, int>, Work> leaving_;  // last send from a pool's slab
-  std::map<Slab, std::unique_ptr<Kept>> kept_;
+  std::map<Slab, std::unique_ptr<KeptForward>> kept_;
   std::vector<Work> reductions_;
   double waited_ = 0;
 };

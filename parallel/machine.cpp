@@ -11,46 +11,52 @@ namespace offramp {
 
 Machine::Machine(const MachineOptions& options, const Mesh& mesh, Backing backing, std::size_t bytes, std::function<void()> tick,
                  Activity* activity)
-    : options_(options), mesh_(mesh), arena_(backing, bytes), model_(build_model(options.model, options.exits)) {
+    : options_(options), mesh_(mesh), arena_(backing, bytes), held_(options, mesh, arena_) {
   ctx_.tick = std::move(tick);
   ctx_.activity = activity;
-  const int stage = mesh_.at.pipeline;
-  partition_ = even_partition(static_cast<int>(options.model.num_hidden_layers), mesh_.degrees.pipeline);
-  ties_ = find_ties(model_, partition_);
-  const bool reduces = mesh_.degrees.data > 1;
-  segments_ = reduces ? cut_segments(model_, partition_.units(stage), options.bucket_elements) : std::vector{partition_.units(stage)};
-  flat_ = std::make_unique<Flat>(arena_, flat_entries(model_, partition_, stage, segments_, ties_), options.optimizer_state);
-  memory_.parameters = flat_->value_bytes();
-  memory_.gradients = flat_->gradient_bytes();
-  memory_.optimizer = flat_->state_bytes();
+  memory_.parameters = held_.flat.value_bytes();
+  memory_.gradients = held_.flat.gradient_bytes();
+  memory_.optimizer = held_.flat.state_bytes();
   allocate_buffers();
   Meter uncounted;
   if (backing == Backing::none) ctx_.meter = &uncounted;
-  model_.prepare(ctx_, arena_);
+  held_.model.prepare(ctx_, arena_);
   ctx_.meter = nullptr;
   training_ = make_plan(options.microbatches, true);
   measure();
   allocate_pools();
   memory_.peak = arena_.used();
   memory_.buffers = memory_.peak - memory_.parameters - memory_.gradients - memory_.optimizer - memory_.activations - memory_.transients;
-  for (const Bucket& bucket : flat_->buckets())
-    memory_.messages += all_reduce_memory(flat_->gradients(bucket.range).bytes(), mesh_.degrees.data);
+  memory_.messages = message_memory();
   ctx_.scratch = &scratch_;
   if (backing != Backing::none) check_schedules();
-  interpreter_ = std::make_unique<Interpreter>(ctx_, Equipment{Stage(model_, partition_.units(stage)), &model_.heads, flat_.get(), &mesh_,
-                                                               &pools_, &ties_, segments_, options.model.hidden_size});
+  interpreter_ = std::make_unique<Interpreter>(ctx_, Equipment{.stage = Stage(held_.model, held_.units()),
+                                                               .heads = &held_.model.heads,
+                                                               .flat = &held_.flat,
+                                                               .mesh = &mesh_,
+                                                               .pools = &pools_,
+                                                               .ties = &held_.ties,
+                                                               .segments = held_.segments,
+                                                               .activations = activations(),
+                                                               .precision = options.precision,
+                                                               .sequence_parallel = held_.model.tensor.splits_rows()});
+}
+
+Shape Machine::activations() const {
+  return {held_.model.tensor.rows(options_.micro_batch_size * options_.sequence_length), options_.model.hidden_size};
 }
 
 Machine::Plan Machine::make_plan(int microbatches, bool backward) {
   Plan plan;
-  plan.layout = make_layout(model_, partition_, ties_, {microbatches, backward, mesh_.degrees.data > 1, options_.bucket_elements});
+  plan.layout = make_layout(held_.model, held_.partition, held_.ties,
+                            {microbatches, backward, held_.reduces(), options_.bucket_elements});
   plan.program = build_program(options_.schedule, plan.layout, mesh_.at.pipeline);
   return plan;
 }
 
 void Machine::allocate_buffers() {
   const std::int64_t tokens = options_.micro_batch_size * options_.sequence_length;
-  const auto exits = static_cast<std::int64_t>(model_.heads.size());
+  const auto exits = static_cast<std::int64_t>(held_.model.heads.size());
   for (int m = 0; m < options_.microbatches; ++m) {
     MicrobatchInput& input = inputs_.emplace_back();
     input.ids = arena_.tensor({tokens}, DType::i32);
@@ -61,7 +67,8 @@ void Machine::allocate_buffers() {
     input.sequences.first_key = arena_.tensor({tokens}, DType::i32);
   }
   for (std::int64_t e = 0; e < exits; ++e) exit_scale_.push_back(arena_.tensor({1}, DType::f32));
-  const auto squares = LogicalNames(model_).size();
+  if (options_.layer_drop) layer_rates_.assign(static_cast<std::size_t>(options_.model.num_hidden_layers), 0.0f);
+  const auto squares = LogicalNames(held_.model).size();
   statistics_ = arena_.tensor({exits * kLossSums + squares + kPhases}, DType::f64);
   sums_ = statistics_.narrow(0, 0, exits * kLossSums).reshape({exits, kLossSums});
   squares_ = statistics_.narrow(0, exits * kLossSums, squares);
@@ -76,20 +83,21 @@ void Machine::measure() {
   Context planning;
   planning.scratch = &scratch;
   planning.meter = &meter;
-  const Stage stage(model_, partition_.units(mesh_.at.pipeline));
+  const Stage stage(held_.model, held_.units());
   const MicrobatchInput& input = inputs_.front();
-  const Shape activations{input.ids.elements(), options_.model.hidden_size};
-  const Tensor slab = slabs.tensor(activations, DType::f32);
+  const Tensor slab = slabs.tensor(activations(), options_.precision);
   const Tensor x = mesh_.at.pipeline == 0 ? input.ids : slab;
+  const std::vector<float> may_fall(layer_rates_.size(), 0.5f);
+  const Draws draws{.on = true, .layer_rates = may_fall};
 
   std::set<int> tapped;
-  for (const Head& head : model_.heads) tapped.insert(head.tap());
+  for (const Head& head : held_.model.heads) tapped.insert(head.tap());
   const int last = stage.units().end - 1;
   const auto destination = [&](int unit) { return tapped.contains(unit) || unit == last ? slab : Tensor{}; };
   const auto exits = [&](bool train) {
-    for (Head& head : model_.heads) {
+    for (Head& head : held_.model.heads) {
       if (!stage.units().contains(head.tap())) continue;
-      const HeadIn in{slab, input.labels, exit_scale_.front()};
+      const HeadIn in{slab, input.labels, exit_scale_.front(), train ? draws : Draws{}};
       head.exit(planning, train && !head.spec().detach ? slab : Tensor{}, sums_.narrow(0, 0, 1).reshape({kLossSums}), in, input.sequences,
                 train);
     }
@@ -98,24 +106,34 @@ void Machine::measure() {
   stage.forward(planning, x, destination, evaluation);
   exits(false);
   meter = {};
-  Slot slot(stash, Keep::everything, input.sequences);
+  Slot slot(stash, Keep::everything, input.sequences, draws);
   stage.forward(planning, x, destination, slot);
   exits(true);
   stage.backward(planning, slab, {}, stage.units(), slot);
   flops_ = meter.total.flops;
-  for (const TiedHere& here : flat_->tied())
-    reduce_tie(planning, here, ties_[static_cast<std::size_t>(here.tie)], mesh_.at.pipeline,
+  for (const TiedHere& here : held_.flat.tied())
+    reduce_tie(planning, here, held_.ties[static_cast<std::size_t>(here.tie)], mesh_.at.pipeline,
                Group::planned(mesh_.at.pipeline, mesh_.degrees.pipeline, Wire::pipeline));
-  gradient_squares(planning, *flat_, LogicalNames(model_), {}, squares_);
+  gradient_squares(planning, held_.flat, LogicalNames(held_.model), mesh_.at.tensor, squares_);
   stash_bytes_ = stash.peak();
   scratch_bytes_ = scratch.peak();
+}
+
+// Sums under way at once: all buckets' at the end of a step; before it a few of a unit's or an exit's activations.
+std::size_t Machine::message_memory() const {
+  const auto sums = held_.flat.shards_state() ? reduce_scatter_memory : all_reduce_memory;
+  std::size_t buckets = 0;
+  for (const Bucket& bucket : held_.flat.buckets()) buckets += sums(held_.flat.gradients(bucket.range).bytes(), mesh_.degrees.data);
+  const std::size_t rows = static_cast<std::size_t>(inputs_.front().ids.elements() * options_.model.hidden_size);
+  const auto exchange = held_.model.tensor.splits_rows() ? reduce_scatter_memory : all_reduce_memory;
+  return buckets + exchange(rows * size_of(options_.precision), mesh_.degrees.tensor);
 }
 
 void Machine::allocate_pools() {
   const Plan& evaluation = evaluations_[options_.microbatches] = make_plan(options_.microbatches, false);
   const SlabCounts training = peak_slabs(training_.program, training_.layout);
   const SlabCounts evaluating = peak_slabs(evaluation.program, evaluation.layout);
-  const std::size_t slab = aligned(inputs_.front().ids.bytes() * static_cast<std::size_t>(options_.model.hidden_size));
+  const std::size_t slab = aligned(static_cast<std::size_t>(activations().elements()) * size_of(options_.precision));
   const std::size_t before = arena_.used();
   for (int h = 0; h < kHolds; ++h) {
     const auto hold = static_cast<Hold>(h);
@@ -135,8 +153,19 @@ void Machine::check_schedules() const {
 }
 
 void Machine::train(const std::string& name, PhaseTimes& times) {
-  fill_zero(ctx_, flat_->all_gradients());
+  fill_zero(ctx_, held_.flat.all_gradients());
   run(training_, options_.microbatches, name, times);
+}
+
+void Machine::share_values() {
+  if (held_.flat.shards_state()) {
+    std::vector<Work> gathering;
+    for (const Bucket& bucket : held_.flat.buckets())
+      gathering.push_back(all_gather(ctx_, held_.flat.values(bucket.range), held_.flat.values(held_.flat.shard(bucket)), mesh_.data));
+    for (Work& work : gathering) work.wait(ctx_);
+  }
+  for (const TiedHere& here : held_.flat.tied())
+    share_value(ctx_, here, held_.ties[static_cast<std::size_t>(here.tie)], mesh_.at.pipeline, mesh_.pipeline);
 }
 
 void Machine::evaluate(int microbatches, const std::string& name, PhaseTimes& times) {
@@ -146,7 +175,8 @@ void Machine::evaluate(int microbatches, const std::string& name, PhaseTimes& ti
 }
 
 void Machine::run(const Plan& plan, int microbatches, const std::string& name, PhaseTimes& times) {
-  const StepInput input{std::span(inputs_).first(static_cast<std::size_t>(microbatches)), exit_scale_, sums_, name};
+  const Draws draws{.on = plan.layout.backward, .seed = options_.seed, .layer_rates = layer_rates_};
+  const StepInput input{std::span(inputs_).first(static_cast<std::size_t>(microbatches)), exit_scale_, sums_, draws, name};
   interpreter_->run(plan.program, plan.layout, input, times);
 }
 

@@ -6,30 +6,20 @@
 #include <memory>
 
 #include "parallel/generators.h"
+#include "parallel/holdings.h"
 #include "parallel/interpreter.h"
 #include "parallel/simulate.h"
 
 namespace offramp {
 
-struct MachineOptions {
-  ModelConfig model;
-  std::vector<ExitSpec> exits;
-  std::string schedule = "1f1b";
-  std::int64_t micro_batch_size = 1, sequence_length = 0;
-  int microbatches = 1;  // a step and rank
-  bool document_mask = false;
-  std::vector<std::string> optimizer_state;
-  std::int64_t bucket_elements = std::int64_t{1} << 22;
-};
-
 // Bytes of one rank.
 struct MemoryPlan {
-  std::size_t parameters = 0, gradients = 0, optimizer = 0;
+  std::size_t parameters = 0, gradients = 0, optimizer = 0;  // optimizer: with the masters of bf16 weights
   std::size_t activations = 0;  // slabs: what lives between actions
   std::size_t transients = 0;   // scratch of the largest action
   std::size_t buffers = 0;      // token ids, tables, statistics
   std::size_t peak = 0;         // all of it, as the allocator counts
-  std::size_t messages = 0;     // besides: what sums over data ranks that are under way at once borrow (comm/mpi.h)
+  std::size_t messages = 0;     // besides: what sums over ranks that are under way at once borrow (comm/mpi.h)
 };
 
 class Machine {
@@ -42,10 +32,10 @@ class Machine {
 
   Context& context() { return ctx_; }
   const Mesh& mesh() const { return mesh_; }
-  Model& model() { return model_; }
-  Flat& flat() { return *flat_; }
-  const Partition& partition() const { return partition_; }
-  const std::vector<Tie>& ties() const { return ties_; }
+  const MachineOptions& options() const { return options_; }
+  const Holdings& held() const { return held_; }
+  Model& model() { return held_.model; }
+  Flat& flat() { return held_.flat; }
   const MemoryPlan& memory() const { return memory_; }
   double flops() const { return flops_; }  // of this rank, for one microbatch: forward, exits, backward
   const Program& program() const { return training_.program; }
@@ -54,7 +44,9 @@ class Machine {
   const std::vector<Pool>& pools() const { return pools_; }
 
   // Where the loader puts a step's tokens: one entry a microbatch.
-  std::span<const MicrobatchInput> inputs() const { return inputs_; }
+  std::span<MicrobatchInput> inputs() { return inputs_; }
+  // LayerSkip: the chance of each layer to be left out in the next train().
+  std::span<float> layer_rates() { return layer_rates_; }
   std::span<const Tensor> exit_scale() const { return exit_scale_; }  // [1] f32 each
   Tensor sums() const { return sums_; }                               // [exits, kLossSums] f64, of the running step
   Tensor squares() const { return squares_; }                         // [logical tensors] f64
@@ -64,6 +56,8 @@ class Machine {
 
   // Gradients = those of the first microbatches() inputs, summed over data ranks and ties; sums() += this rank's losses.
   void train(const std::string& name, PhaseTimes& times);
+  // After an update: brings what other data ranks updated, and passes tied values on.
+  void share_values();
   // sums() += losses of the first `microbatches` inputs.
   void evaluate(int microbatches, const std::string& name, PhaseTimes& times);
 
@@ -73,26 +67,25 @@ class Machine {
     Program program;  // of this rank
   };
   Plan make_plan(int microbatches, bool backward);
+  Shape activations() const;  // [rows, h] of a microbatch on this rank
   void check_schedules() const;
   void allocate_pools();
   void allocate_buffers();
   void measure();
+  std::size_t message_memory() const;
   void run(const Plan& plan, int microbatches, const std::string& name, PhaseTimes& times);
 
   MachineOptions options_;
   Mesh mesh_;
   Arena arena_, scratch_;
   Context ctx_;
-  Model model_;
-  Partition partition_;
-  std::vector<Tie> ties_;
-  std::vector<Units> segments_;
-  std::unique_ptr<Flat> flat_;
+  Holdings held_;
   Plan training_;
   std::map<int, Plan> evaluations_;  // by number of microbatches
   std::vector<Pool> pools_;
   std::vector<MicrobatchInput> inputs_;
   std::vector<Tensor> exit_scale_;
+  std::vector<float> layer_rates_;
   Tensor sums_, squares_, phases_, statistics_, scalars_;
   std::size_t stash_bytes_ = 0, scratch_bytes_ = 0;
   double flops_ = 0;

@@ -3,15 +3,15 @@
 namespace offramp {
 
 void Stage::forward(Context& ctx, Tensor x, const Destination& destination, Slot& slot) const {
-  const Shape shape{x.shape[0], model_->config.hidden_size};
+  const Shape shape{units_.begin == 0 ? model_->tensor.rows(x.shape[0]) : x.shape[0], model_->config.hidden_size};
   Scratch outputs(ctx);
   std::array<Tensor, 2> passing;  // without a backward, outputs that nobody reads later take turns in two buffers
   for (int u = units_.begin; u < units_.end; ++u) {
     Tensor y = destination(u);
-    if (!y.defined() && slot.keeps()) y = slot.tensor(shape);
+    if (!y.defined() && slot.keeps()) y = slot.tensor(shape, model_->precision);
     if (!y.defined()) {
       Tensor& buffer = passing[static_cast<std::size_t>(u % 2)];
-      if (!buffer.defined()) buffer = outputs.tensor(shape, DType::f32);
+      if (!buffer.defined()) buffer = outputs.tensor(shape, model_->precision);
       y = buffer;
     }
     Scratch temporaries(ctx);

@@ -9,7 +9,7 @@ namespace offramp {
 // The gradient of an exit with respect to the output of `unit`.
 struct TapGradient {
   int unit = 0;
-  Tensor value;  // [n, h]
+  Tensor value;  // [rows, h]
 };
 
 class Stage {
@@ -19,9 +19,9 @@ class Stage {
 
   // Where a unit's output goes that outlives the stage's slot: a tap, or what is sent on. Undefined: the stage decides.
   using Destination = std::function<Tensor(int unit)>;
-  // x: ids [n] on the first stage, else [n, h].
+  // x: ids [n] on the first stage, else this rank's rows of them [rows, h].
   void forward(Context& ctx, Tensor x, const Destination& destination, Slot& slot) const;
-  // Walks `segment` of the stage backwards. gradient [n, h] is that of the segment's output and becomes that of its input, in
+  // Walks `segment` of the stage backwards. gradient [rows, h] is that of the segment's output and becomes that of its input, in
   // place; every tap's gradient is added at its unit, in the order given.
   void backward(Context& ctx, Tensor gradient, std::span<const TapGradient> taps, Units segment, Slot& slot) const;
 

@@ -30,6 +30,11 @@ MachineOptions machine_options(const Config& config, const Degrees& degrees) {
   options.microbatches = static_cast<int>(config.microbatches(degrees.data));
   options.document_mask = config.data.document_mask;
   options.optimizer_state = optimizer_state(config.optimizer);
+  options.precision = config.training.precision == "bf16" ? DType::bf16 : DType::f32;
+  options.sequence_parallel = config.parallel.sequence_parallel;
+  options.shard_state = config.parallel.zero_stage == 1;
+  options.layer_drop = config.layerskip.enabled;
+  options.seed = config.training.seed;
   return options;
 }
 

@@ -18,7 +18,7 @@ class Loader {
   Loader(const Dataset& data, const LoaderOptions& options);
   // Fills `inputs` with samples from `first` on. Samples at or after `end` are padding: no label counts.
   // Returns how many targets count in what was filled.
-  std::int64_t fill(std::int64_t first, std::int64_t end, std::span<const MicrobatchInput> inputs);
+  std::int64_t fill(std::int64_t first, std::int64_t end, std::span<MicrobatchInput> inputs);
   // Asks the system to read ahead what fill(first, ..., inputs) will want for `microbatches` inputs.
   void prefetch(std::int64_t first, std::size_t microbatches) const;
 

@@ -150,10 +150,7 @@ void Trainer::plan_machine() {
 void Trainer::build_machine() {
   machine_ = std::make_unique<Machine>(
       machine_options(config_, mesh_.degrees), mesh_, Backing::host, planned_bytes_, [world = world_] { world.progress(); }, &activity_);
-  for (Parameter* parameter : machine_->flat().holders()) {
-    initialize(*parameter, config_.training.seed);
-    activity_.beat();
-  }
+  machine_->flat().initialize(machine_->context(), config_.training.seed);
   loader_ = std::make_unique<Loader>(
       *train_, LoaderOptions{config_.training.micro_batch_size, config_.training.sequence_length, mesh_.at.data, mesh_.degrees.data});
   names_ = std::make_unique<LogicalNames>(machine_->model());

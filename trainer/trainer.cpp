@@ -40,6 +40,7 @@ void Trainer::step(std::int64_t t) {
   const double begin = now();
   fill_zero(machine_->context(), machine_->statistics());
   set_exit_scales(t, static_cast<double>(load(t)));
+  set_layer_rates(t);
   machine_->train(fmt::format("step {}", t), times_);
   const Outcome outcome = reduce(t);
   if (finite(t, outcome)) update(t, outcome);
@@ -70,11 +71,18 @@ void Trainer::set_exit_scales(std::int64_t t, double counted) {
     *scales[e].as<float>() = counted > 0 ? static_cast<float>(exit_weight(config_, e, t) / counted) : 0.0f;
 }
 
+void Trainer::set_layer_rates(std::int64_t t) {
+  const auto rates = machine_->layer_rates();
+  for (std::size_t l = 0; l < rates.size(); ++l)
+    rates[l] = static_cast<float>(layerskip_rate(config_.layerskip, {config_.model.num_hidden_layers, config_.training.steps},
+                                                 static_cast<std::int64_t>(l), t - 1));
+}
+
 Trainer::Outcome Trainer::reduce(std::int64_t t) {
   activity_.begin(fmt::format("step {}, gradient norm", t));
   const double begin = now();
   Context& ctx = machine_->context();
-  gradient_squares(ctx, machine_->flat(), *names_, {mesh_.at.data, mesh_.degrees.data}, machine_->squares());
+  gradient_squares(ctx, machine_->flat(), *names_, mesh_.at.tensor, machine_->squares());
   times_.optimizer += now() - begin;
   share_phases();
   const double waiting = now();
@@ -134,8 +142,7 @@ void Trainer::update(std::int64_t t, const Outcome& outcome) {
   const double lr = learning_rate(config_.optimizer.lr_schedule, config_.optimizer.lr, t, config_.training.steps);
   set_scalars(machine_->scalars(), {lr, clip_factor(outcome.grad_norm, config_.optimizer.clip_grad_norm), ++updates_}, config_.optimizer);
   apply_update(ctx, machine_->flat(), config_.optimizer, machine_->scalars());
-  for (const TiedHere& here : machine_->flat().tied())
-    share_value(ctx, here, machine_->ties()[static_cast<std::size_t>(here.tie)], mesh_.at.pipeline, mesh_.pipeline);
+  machine_->share_values();
   times_.optimizer += now() - begin;
 }
 

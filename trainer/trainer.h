@@ -47,6 +47,7 @@ class Trainer {
   void step(std::int64_t t);
   std::int64_t load(std::int64_t t);
   void set_exit_scales(std::int64_t t, double counted);
+  void set_layer_rates(std::int64_t t);
   Outcome reduce(std::int64_t t);
   void share_phases();
   void read_losses(std::int64_t t, Outcome& outcome) const;

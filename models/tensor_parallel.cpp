@@ -1,0 +1,27 @@
+#include "models/tensor_parallel.h"
+
+#include "tensor/check.h"
+
+namespace offramp {
+namespace {
+
+constexpr std::int64_t kGranule = 16;    // rows that matrix kernels take at once
+constexpr std::int64_t kLargestBlock = 64;  // narrow enough for a choice of widths, wide enough for vectors
+
+}  // namespace
+
+VocabularyRange vocabulary_range(std::int64_t vocabulary, const TensorParallel& tensor) {
+  const std::int64_t size = tensor.size(), granule = vocabulary >= 4 * kGranule * size ? kGranule : 1;
+  const auto begin = [&](std::int64_t rank) { return rank == size ? vocabulary : vocabulary * rank / size / granule * granule; };
+  return {begin(tensor.rank()), begin(tensor.rank() + 1) - begin(tensor.rank())};
+}
+
+std::int64_t block_of(std::int64_t count, int size) {
+  OFFRAMP_CHECK(count % size == 0, "[block_of] {} elements over {} ranks", count, size);
+  if (size == 1) return count;
+  std::int64_t block = std::min(count / size, kLargestBlock);
+  while (count / size % block != 0) --block;
+  return block;
+}
+
+}  // namespace offramp

@@ -1,0 +1,25 @@
+#include "parallel/holdings.h"
+
+namespace offramp {
+namespace {
+
+FlatOptions flat_options(const MachineOptions& options, const Mesh& mesh) {
+  return {.values = options.precision,
+          .optimizer_state = options.optimizer_state,
+          .data_rank = mesh.at.data,
+          .data_size = mesh.degrees.data,
+          .shard_state = options.shard_state && mesh.degrees.data > 1};
+}
+
+}  // namespace
+
+Holdings::Holdings(const MachineOptions& options, const Mesh& mesh, Arena& arena)
+    : stage(mesh.at.pipeline),
+      data_size(mesh.degrees.data),
+      model(build_model(options.model, options.exits, {{mesh.tensor, options.sequence_parallel}, options.precision})),
+      partition(even_partition(static_cast<int>(options.model.num_hidden_layers), mesh.degrees.pipeline)),
+      ties(find_ties(model, partition)),
+      segments(reduces() ? cut_segments(model, units(), options.bucket_elements) : std::vector{units()}),
+      flat(arena, flat_entries(model, partition, stage, segments, ties), flat_options(options, mesh)) {}
+
+}  // namespace offramp

@@ -1,0 +1,46 @@
+// Holdings: what one rank of a job holds of the model: its units' parts of every parameter, laid out flat, and how they are cut into
+// buckets. A function of the options and the rank's place in the mesh; over an arena without memory (and a planned mesh) it says what
+// any other rank holds, for whoever must find a tensor.
+//
+//   Arena nowhere(Backing::none, kUnlimited);
+//   const Holdings theirs(options, Mesh::planned(5, degrees), nowhere);
+#pragma once
+#include "comm/mesh.h"
+#include "parallel/placement.h"
+
+namespace offramp {
+
+struct MachineOptions {
+  ModelConfig model;
+  std::vector<ExitSpec> exits;
+  std::string schedule = "1f1b";
+  std::int64_t micro_batch_size = 1, sequence_length = 0;
+  int microbatches = 1;  // a step and rank
+  bool document_mask = false;
+  std::vector<std::string> optimizer_state;
+  DType precision = DType::f32;    // of weights and activations
+  bool sequence_parallel = false;  // divides what lies between split matrices over the tensor ranks
+  bool shard_state = false;        // ZeRO-1: each data rank keeps and updates its part
+  bool layer_drop = false;         // LayerSkip: samples may fall out of layers
+  std::uint64_t seed = 0;
+  std::int64_t bucket_elements = std::int64_t{1} << 22;
+};
+
+struct Holdings {
+  Holdings(const MachineOptions& options, const Mesh& mesh, Arena& arena);
+  Holdings(const Holdings&) = delete;
+  Holdings& operator=(const Holdings&) = delete;
+
+  Units units() const { return partition.units(stage); }
+  // Whether gradients are summed over ranks at all: over data ranks, or what sequence parallelism leaves in parts.
+  bool reduces() const { return data_size > 1 || model.tensor.splits_rows(); }
+
+  int stage, data_size;
+  Model model;
+  Partition partition;
+  std::vector<Tie> ties;
+  std::vector<Units> segments;  // of the last microbatch's backward
+  Flat flat;                    // binds the model's parameters of this stage
+};
+
+}  // namespace offramp
