@@ -38,9 +38,8 @@ DType working_type(const char* op, const char* name, const Tensor& t) {
 }
 
 // A token's part must be contiguous; tokens themselves may be any distance apart.
-void check_tokens(const char* op, const char* name, const Tensor& t, const Shape& want) {
-  OFFRAMP_CHECK(t.dtype == DType::f32 && t.shape == want, "[{}] {} is {} {}, must be f32 {}", op, name, name_of(t.dtype), to_text(t.shape),
-                to_text(want));
+void check_tokens(const char* op, const char* name, const Tensor& t, DType type, const Shape& want) {
+  check_type(op, name, t, type, want);
   OFFRAMP_CHECK(t.narrow(0, 0, std::min<std::int64_t>(1, t.shape[0])).contiguous(), "[{}] {} {}: a token's elements must be contiguous", op,
                 name, to_text(t.shape));
 }
@@ -140,8 +139,9 @@ cpu::AttentionShape shape_of(const char* op, const Tensor& qkv, const Tensor& ou
   const auto n = qkv.shape[0], groups = qkv.shape[1], queries = qkv.shape[2] - 2, size = qkv.shape[3];
   const auto length = sequences.length;
   OFFRAMP_CHECK(length > 0 && n % length == 0, "[{}] {} tokens are no multiple of sequences of {}", op, n, length);
-  check_tokens(op, "qkv", qkv, qkv.shape);
-  check_tokens(op, "out", out, {n, groups, queries, size});
+  const DType type = working_type(op, "qkv", qkv);
+  check_tokens(op, "qkv", qkv, type, qkv.shape);
+  check_tokens(op, "out", out, type, {n, groups, queries, size});
   const Tensor& first = sequences.first_key;
   OFFRAMP_CHECK(!first.defined() || (first.dtype == DType::i32 && first.shape == Shape{n} && first.contiguous()),
                 "[{}] first_key is {} {}, must be contiguous i32 [{}]", op, name_of(first.dtype), to_text(first.shape), n);
@@ -166,33 +166,70 @@ const std::int32_t* first_key_of(const Sequences& sequences) {
   return sequences.first_key.defined() ? sequences.first_key.as<std::int32_t>() : nullptr;
 }
 
+void check_drop(const char* op, const AttentionDrop& drop) {
+  OFFRAMP_CHECK(drop.p >= 0 && drop.p < 1 && (drop.p == 0 || drop.heads > 0), "[{}] dropout of {} in {} heads", op, drop.p, drop.heads);
+}
+
+template <class T>
+void run_attention(Context& ctx, const cpu::AttentionShape& a, const Tensor& out, const Tensor& lse, const Tensor& qkv,
+                   const Sequences& sequences, const AttentionDrop& drop) {
+  Scratch scratch(ctx);
+  const Tensor workspace = scratch.tensor({omp_get_max_threads(), cpu::attention_scratch<T>(a, drop.p > 0)}, DType::f32);
+  if (ctx.planning()) return ctx.meter->count("attention", {.flops = causal_flops(a), .bytes = bytes_of({out, lse, qkv})});
+  cpu::attention<T>(a,
+                    {.out = out.as<T>(),
+                     .lse = lse.defined() ? lse.as<float>() : nullptr,
+                     .qkv = qkv.as<T>(),
+                     .first_key = first_key_of(sequences),
+                     .drop = drop},
+                    workspace.as<float>());
+}
+
+struct AttentionTensors {
+  Tensor d_qkv, d_out, out, lse, qkv;
+};
+
+template <class T>
+void run_attention_backward(Context& ctx, const cpu::AttentionShape& a, const AttentionTensors& t, const Sequences& sequences,
+                            const AttentionDrop& drop) {
+  Scratch scratch(ctx);
+  const Tensor workspace = scratch.tensor({omp_get_max_threads(), cpu::attention_backward_scratch<T>(a, drop.p > 0)}, DType::f32);
+  if (ctx.planning())
+    return ctx.meter->count("attention_backward",
+                            {.flops = 2.5 * causal_flops(a), .bytes = bytes_of({t.d_qkv, t.d_out, t.out, t.lse, t.qkv})});
+  cpu::attention_backward<T>(a,
+                             {.d_qkv = t.d_qkv.as<T>(),
+                              .d_out = t.d_out.as<T>(),
+                              .d_qkv_stride = t.d_qkv.stride[0],
+                              .d_out_stride = t.d_out.stride[0],
+                              .out = t.out.as<T>(),
+                              .lse = t.lse.as<float>(),
+                              .qkv = t.qkv.as<T>(),
+                              .first_key = first_key_of(sequences),
+                              .drop = drop},
+                             workspace.as<float>());
+}
+
 }  // namespace
 
 void attention(Context& ctx, Tensor out, Tensor lse, Tensor qkv, const Sequences& sequences, const AttentionDrop& drop) {
-  OFFRAMP_CHECK(drop.p == 0, "[attention] dropout of {} is not there yet", drop.p);
   const auto a = shape_of("attention", qkv, out, lse, sequences);
-  Scratch scratch(ctx);
-  const Tensor workspace = scratch.tensor({omp_get_max_threads(), cpu::attention_scratch(a)}, DType::f32);
-  if (ctx.planning()) return ctx.meter->count("attention", {.flops = causal_flops(a), .bytes = bytes_of({out, lse, qkv})});
-  float* kept = lse.defined() ? lse.as<float>() : nullptr;
-  cpu::attention(a, out.as<float>(), kept, qkv.as<float>(), first_key_of(sequences), workspace.as<float>());
+  check_drop("attention", drop);
+  if (qkv.dtype == DType::bf16) return run_attention<bf16>(ctx, a, out, lse, qkv, sequences, drop);
+  run_attention<float>(ctx, a, out, lse, qkv, sequences, drop);
 }
 
 void attention_backward(Context& ctx, Tensor d_qkv, Tensor d_out, Tensor out, Tensor lse, Tensor qkv, const Sequences& sequences,
                         const AttentionDrop& drop) {
-  OFFRAMP_CHECK(drop.p == 0, "[attention_backward] dropout of {} is not there yet", drop.p);
   if (!d_qkv.defined()) return;
   OFFRAMP_CHECK(lse.defined(), "[attention_backward] lse is undefined: the forward must keep it");
   const auto a = shape_of("attention_backward", qkv, out, lse, sequences);
-  check_tokens("attention_backward", "d_qkv", d_qkv, qkv.shape);
-  check_tokens("attention_backward", "d_out", d_out, out.shape);
-  Scratch scratch(ctx);
-  const Tensor workspace = scratch.tensor({omp_get_max_threads(), cpu::attention_backward_scratch(a)}, DType::f32);
-  if (ctx.planning())
-    return ctx.meter->count("attention_backward", {.flops = 2.5 * causal_flops(a), .bytes = bytes_of({d_qkv, d_out, out, lse, qkv})});
-  const cpu::AttentionGradient gradient = {
-      .d_qkv = d_qkv.as<float>(), .d_out = d_out.as<float>(), .d_qkv_stride = d_qkv.stride[0], .d_out_stride = d_out.stride[0]};
-  cpu::attention_backward(a, gradient, out.as<float>(), lse.as<float>(), qkv.as<float>(), first_key_of(sequences), workspace.as<float>());
+  check_tokens("attention_backward", "d_qkv", d_qkv, qkv.dtype, qkv.shape);
+  check_tokens("attention_backward", "d_out", d_out, qkv.dtype, out.shape);
+  check_drop("attention_backward", drop);
+  const AttentionTensors tensors = {d_qkv, d_out, out, lse, qkv};
+  if (qkv.dtype == DType::bf16) return run_attention_backward<bf16>(ctx, a, tensors, sequences, drop);
+  run_attention_backward<float>(ctx, a, tensors, sequences, drop);
 }
 
 }  // namespace offramp

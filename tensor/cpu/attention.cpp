@@ -8,110 +8,136 @@ namespace offramp::cpu {
 
 namespace {
 
+template <class T>
 struct Workspace {
-  float *keys, *values;                 // [size, pitch] transposed; [length, size]
-  float *queries, *scores, *out, *sum;  // [kQueryRows, size]; [kQueryRows, pitch]; [kQueryRows, size]; [kQueryRows]
+  float *keys, *values;                 // [words, pitch] transposed; [length / kPerWord, size] zipped
+  float* packed;                        // [length, words], for a moment
+  float *queries, *scores, *out, *sum;  // [kQueryRows, words]; [kQueryRows, pitch]; [kQueryRows, size]; [kQueryRows]
+  float* factors;                       // [pitch], with dropout
   std::int64_t floats;                  // of all parts
-  Workspace(float* scratch, const Padded& padded) {
+  Workspace(float* scratch, const Padded<T>& padded, bool drops) {
     Parts parts(scratch);
-    keys = parts.take(padded.size * padded.pitch);
-    values = parts.take(padded.length * padded.size);
-    queries = parts.take(kQueryRows * padded.size);
+    keys = parts.take(padded.words * padded.pitch);
+    values = parts.take(padded.length / kPerWord<T> * padded.size);
+    packed = parts.take(padded.length * padded.words);
+    queries = parts.take(kQueryRows * padded.words);
     scores = parts.take(kQueryRows * padded.pitch);
     out = parts.take(kQueryRows * padded.size);
     sum = parts.take(kQueryRows);
+    factors = parts.take(drops ? padded.pitch : 0);
     floats = parts.used();
   }
 };
 
-// row = exp(row - maximum) in the columns [begin, end) that it sees, 0 in the rest of their vectors. Returns the sum; `maximum` is
-// the row's largest score.
-float softmax_row(float* row, std::int64_t begin, std::int64_t end, float& maximum) {
-  hide_edges(row, begin, end);
+// The largest score of a row in the columns [begin, end) that it sees.
+float maximum_row(float* row, std::int64_t begin, std::int64_t end) {
   const std::int64_t low = begin / kLanes * kLanes;
+  hide_edges(row, low, begin, end);
   Floats most = load(row + low);
   for (std::int64_t j = low + kLanes; j < end; j += kLanes) {
     const Floats x = load(row + j);
     most = most > x ? most : x;
   }
-  maximum = maximum_of(most);
+  return maximum_of(most);
+}
+
+// The row's probabilities, but for the division by their sum, which is returned, take the place of its scores: p = exp(scale *
+// (score - maximum)), times its factor where there is dropout. They are as wide as T, from the row's first byte on.
+template <class T, bool drops>
+float softmax_row(float* row, std::int64_t low, std::int64_t end, float scale, float maximum, const float* factors) {
+  T* to = reinterpret_cast<T*>(row);
+  const float shift = maximum * scale;
   Floats sum{};
   for (std::int64_t j = low; j < end; j += kLanes) {
-    const Floats p = exp(load(row + j) - maximum);
-    store(row + j, p);
+    const Floats p = exp(load(row + j) * scale - shift);
+    store(to + j, drops ? p * load(factors + j) : p);
     sum += p;
   }
   return sum_of(sum);
 }
 
-// w.out = softmax(w.scores) w.values without the division by w.sum, tile by tile: what softmax wrote is still in cache.
-void block_out(const Workspace& w, const Block& b, const Padded& padded) {
-  for (std::int64_t i = 0; i < b.rows; i += kTileRows)
-    tile_row<false>({w.out + i * padded.size, padded.size}, {w.scores + i * padded.pitch + b.first_column, padded.pitch, 1},
-                    {w.values + b.first_column * padded.size, padded.size}, diagonal(b, i) - b.first_column, padded.size);
-}
-
+template <class T>
 struct Head {
-  Rows queries;
-  float* out;
+  Rows<const T> queries;
+  Rows<T> out;
   float* lse;  // of this sequence's rows, or null
   const std::int32_t* first_key;
+  HeadDrop drop;
 };
 
-void block_softmax(const Workspace& w, const Block& b, const Head& head, const Padded& padded) {
+template <class T>
+void block_softmax(const Workspace<T>& w, const Block& b, const Head<T>& head, const AttentionShape& a, const Padded<T>& padded) {
+  const float scale = 1 / std::sqrt(static_cast<float>(a.size));
   for (std::int64_t i = 0; i < b.rows; ++i) {
-    const std::int64_t row = b.first_row + i, begin = first_key_at(head.first_key, row);
+    const std::int64_t row = b.first_row + i, begin = first_key_at(head.first_key, row), low = begin / kLanes * kLanes, end = row + 1;
     float* scores = w.scores + i * padded.pitch;
-    float maximum = 0;
-    w.sum[i] = softmax_row(scores, begin, row + 1, maximum);
-    std::fill(scores + b.first_column, scores + begin / kLanes * kLanes, 0.0f);
-    if (head.lse) head.lse[row] = maximum + std::log(w.sum[i]);
+    const float maximum = maximum_row(scores, begin, end);
+    if (head.drop.p > 0) drop_factors(w.factors, head.drop, row, low, round_up(end, kLanes));
+    w.sum[i] = head.drop.p > 0 ? softmax_row<T, true>(scores, low, end, scale, maximum, w.factors)
+                               : softmax_row<T, false>(scores, low, end, scale, maximum, nullptr);
+    std::fill(scores + b.first_column / kPerWord<T>, scores + low / kPerWord<T>, 0.0f);
+    if (head.lse) head.lse[row] = maximum * scale + std::log(w.sum[i]);
   }
 }
 
-void one_head(const Workspace& w, const Head& head, const AttentionShape& a, const Padded& padded) {
-  const float scale = 1 / std::sqrt(static_cast<float>(a.size));
+// w.out = the probabilities times w.values, tile by tile: what softmax wrote is still in cache.
+template <class T>
+void block_out(const Workspace<T>& w, const Block& b, const Padded<T>& padded) {
+  const std::int64_t first = b.first_column / kPerWord<T>;
+  for (std::int64_t i = 0; i < b.rows; i += kTileRows)
+    tile_row<T, false>({w.out + i * padded.size, padded.size}, {w.scores + i * padded.pitch + first, padded.pitch, 1},
+                       {w.values + first * padded.size, padded.size}, diagonal(b, i) / kPerWord<T> - first, padded.size);
+}
+
+template <class T>
+void one_head(const Workspace<T>& w, const Head<T>& head, const AttentionShape& a, const Padded<T>& padded) {
   for (std::int64_t r = 0; r < a.length; r += kQueryRows) {
     const Block b = block_at(r, a.length, head.first_key);
-    const Rows queries = {head.queries.data + r * head.queries.stride, head.queries.stride};
-    pack(w.queries, queries, b.rows, round_up(b.rows, kTileRows), a.size, padded.size, scale);
-    block_scores(w.scores, w.queries, w.keys, b, a, padded);
-    block_softmax(w, b, head, padded);
+    pack(w.queries, head.queries.from(r), b.rows, round_up(b.rows, kTileRows), a.size, padded);
+    block_scores(w.scores, w.queries, w.keys, b, padded);
+    block_softmax(w, b, head, a, padded);
     block_out(w, b, padded);
-    for (std::int64_t i = 0; i < b.rows; ++i) {
-      const float inverse = 1 / w.sum[i];
-      float* out = head.out + (r + i) * a.out_stride;
-      for (std::int64_t c = 0; c < a.size; ++c) out[c] = w.out[i * padded.size + c] * inverse;
-    }
+    for (std::int64_t i = 0; i < b.rows; ++i) unpack(head.out.row(r + i), w.out + i * padded.size, a.size, 1 / w.sum[i]);
   }
 }
 
 }  // namespace
 
-std::int64_t attention_scratch(const AttentionShape& a) { return Workspace(nullptr, Padded(a)).floats; }
+template <class T>
+std::int64_t attention_scratch(const AttentionShape& a, bool drops) {
+  return Workspace<T>(nullptr, Padded<T>(a), drops).floats;
+}
 
 // One task is a (sequence, group): its keys and values are packed once for all its query heads.
-void attention(const AttentionShape& a, float* out, float* lse, const float* qkv, const std::int32_t* first_key, float* scratch) {
-  const Padded padded(a);
-  const std::int64_t part = attention_scratch(a);
+template <class T>
+void attention(const AttentionShape& a, const AttentionData<T>& t, float* scratch) {
+  const Padded<T> padded(a);
+  const bool drops = t.drop.p > 0;
+  const std::int64_t part = attention_scratch<T>(a, drops);
 #pragma omp parallel for schedule(static)
   for (std::int64_t task = 0; task < a.sequences * a.groups; ++task) {
-    const Workspace w(scratch + omp_get_thread_num() * part, padded);
-    const std::int64_t token = task / a.groups * a.length, g = task % a.groups;
-    const float* group = qkv + token * a.qkv_stride + g * (2 + a.queries) * a.size;
-    pack(w.values, {group, a.qkv_stride}, a.length, padded.length, a.size, padded.size, 1);
-    transpose_packed(w.keys, w.values, padded);
-    pack(w.values, {group + a.size, a.qkv_stride}, a.length, padded.length, a.size, padded.size, 1);
+    const Workspace<T> w(scratch + omp_get_thread_num() * part, padded, drops);
+    const std::int64_t sequence = task / a.groups, token = sequence * a.length, g = task % a.groups;
+    const Rows<const T> group = {t.qkv + token * a.qkv_stride + g * (2 + a.queries) * a.size, a.qkv_stride};
+    pack(w.packed, group, a.length, padded.length, a.size, padded);
+    transpose_packed(w.keys, w.packed, padded);
+    pack_zipped(w.values, {group.data + a.size, group.stride}, a.length, padded.length, a.size, padded);
     for (std::int64_t q = 0; q < a.queries; ++q) {
       const std::int64_t head = g * a.queries + q;
       one_head(w,
-               {.queries = {group + (2 + q) * a.size, a.qkv_stride},
-                .out = out + token * a.out_stride + head * a.size,
-                .lse = lse ? lse + head * a.lse_stride + token : nullptr,
-                .first_key = first_key ? first_key + token : nullptr},
+               Head<T>{.queries = {group.data + (2 + q) * a.size, group.stride},
+                       .out = {t.out + token * a.out_stride + head * a.size, a.out_stride},
+                       .lse = t.lse ? t.lse + head * a.lse_stride + token : nullptr,
+                       .first_key = t.first_key ? t.first_key + token : nullptr,
+                       .drop = HeadDrop(a, t.drop, sequence, g, q)},
                a, padded);
     }
   }
 }
+
+template std::int64_t attention_scratch<float>(const AttentionShape&, bool);
+template std::int64_t attention_scratch<bf16>(const AttentionShape&, bool);
+template void attention(const AttentionShape&, const AttentionData<float>&, float*);
+template void attention(const AttentionShape&, const AttentionData<bf16>&, float*);
 
 }  // namespace offramp::cpu

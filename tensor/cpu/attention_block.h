@@ -1,5 +1,8 @@
 // What the forward and the backward of attention share: how one (sequence, group) is packed, and the scores of a block of queries.
 // Queries go in blocks of kQueryRows rows against all keys a block can see, so scratch is kQueryRows x length, whatever n is.
+//
+// A product sums over words (tile.h), so a bf16 operand is packed with neighbours of its sum side by side: rows as they are where
+// the sum runs along them, two rows zipped into one where it runs across. For f32 both are the same.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -15,39 +18,98 @@ inline constexpr std::int64_t kQueryRows = 64;  // of a block; a multiple of kTi
 static_assert(kQueryRows % kLanes == 0);
 
 // Sizes padded to whole vectors.
+template <class T>
 struct Padded {
   std::int64_t length, size;
-  std::int64_t pitch;  // of rows that run over keys: one vector more, because a power of two would hit few cache sets
+  std::int64_t depth, words;  // of a row of the head: what a sum runs over, and padded
+  std::int64_t pitch;         // of rows that run over keys: one vector more, because a power of two would hit few cache sets
   explicit Padded(const AttentionShape& a)
-      : length(round_up(a.length, 2 * kLanes)), size(round_up(a.size, kLanes)), pitch(length + kLanes) {}
+      : length(round_up(a.length, 2 * kLanes)),
+        size(round_up(a.size, kLanes)),
+        depth((a.size + kPerWord<T> - 1) / kPerWord<T>),
+        words(round_up(depth, kLanes)),
+        pitch(length + kLanes) {}
 };
 
 // Rows of one head within a token-major buffer.
+template <class T>
 struct Rows {
-  const float* data;
+  T* data;
   std::int64_t stride;
+  T* row(std::int64_t i) const { return data + i * stride; }
+  Rows from(std::int64_t i) const { return {row(i), stride}; }
 };
 
-// to[count rounded up, padded] = scale * from[count, size], zeros elsewhere.
-static inline void pack(float* to, Rows from, std::int64_t count, std::int64_t padded_count, std::int64_t size, std::int64_t padded,
-                        float scale) {
+// to[count rounded up, words] = from[count, size], zeros elsewhere.
+template <class T>
+static inline void pack(float* to, Rows<const T> from, std::int64_t count, std::int64_t padded_count, std::int64_t size,
+                        const Padded<T>& padded) {
+  std::fill(to + count * padded.words, to + padded_count * padded.words, 0.0f);
   for (std::int64_t i = 0; i < count; ++i) {
-    for (std::int64_t c = 0; c < size; ++c) to[i * padded + c] = scale * from.data[i * from.stride + c];
-    std::fill(to + i * padded + size, to + (i + 1) * padded, 0.0f);
+    float* row = to + i * padded.words;
+    std::fill(row + size / kPerWord<T>, row + padded.words, 0.0f);
+    std::memcpy(static_cast<void*>(row), from.row(i), static_cast<std::size_t>(size) * sizeof(T));
   }
-  std::fill(to + count * padded, to + padded_count * padded, 0.0f);
 }
 
-// to[size, pitch] = the transpose of a packed from[length, size]; columns from padded.length on are left alone and never used.
-static inline void transpose_packed(float* to, const float* from, const Padded& padded) {
-  for (std::int64_t j = 0; j < padded.length; j += kLanes) {
+// A word of two bf16 in each lane.
+static inline Floats zipped(const bf16* low, const bf16* high) { return (Floats)((Words)load(low) >> 16 | (Words)load(high)); }
+
+// Rounded to T.
+template <class T>
+static inline Floats zipped(const Floats (&rows)[kPerWord<T>]) {
+  if constexpr (kPerWord<T> == 1) {
+    return rows[0];
+  } else {
+    return (Floats)(__builtin_convertvector(rounded(rows[0]), Words) | __builtin_convertvector(rounded(rows[1]), Words) << 16);
+  }
+}
+
+// to[count rounded up / kPerWord, padded size]: the rows of from[count, size] in twos, of bf16.
+static inline void pack_zipped(float* to, Rows<const bf16> from, std::int64_t count, std::int64_t padded_count, std::int64_t size,
+                               const Padded<bf16>& padded) {
+  const auto packed = [&](std::int64_t i, std::int64_t c, bf16* lanes) {  // what there is of a vector, else zeros
+    std::fill_n(lanes, kLanes, bf16());
+    if (i < count) std::copy_n(from.row(i) + c, std::min<std::int64_t>(kLanes, size - c), lanes);
+  };
+  for (std::int64_t i = 0; i < padded_count; i += 2) {
     for (std::int64_t c = 0; c < padded.size; c += kLanes) {
+      float* word = to + i / 2 * padded.size + c;
+      if (i + 2 <= count && c + kLanes <= size) {
+        store(word, zipped(from.row(i) + c, from.row(i + 1) + c));
+        continue;
+      }
+      bf16 low[kLanes], high[kLanes];
+      packed(i, c, low), packed(i + 1, c, high);
+      store(word, zipped(low, high));
+    }
+  }
+}
+
+static inline void pack_zipped(float* to, Rows<const float> from, std::int64_t count, std::int64_t padded_count, std::int64_t size,
+                               const Padded<float>& padded) {
+  pack(to, from, count, padded_count, size, padded);
+}
+
+// to[words, pitch] = the transpose of a packed from[length, words]; columns from padded.length on are left alone and never used.
+template <class T>
+static inline void transpose_packed(float* to, const float* from, const Padded<T>& padded) {
+  for (std::int64_t j = 0; j < padded.length; j += kLanes) {
+    for (std::int64_t c = 0; c < padded.words; c += kLanes) {
       Floats rows[kLanes];
-      for (int r = 0; r < kLanes; ++r) rows[r] = load(from + (j + r) * padded.size + c);
+      for (int r = 0; r < kLanes; ++r) rows[r] = load(from + (j + r) * padded.words + c);
       transpose(rows);
       for (int r = 0; r < kLanes; ++r) store(to + (c + r) * padded.pitch + j, rows[r]);
     }
   }
+}
+
+// to[size] = scale * from[size].
+template <class T>
+static inline void unpack(T* to, const float* from, std::int64_t size, float scale) {
+  std::int64_t c = 0;
+  for (; c + kLanes <= size; c += kLanes) store(to + c, load(from + c) * scale);
+  for (; c < size; ++c) to[c] = static_cast<T>(from[c] * scale);
 }
 
 // One block: query rows first_row.. of a sequence and the keys they may see, from first_column (a multiple of kLanes) on.
@@ -70,27 +132,50 @@ static inline Block block_at(std::int64_t first_row, std::int64_t length, const 
 // The end of the keys that the tile of rows with row i may see.
 static inline std::int64_t diagonal(const Block& b, std::int64_t i) { return b.first_row + i / kTileRows * kTileRows + kTileRows; }
 
-// Of a row of scores that sees columns [begin, end): makes the others within the first and the last whole vector vanish under exp.
-static inline void hide_edges(float* row, std::int64_t begin, std::int64_t end) {
+// Of a row of scores that sees columns [begin, end): makes the others vanish under exp, from `low` on (a multiple of kLanes, at most
+// begin) to the end of the last whole vector.
+static inline void hide_edges(float* row, std::int64_t low, std::int64_t begin, std::int64_t end) {
+  constexpr float kHidden = -std::numeric_limits<float>::infinity();
+  std::fill(row + low, row + begin / kLanes * kLanes, kHidden);
   for (const std::int64_t j : {begin / kLanes * kLanes, (end - 1) / kLanes * kLanes}) {
     const Ints column = lane_numbers(static_cast<std::int32_t>(j));
     const Ints visible = (column >= static_cast<std::int32_t>(begin)) & (column < static_cast<std::int32_t>(end));
-    store(row + j, visible ? load(row + j) : broadcast(-std::numeric_limits<float>::infinity()));
+    store(row + j, visible ? load(row + j) : broadcast(kHidden));
   }
 }
 
-// scores[rows, pitch] = left[rows, size] right[size, pitch], where a tile touches the causal part. A strip of keys stays in cache
+// scores[rows, pitch] = left[rows, words] right[words, pitch], where a tile touches the causal part. A strip of keys stays in cache
 // for all rows.
-static inline void block_scores(float* scores, const float* left, const float* right, const Block& b, const AttentionShape& a,
-                                const Padded& padded) {
+template <class T>
+static inline void block_scores(float* scores, const float* left, const float* right, const Block& b, const Padded<T>& padded) {
   constexpr std::int64_t kStrip = 2 * kLanes;
   for (std::int64_t j = b.first_column; j < b.end(); j += kStrip) {
     // Rows whose diagonal lies before this strip see nothing of it.
     const std::int64_t from = std::max<std::int64_t>(0, j - b.first_row) / kTileRows * kTileRows;
     for (std::int64_t i = from; i < b.rows; i += kTileRows)
-      tile<2, false>({scores + i * padded.pitch + j, padded.pitch}, {left + i * padded.size, padded.size, 1}, {right + j, padded.pitch},
-                     a.size);
+      tile<T, 2, false>({scores + i * padded.pitch + j, padded.pitch}, {left + i * padded.words, padded.words, 1},
+                        {right + j, padded.pitch}, padded.depth);
   }
+}
+
+// Dropout of one head: the number of (row, key) is first + row * length + key.
+struct HeadDrop {
+  float p = 0;
+  Key key;
+  std::uint64_t first = 0;
+  std::int64_t length = 0;
+  HeadDrop(const AttentionShape& a, const AttentionDrop& drop, std::int64_t sequence, std::int64_t group, std::int64_t query)
+      : p(drop.p), key(drop.key), length(a.length) {
+    const std::int64_t head = (drop.first_group + group * drop.group_step) * a.queries + query;
+    first = static_cast<std::uint64_t>(((drop.first_sample + sequence) * drop.heads + head) * length * length);
+  }
+};
+
+// factors[begin, end) = what the row's probabilities are multiplied by: 0, or 1 / (1 - p).
+static inline void drop_factors(float* factors, const HeadDrop& drop, std::int64_t row, std::int64_t begin, std::int64_t end) {
+  const float kept = 1 / (1 - drop.p);
+  const std::uint64_t first = drop.first + static_cast<std::uint64_t>(row * drop.length);
+  for (std::int64_t j = begin; j < end; ++j) factors[j] = uniform(drop.key, first + static_cast<std::uint64_t>(j)) < drop.p ? 0.0f : kept;
 }
 
 }  // namespace offramp::cpu

@@ -7,6 +7,10 @@
 //   store(p, exp(x - maximum));    // within 1.5 * 2^-24 of itself; below -87.3 exactly 0, above 88.37 infinity, NaN stays NaN
 //                                  // p may point to bf16: widened when read, rounded when written
 #pragma once
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -41,11 +45,18 @@ static inline Floats load(const bf16* p) {
   return (Floats)(__builtin_convertvector(x, Words) << 16);
 }
 
-// Rounds as bf16's constructor does.
-static inline void store(bf16* p, Floats x) {
+// The upper halves of words, rounded as bf16's constructor does (the processor's instruction takes subnormal numbers for 0).
+static inline Halves rounded(Floats x) {
+#ifdef __AVX512BF16__
+  return (Halves)_mm512_cvtneps_pbh((__m512)x);
+#else
   const Words word = (Words)x;
-  const Words rounded = (word + 0x7FFF + (word >> 16 & 1)) >> 16;
-  const Halves half = __builtin_convertvector(x == x ? rounded : word >> 16 | 0x40, Halves);
+  return __builtin_convertvector(x == x ? (word + 0x7FFF + (word >> 16 & 1)) >> 16 : word >> 16 | 0x40, Halves);
+#endif
+}
+
+static inline void store(bf16* p, Floats x) {
+  const Halves half = rounded(x);
   std::memcpy(static_cast<void*>(p), &half, sizeof half);
 }
 

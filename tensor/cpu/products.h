@@ -8,7 +8,7 @@
 #include <compare>
 #include <cstdint>
 
-#include "tensor/tensor.h"
+#include "tensor/ops.h"
 
 namespace offramp::cpu {
 
@@ -51,18 +51,36 @@ struct AttentionShape {
   std::int64_t qkv_stride = 0, out_stride = 0, lse_stride = 0;                // lse: elements a head
 };
 
-// Floats of scratch a thread needs: proportional to the length of one sequence.
-std::int64_t attention_scratch(const AttentionShape&);
-std::int64_t attention_backward_scratch(const AttentionShape&);
-// first_key may be null: every key from 0 on. lse may be null: not kept. scratch: one part for each of omp_get_max_threads().
-void attention(const AttentionShape&, float* out, float* lse, const float* qkv, const std::int32_t* first_key, float* scratch);
+// Floats of scratch a thread needs: proportional to the length of one sequence. drops: with dropout.
+template <class T>
+std::int64_t attention_scratch(const AttentionShape&, bool drops);
+template <class T>
+std::int64_t attention_backward_scratch(const AttentionShape&, bool drops);
 
-struct AttentionGradient {
-  float* d_qkv = nullptr;  // laid out like qkv, but for its stride
-  const float* d_out = nullptr;
-  std::int64_t d_qkv_stride = 0, d_out_stride = 0;
+// T: float or bf16, of which qkv, out and their gradients are made. scratch: one part for each of omp_get_max_threads().
+template <class T>
+struct AttentionData {
+  T* out = nullptr;
+  float* lse = nullptr;  // or null: not kept
+  const T* qkv = nullptr;
+  const std::int32_t* first_key = nullptr;  // or null: every key from 0 on
+  AttentionDrop drop = {};
 };
-void attention_backward(const AttentionShape&, const AttentionGradient&, const float* out, const float* lse, const float* qkv,
-                        const std::int32_t* first_key, float* scratch);
+template <class T>
+void attention(const AttentionShape&, const AttentionData<T>&, float* scratch);
+
+template <class T>
+struct AttentionGradient {
+  T* d_qkv = nullptr;  // laid out like qkv, but for its stride
+  const T* d_out = nullptr;
+  std::int64_t d_qkv_stride = 0, d_out_stride = 0;
+  const T* out = nullptr;
+  const float* lse = nullptr;
+  const T* qkv = nullptr;
+  const std::int32_t* first_key = nullptr;
+  AttentionDrop drop = {};
+};
+template <class T>
+void attention_backward(const AttentionShape&, const AttentionGradient<T>&, float* scratch);
 
 }  // namespace offramp::cpu

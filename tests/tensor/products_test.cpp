@@ -22,7 +22,10 @@ struct Sizes {
   bool logits = false;  // f32 whatever the operands are
 };
 
-Sizes in_bf16(Sizes s) { return s.type = DType::bf16, s; }
+template <class S>
+S in_bf16(S sizes) {
+  return sizes.type = DType::bf16, sizes;
+}
 
 std::string name_of_case(const char* what, const Sizes& s) {
   return fmt::format("{} {} n={} h={} o={} pitch+{}{}{}{}", what, name_of(s.type), s.n, s.h, s.o, s.pitch, s.residual ? " residual" : "",
@@ -178,6 +181,8 @@ struct Heads {
   std::int64_t sequences, length, groups, queries, size;
   std::int64_t document = 0;  // tokens a document; 0: no document mask
   double spread = 1;          // of qkv
+  DType type = DType::f32;
+  float dropout = 0;
   std::int64_t tokens() const { return sequences * length; }
   std::int64_t first_key(std::int64_t token) const { return document ? token % length / document * document : 0; }
   // Where an element of qkv, and one of out, lies. slot: 0 key, 1 value, 2.. query heads.
@@ -191,8 +196,25 @@ struct Heads {
     return at((group * queries + query) * tokens() + token);
   }
   double scale() const { return 1 / std::sqrt(static_cast<double>(size)); }
+  // These groups as every other one of a wider model, from its second on.
+  AttentionDrop drop() const {
+    return {.p = dropout,
+            .key = {.seed = 5, .use = Use::dropout},
+            .first_sample = 3,
+            .heads = (1 + 2 * groups) * queries,
+            .first_group = 1,
+            .group_step = 2};
+  }
+  // What dropout multiplies a probability by.
+  double factor(std::int64_t token, std::int64_t group, std::int64_t query, std::int64_t key_token) const {
+    const std::int64_t sample = 3 + token / length, head = (1 + 2 * group) * queries + query;
+    const std::int64_t number = ((sample * drop().heads + head) * length + token % length) * length + key_token % length;
+    if (dropout > 0 && uniform(drop().key, static_cast<std::uint64_t>(number)) < dropout) return 0;
+    return 1 / (1 - static_cast<double>(dropout));
+  }
   std::string text() const {
-    return fmt::format("{} x {} tokens, {} groups of {}, d={} document={}", sequences, length, groups, queries, size, document);
+    return fmt::format("{} {} x {} tokens, {} groups of {}, d={} document={} dropout={}", name_of(type), sequences, length, groups, queries,
+                       size, document, dropout);
   }
 };
 
@@ -223,7 +245,8 @@ void reference_attention(const Heads& a, Values& v) {
     v["lse"][a.row(token, g, q)] = lse;
     for (std::int64_t c = 0; c < a.size; ++c) {
       double& out = v["out"][a.out(token, g, q, c)] = 0;
-      for (std::int64_t j = first; j <= token; ++j) out += std::exp(s[at(j - first)] - lse) * v["qkv"][a.in(j, g, 1, c)];
+      for (std::int64_t j = first; j <= token; ++j)
+        out += a.factor(token, g, q, j) * std::exp(s[at(j - first)] - lse) * v["qkv"][a.in(j, g, 1, c)];
     }
   });
 }
@@ -237,21 +260,23 @@ void reference_attention_backward(const Heads& a, Values& v) {
     for (std::int64_t c = 0; c < a.size; ++c) delta += v["d_out"][a.out(token, g, q, c)] * v["out"][a.out(token, g, q, c)];
     for (std::int64_t j = first; j <= token; ++j) {
       const double p = std::exp(score(a, qkv, token, g, q, j) - v["lse"][a.row(token, g, q)]);
+      const double factor = a.factor(token, g, q, j);
       double dp = 0;
-      for (std::int64_t c = 0; c < a.size; ++c) dp += v["d_out"][a.out(token, g, q, c)] * qkv[a.in(j, g, 1, c)];
+      for (std::int64_t c = 0; c < a.size; ++c) dp += factor * v["d_out"][a.out(token, g, q, c)] * qkv[a.in(j, g, 1, c)];
       const double ds = p * (dp - delta) * a.scale();
       for (std::int64_t c = 0; c < a.size; ++c) {
         d[a.in(token, g, 2 + q, c)] += ds * qkv[a.in(j, g, 0, c)];
         d[a.in(j, g, 0, c)] += ds * qkv[a.in(token, g, 2 + q, c)];
-        d[a.in(j, g, 1, c)] += p * v["d_out"][a.out(token, g, q, c)];
+        d[a.in(j, g, 1, c)] += factor * p * v["d_out"][a.out(token, g, q, c)];
       }
     }
   });
 }
 
 Operand qkv_operand(const Heads& a) {
-  return input("qkv", {a.tokens(), a.groups, 2 + a.queries, a.size},
-               [=](std::int64_t i) { return a.spread * normal({.seed = 3}, static_cast<std::uint64_t>(i)); });
+  return of_type(input("qkv", {a.tokens(), a.groups, 2 + a.queries, a.size},
+                       [=](std::int64_t i) { return a.spread * normal({.seed = 3}, static_cast<std::uint64_t>(i)); }),
+                 a.type);
 }
 
 Sequences sequences_of(const Heads& a, const Tensors& t) { return {.length = a.length, .first_key = t["first_key"]}; }
@@ -261,13 +286,17 @@ void add_first_key(Case& c, const Heads& a) {
 }
 
 // Scores have the rounding of a sum over the head, times their own size (spread^2, six deviations at most).
-double attention_bound(const Heads& a) { return 6 * a.spread * a.spread * sum_bound(a.size) + sum_bound(a.length); }
+// In bf16 probabilities are rounded to 2^-9 of themselves, in any direction, before they are multiplied.
+double attention_bound(const Heads& a) {
+  const double rounding = a.type == DType::bf16 ? 0x1p-9 / 0x1p-24 : 0;
+  return 6 * a.spread * a.spread * sum_bound(a.size) + sum_bound(a.length) + rounding;
+}
 
 Case attention_case(const Heads& a) {
   Case c = {.name = "attention " + a.text(),
-            .operands = {required(output("out", {a.tokens(), a.groups, a.queries, a.size}, attention_bound(a))),
+            .operands = {required(of_type(output("out", {a.tokens(), a.groups, a.queries, a.size}, attention_bound(a)), a.type)),
                          output("lse", {a.groups * a.queries, a.tokens()}, sum_bound(a.size)), qkv_operand(a)},
-            .run = [=](Context& x, const Tensors& t) { attention(x, t["out"], t["lse"], t["qkv"], sequences_of(a, t)); },
+            .run = [=](Context& x, const Tensors& t) { attention(x, t["out"], t["lse"], t["qkv"], sequences_of(a, t), a.drop()); },
             .reference = [=](Values& v) { reference_attention(a, v); }};
   add_first_key(c, a);
   return c;
@@ -275,14 +304,16 @@ Case attention_case(const Heads& a) {
 
 Case attention_backward_case(const Heads& a) {
   const auto lse = [](std::int64_t i) { return 3 + 0.1 * static_cast<double>(i % 7); };  // any numbers do: p need not sum to 1
-  Case c = {
-      .name = "attention_backward " + a.text(),
-      .operands = {output("d_qkv", {a.tokens(), a.groups, 2 + a.queries, a.size}, 2 * attention_bound(a)),
-                   input("d_out", {a.tokens(), a.groups, a.queries, a.size}), input("out", {a.tokens(), a.groups, a.queries, a.size}),
-                   input("lse", {a.groups * a.queries, a.tokens()}, lse), qkv_operand(a)},
-      .run = [=](Context& x,
-                 const Tensors& t) { attention_backward(x, t["d_qkv"], t["d_out"], t["out"], t["lse"], t["qkv"], sequences_of(a, t)); },
-      .reference = [=](Values& v) { reference_attention_backward(a, v); }};
+  Case c = {.name = "attention_backward " + a.text(),
+            .operands = {of_type(output("d_qkv", {a.tokens(), a.groups, 2 + a.queries, a.size}, 2 * attention_bound(a)), a.type),
+                         of_type(input("d_out", {a.tokens(), a.groups, a.queries, a.size}), a.type),
+                         of_type(input("out", {a.tokens(), a.groups, a.queries, a.size}), a.type),
+                         input("lse", {a.groups * a.queries, a.tokens()}, lse), qkv_operand(a)},
+            .run =
+                [=](Context& x, const Tensors& t) {
+                  attention_backward(x, t["d_qkv"], t["d_out"], t["out"], t["lse"], t["qkv"], sequences_of(a, t), a.drop());
+                },
+            .reference = [=](Values& v) { reference_attention_backward(a, v); }};
   add_first_key(c, a);
   return c;
 }
@@ -292,12 +323,19 @@ const std::vector<Heads> kHeads = {{1, 1, 1, 1, 2},      {2, 7, 1, 2, 6},       
                                    {1, 65, 1, 3, 16},    {1, 130, 2, 1, 64},     {1, 97, 1, 1, 80},    {3, 9, 1, 1, 4, 1},
                                    {2, 50, 1, 2, 10, 7}, {1, 200, 1, 2, 32, 90}, {1, 150, 1, 1, 8, 64}};
 
+Heads with_dropout(Heads a) { return a.dropout = 0.3f, a; }
+std::vector<Heads> variants(const Heads& a) { return {a, in_bf16(a), with_dropout(a), in_bf16(with_dropout(a))}; }
+
 TEST(Attention, Forward) {
-  for (const Heads& a : kHeads) check_case(attention_case(a));
+  for (const Heads& a : kHeads) {
+    for (const Heads& each : variants(a)) check_case(attention_case(each));
+  }
 }
 
 TEST(Attention, Backward) {
-  for (const Heads& a : kHeads) check_case(attention_backward_case(a));
+  for (const Heads& a : kHeads) {
+    for (const Heads& each : variants(a)) check_case(attention_backward_case(each));
+  }
 }
 
 TEST(Attention, LargeScoresDoNotOverflow) {
@@ -305,8 +343,9 @@ TEST(Attention, LargeScoresDoNotOverflow) {
 }
 
 TEST(Attention, GradientAgreesWithFiniteDifferences) {
-  for (const Heads& a : {Heads{1, 1, 1, 1, 2}, {2, 5, 2, 2, 4}, {1, 9, 1, 3, 6, 4}})
-    check_gradient(attention_case(a), attention_backward_case(a));
+  for (const Heads& a : {Heads{1, 1, 1, 1, 2}, {2, 5, 2, 2, 4}, {1, 9, 1, 3, 6, 4}}) {
+    for (const Heads& each : {a, with_dropout(a)}) check_gradient(attention_case(each), attention_backward_case(each));
+  }
 }
 
 // ---- what plan mode says
@@ -389,7 +428,7 @@ TEST(Attention, NaNStaysVisible) {
 
 // Ranks that are threads of one process share nothing.
 TEST(Products, RanksAsThreadsComputeTheSameBits) {
-  const Case cases[] = {linear_case({64, 48, 80, 0, true}), linear_case(in_bf16({64, 48, 80, 0, true, true})),
+  const Case cases[] = {linear_case({64, 48, 80, 0, true}), linear_case(in_bf16(Sizes{64, 48, 80, 0, true, true})),
                         backward_weight_case({64, 48, 80}), attention_case({2, 70, 2, 2, 32}), attention_backward_case({2, 70, 2, 2, 32})};
   std::vector<Result> alone;
   for (const Case& c : cases) alone.push_back(run_case(c));
