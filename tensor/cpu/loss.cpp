@@ -21,10 +21,15 @@ float maximum(const float* row, std::int64_t columns) {
 
 // The lowest column that holds the maximum; 0 where there is none (all NaN).
 std::int32_t column_of(const float* row, std::int64_t columns, float max) {
-  const std::int32_t column = fold_lanes(
-      columns, kNoColumn, [=](std::int64_t j) { return row[j] == max ? static_cast<std::int32_t>(j) : kNoColumn; },
-      [](std::int32_t a, std::int32_t b) { return b < a ? b : a; });
-  return column == kNoColumn ? 0 : column;
+  constexpr std::int64_t kPiece = 512;  // looked through before asking whether it was there
+  for (std::int64_t begin = 0; begin < columns; begin += kPiece) {
+    const std::int32_t column = fold_lanes(
+        std::min(kPiece, columns - begin), kNoColumn,
+        [=](std::int64_t j) { return row[begin + j] == max ? static_cast<std::int32_t>(begin + j) : kNoColumn; },
+        [](std::int32_t a, std::int32_t b) { return b < a ? b : a; });
+    if (column != kNoColumn) return column;
+  }
+  return 0;
 }
 
 }  // namespace

@@ -5,15 +5,14 @@
 #pragma once
 #include <bit>
 #include <cstdint>
+#include <limits>
 
 namespace offramp::cpu {
 
 // e^x within 1.5 * 2^-24 of itself where that is no subnormal number; below -104 exactly 0, above 88.73 infinity, NaN stays NaN.
 // The reduction and the polynomial are those of exp.h; 2^n is applied in two halves so that overflow and gradual underflow come
-// out by themselves.
+// out by themselves. (Clamping x beforehand is slower: the compiler follows each bound through the whole computation.)
 static inline float exp_fast(float x) {
-  x = x < -104.0f ? -104.0f : x;  // written so that NaN passes
-  x = x > 89.0f ? 89.0f : x;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits
   const float shifted = x * 1.44269504f + kRound;
   const float n = shifted - kRound;
@@ -29,7 +28,8 @@ static inline float exp_fast(float x) {
   const std::int32_t half = power >> 1;
   const float a = std::bit_cast<float>(static_cast<std::uint32_t>(half + 127) << 23);
   const float b = std::bit_cast<float>(static_cast<std::uint32_t>(power - half + 127) << 23);
-  return p * a * b;
+  const float y = x < -104.0f ? 0.0f : p * a * b;  // what is beyond either end is no number until here
+  return x > 89.0f ? std::numeric_limits<float>::infinity() : y;
 }
 
 inline constexpr int kFoldLanes = 32;  // two registers of AVX-512: two chains of additions in flight
@@ -37,14 +37,12 @@ inline constexpr int kFoldLanes = 32;  // two registers of AVX-512: two chains o
 // Folds term(0) .. term(count - 1), starting from `start`: lane l takes terms l, l + 32, ...; the lanes meet in a tree.
 template <class T, class Term, class Join>
 inline T fold_lanes(std::int64_t count, T start, Term term, Join join) {
-  T lane[kFoldLanes], value[kFoldLanes];
+  T lane[kFoldLanes];
   for (T& l : lane) l = start;
   std::int64_t i = 0;
   for (; i + kFoldLanes <= count; i += kFoldLanes) {
 #pragma omp simd
-    for (int l = 0; l < kFoldLanes; ++l) value[l] = term(i + l);
-#pragma omp simd
-    for (int l = 0; l < kFoldLanes; ++l) lane[l] = join(lane[l], value[l]);
+    for (int l = 0; l < kFoldLanes; ++l) lane[l] = join(lane[l], term(i + l));
   }
   for (int l = 0; i < count; ++i, ++l) lane[l] = join(lane[l], term(i));
   for (int width = kFoldLanes / 2; width > 0; width /= 2) {
