@@ -32,6 +32,9 @@ std::int32_t column_of(const float* row, std::int64_t columns, float max) {
   return 0;
 }
 
+// What the exponents are taken from. A range without any number above -infinity sums to zero then, and only NaN makes NaN.
+float shift_of(float max) { return max == -kInfinity ? 0 : max; }
+
 }  // namespace
 
 void softmax_stats(Tensor stats, Tensor argmax, Tensor logits, Tensor labels, std::int64_t first) {
@@ -48,7 +51,8 @@ void softmax_stats(Tensor stats, Tensor argmax, Tensor logits, Tensor labels, st
     if (!s) continue;
     const std::int64_t column = label[i] - first;
     s[3 * i] = max;
-    s[3 * i + 1] = sum_lanes(columns, [=](std::int64_t j) { return exp_fast(row[j] - max); });
+    const float shift = shift_of(max);
+    s[3 * i + 1] = sum_lanes(columns, [=](std::int64_t j) { return exp_fast(row[j] - shift); });
     s[3 * i + 2] = label[i] >= 0 && column >= 0 && column < columns ? row[column] : -kInfinity;
   }
 }
@@ -65,11 +69,11 @@ void softmax_merge(Tensor stats, Tensor argmax, Tensor all) {
     for (std::int64_t r = 1; r < ranges; ++r) winner = of(r)[0] > of(winner)[0] ? r : winner;
     if (best) best[i] = std::bit_cast<std::int32_t>(a[winner * 4 * n + 3 * n + i]);
     if (!s) continue;
-    const float max = of(winner)[0];
+    const float max = of(winner)[0], shift = shift_of(max);
     float sum = 0, label = -kInfinity;
     for (std::int64_t r = 0; r < ranges; ++r) {
-      sum += of(r)[1] * exp_fast(of(r)[0] - max);
-      label = of(r)[2] > label ? of(r)[2] : label;
+      sum += of(r)[1] * exp_fast(of(r)[0] - shift);
+      if (of(r)[2] != -kInfinity) label = of(r)[2];
     }
     s[3 * i] = max, s[3 * i + 1] = sum, s[3 * i + 2] = label;
   }

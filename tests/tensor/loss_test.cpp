@@ -1,4 +1,5 @@
 // Softmax statistics and the loss made of them, over a whole vocabulary and over slices of one.
+#include <bit>
 #include <limits>
 
 #include "registry.h"
@@ -50,6 +51,118 @@ TEST(SoftmaxStats, WholeAndSliced) {
   for (const Slice& s : {Slice{1, 1, 0}, {7, 5, 0}, {9, 33, 40}, {11, 100, 3}, {64, 1000, 0}}) check_case(softmax_stats_case(s));
 }
 
+// ---- the merge of a vocabulary in ranges
+
+Case softmax_merge_case(std::int64_t ranges, std::int64_t n) {
+  const auto finite = [=](std::int64_t range, std::int64_t i) { return (range + i) % ranges == 0; };  // where the label is
+  const Fill all = [=](std::int64_t at) {
+    const std::int64_t range = at / (4 * n), i = at % (4 * n);
+    if (i >= 3 * n) return static_cast<double>(std::bit_cast<float>(static_cast<std::int32_t>(1'000'000 * (range + 1) + i)));
+    if (i % 3 == 0) return tying_logits()(at);
+    if (i % 3 == 1) return 1.0 + static_cast<double>(at % 5);
+    return finite(range, i / 3) ? 0.25 * static_cast<double>(at % 9) : -kInfinity;
+  };
+  return {.name = fmt::format("softmax_merge ranges={} n={}", ranges, n),
+          .operands = {output("stats", {n, 3}), of_type(output("argmax", {n}), DType::i32), input("all", {ranges, 4 * n}, all)},
+          .run = [](Context& c, const Tensors& t) { softmax_merge(c, t["stats"], t["argmax"], t["all"]); },
+          .reference =
+              [=](Values& v) {
+                const auto of = [&](std::int64_t range, std::int64_t at) { return v["all"][static_cast<Index>(range * 4 * n + at)]; };
+                for (std::int64_t i = 0; i < n; ++i) {
+                  std::int64_t winner = 0;
+                  double sum = 0, label = -kInfinity;
+                  for (std::int64_t r = 0; r < ranges; ++r) {
+                    if (of(r, 3 * i) > of(winner, 3 * i)) winner = r;
+                    if (finite(r, i)) label = of(r, 3 * i + 2);
+                  }
+                  for (std::int64_t r = 0; r < ranges; ++r) sum += of(r, 3 * i + 1) * std::exp(of(r, 3 * i) - of(winner, 3 * i));
+                  v["stats"][static_cast<Index>(3 * i)] = of(winner, 3 * i);
+                  v["stats"][static_cast<Index>(3 * i + 1)] = sum;
+                  v["stats"][static_cast<Index>(3 * i + 2)] = label;
+                  v["argmax"][static_cast<Index>(i)] = 1'000'000.0 * static_cast<double>(winner + 1) + static_cast<double>(3 * n + i);
+                }
+              }};
+}
+
+TEST(SoftmaxMerge, Registry) {
+  for (const auto& [ranges, n] : {std::pair{1, 1}, {2, 7}, {3, 33}, {4, 100}}) check_case(softmax_merge_case(ranges, n));
+}
+
+// Logits that ranks hold in ranges of unequal widths: the merged statistics are those of the whole.
+class Split {
+ public:
+  Split(std::int64_t n, std::vector<std::int64_t> widths) : n_(n), widths_(std::move(widths)) {
+    for (const std::int64_t w : widths_) columns_ += w;
+    logits = arena_.tensor({n_, columns_}, DType::f32);
+    labels = arena_.tensor({n_}, DType::i32);
+    all_ = arena_.tensor({static_cast<std::int64_t>(widths_.size()), 4 * n_}, DType::f32);
+    for (std::int64_t i = 0; i < n_ * columns_; ++i) logits.as<float>()[i] = static_cast<float>(tying_logits()(i));
+    for (std::int64_t i = 0; i < n_; ++i) labels.as<std::int32_t>()[i] = static_cast<std::int32_t>(some_labels({n_, columns_, 0})(i));
+  }
+  void expect_same_as_whole() {
+    Arena memory(Backing::host, 1 << 16);
+    const Tensor stats = memory.tensor({n_, 3}, DType::f32), argmax = memory.tensor({n_}, DType::i32);
+    const Tensor merged = memory.tensor({n_, 3}, DType::f32), merged_argmax = memory.tensor({n_}, DType::i32);
+    softmax_stats(context_, stats, argmax, logits, labels);
+    std::int64_t first = 0;
+    for (std::size_t r = 0; r < widths_.size(); first += widths_[r++]) range_stats(static_cast<std::int64_t>(r), first, widths_[r]);
+    softmax_merge(context_, merged, merged_argmax, all_);
+    const auto same = [](float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); };
+    for (std::int64_t i = 0; i < n_; ++i) {
+      const float *want = stats.as<float>() + 3 * i, *got = merged.as<float>() + 3 * i;
+      EXPECT_EQ(merged_argmax.as<std::int32_t>()[i], argmax.as<std::int32_t>()[i]) << i;
+      EXPECT_TRUE(same(got[0], want[0]) && same(got[2], want[2])) << i;
+      EXPECT_TRUE(same(got[1], want[1]) || std::abs(got[1] - want[1]) <= static_cast<float>(columns_) * 0x1p-24f * want[1]) << i;
+    }
+  }
+
+  Tensor logits, labels;  // [n, V], [n]
+
+ private:
+  void range_stats(std::int64_t r, std::int64_t first, std::int64_t width) {
+    Arena memory(Backing::host, 1 << 20);
+    const Tensor part = memory.tensor({n_, width}, DType::f32), row = all_.narrow(0, r, 1);
+    copy(context_, part, logits.narrow(1, first, width));
+    const Tensor argmax(row.narrow(1, 3 * n_, n_).data, {n_}, DType::i32);
+    softmax_stats(context_, row.narrow(1, 0, 3 * n_).reshape({n_, 3}), argmax, part, labels, first);
+  }
+
+  Arena arena_{Backing::host, 1 << 22}, scratch_{Backing::host, 1 << 16};
+  Context context_ = context_over(scratch_);
+  std::int64_t n_, columns_ = 0;
+  std::vector<std::int64_t> widths_;
+  Tensor all_;
+};
+
+const std::vector<std::int64_t> kWidths[] = {{100}, {1, 99}, {40, 7, 53}, {33, 1, 64, 2}};
+
+TEST(SoftmaxMerge, IsTheWholeVocabulary) {
+  for (const auto& widths : kWidths) Split(64, widths).expect_same_as_whole();
+}
+
+TEST(SoftmaxMerge, OfEqualMaximaTheFirstWins) {
+  for (const auto& widths : kWidths) {
+    Split split(3, widths);
+    std::fill_n(split.logits.as<float>(), 300, 1.5f);
+    split.expect_same_as_whole();
+  }
+}
+
+// Where a range has no number at all, or only one, or a NaN beside numbers.
+TEST(SoftmaxMerge, RangesOfInfinitiesAndNaN) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const auto& widths : kWidths) {
+    for (const float bad : {nan, -std::numeric_limits<float>::infinity()}) {
+      Split split(4, widths);
+      float* x = split.logits.as<float>();
+      std::fill_n(x, 40, bad), std::fill_n(x + 140, 60, bad), std::fill_n(x + 200, 100, bad), x[350] = bad;
+      split.expect_same_as_whole();
+    }
+  }
+}
+
+// ---- the loss
+
 // The statistics that rows of logits have, made by the reference: the loss's inputs, whatever a slice or a merge produced.
 Fill stat(Slice s, int which) {
   return [=](std::int64_t i) {
@@ -93,8 +206,12 @@ Case softmax_loss_case(Slice s, bool confidence) {
 
 TEST(SoftmaxLoss, WholeAndSliced) {
   for (const bool confidence : {false, true}) {
-    for (const Slice& s : {Slice{1, 1, 0}, {7, 5, 0}, {9, 33, 40}, {11, 100, 3}, {64, 1000, 0}})
+    for (const Slice& s : {Slice{1, 1, 0}, {7, 5, 0}, {9, 33, 40}, {11, 100, 3}, {64, 1000, 0}}) {
       check_case(softmax_loss_case(s, confidence));
+      Case rounded = in_bf16(softmax_loss_case(s, confidence), {"dlogits"});
+      rounded.aliases.clear();
+      check_case(rounded);
+    }
   }
 }
 

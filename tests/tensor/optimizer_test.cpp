@@ -32,23 +32,24 @@ Case adamw_case(AdamCase a) {
                       .one_minus_beta2 = static_cast<float>(1 - a.beta2)};
   Operand v = updated("v", {a.n});
   v.fill = [=](std::int64_t i) { return a.first_v * static_cast<double>(1 + i % 9); };
-  return {.name = fmt::format("adamw n={} clip={} beta2={}", a.n, a.clip, a.beta2),
-          .operands = {required(updated("weight", {a.n})), required(updated("m", {a.n})), required(v), input("grad", {a.n}),
-                       scalars(a.clip, a.beta2)},
-          .run = [=](Context& c, const Tensors& t) { adamw(c, t["weight"], {}, t["m"], t["v"], t["grad"], t["scalars"], options); },
-          .reference =
-              [=](Values& x) {
-                const auto& s = x["scalars"];
-                if (s[1] == 0) return;
-                const double rate = s[0] * options.lr_scale;
-                for (Index i = 0; i < static_cast<Index>(a.n); ++i) {
-                  const double g = x["grad"][i] * s[1];
-                  x["m"][i] = kBeta1 * x["m"][i] + (1 - kBeta1) * g;
-                  x["v"][i] = a.beta2 * x["v"][i] + (1 - a.beta2) * g * g;
-                  x["weight"][i] -= rate * options.weight_decay * x["weight"][i];
-                  x["weight"][i] -= rate * (x["m"][i] / s[2]) / (std::sqrt(x["v"][i] / s[3]) + options.eps);
-                }
-              }};
+  return {
+      .name = fmt::format("adamw n={} clip={} beta2={}", a.n, a.clip, a.beta2),
+      .operands = {required(updated("weight", {a.n})), required(updated("m", {a.n})), required(v), input("grad", {a.n}),
+                   scalars(a.clip, a.beta2)},
+      .run = [=](Context& c, const Tensors& t) { adamw(c, t["weight"], t["master"], t["m"], t["v"], t["grad"], t["scalars"], options); },
+      .reference =
+          [=](Values& x) {
+            const auto& s = x["scalars"];
+            if (s[1] == 0) return;
+            const double rate = s[0] * options.lr_scale;
+            for (Index i = 0; i < static_cast<Index>(a.n); ++i) {
+              const double g = x["grad"][i] * s[1];
+              x["m"][i] = kBeta1 * x["m"][i] + (1 - kBeta1) * g;
+              x["v"][i] = a.beta2 * x["v"][i] + (1 - a.beta2) * g * g;
+              x["weight"][i] -= rate * options.weight_decay * x["weight"][i];
+              x["weight"][i] -= rate * (x["m"][i] / s[2]) / (std::sqrt(x["v"][i] / s[3]) + options.eps);
+            }
+          }};
 }
 
 struct Step {
@@ -63,7 +64,8 @@ Case sgd_case(Step step) {
   const bool moving = step.momentum != 0;
   Case c{.name = fmt::format("sgd n={} momentum={} nesterov={} clip={}", step.n, step.momentum, step.nesterov, step.clip),
          .operands = {required(updated("weight", {step.n})), input("grad", {step.n}), scalars(step.clip)},
-         .run = [=](Context& context, const Tensors& t) { sgd(context, t["weight"], {}, t["velocity"], t["grad"], t["scalars"], options); },
+         .run = [=](Context& context,
+                    const Tensors& t) { sgd(context, t["weight"], t["master"], t["velocity"], t["grad"], t["scalars"], options); },
          .reference =
              [=](Values& x) {
                const auto& s = x["scalars"];
@@ -95,8 +97,28 @@ Case sum_of_squares_case(std::int64_t n) {
               }};
 }
 
+// The case with a bf16 weight: what was the weight is its master, and the weight, which held something else, its rounding.
+Case with_master(Case c, std::int64_t n) {
+  c.name += " master";
+  for (Operand& o : c.operands) {
+    if (o.name == "weight") o.name = "master";
+  }
+  c.operands.push_back(required(of_type(output("weight", {n}), DType::bf16)));
+  c.reference = [of_f32 = c.reference](Values& v) {
+    Values full = v;
+    full["weight"] = v["master"];
+    of_f32(full);
+    full["master"] = full["weight"];
+    v = full;
+  };
+  return c;
+}
+
 TEST(Optimizer, AdamW) {
-  for (const std::int64_t n : {1, 7, 1000, 70'001}) check_case(adamw_case({n}));
+  for (const std::int64_t n : {1, 7, 1000, 70'001}) {
+    check_case(adamw_case({n}));
+    check_case(with_master(adamw_case({n}), n));
+  }
 }
 
 // In fp32, 1 - 0.9999 is wrong by 1.7e-4 of itself, and so is a second moment that begins at zero.
@@ -106,20 +128,41 @@ TEST(Optimizer, AdamWithABetaNearOne) {
 
 TEST(Optimizer, Sgd) {
   for (const std::int64_t n : {1, 7, 1000, 70'001}) {
-    check_case(sgd_case({n, 0, false}));
-    check_case(sgd_case({n, 0.9f, false}));
-    check_case(sgd_case({n, 0.9f, true}));
+    for (const Case& c : {sgd_case({n, 0, false}), sgd_case({n, 0.9f, false}), sgd_case({n, 0.9f, true})}) {
+      check_case(c);
+      check_case(with_master(c, n));
+    }
   }
+}
+
+// Not one unit beside it, and the same master as without a rounded weight.
+TEST(Optimizer, TheWeightIsItsMasterRounded) {
+  for (const Case& c : {adamw_case({1000}), sgd_case({1000, 0.9f, true})}) {
+    Case plain = c;
+    const Values values = initial_values(with_master(c, 1000));
+    plain.operands[0].fill = [&](std::int64_t i) { return values.at("master")[static_cast<Index>(i)]; };
+    const Values full = run_case(plain).values, rounded = run_case(with_master(c, 1000)).values;
+    EXPECT_TRUE(same_bits(rounded.at("master"), full.at("weight"))) << c.name;
+    for (Index i = 0; i < 1000; ++i) ASSERT_EQ(rounded.at("weight")[i], rounded_to_bf16(rounded.at("master")[i])) << c.name << " " << i;
+  }
+}
+
+TEST(Optimizer, ARoundedWeightNeedsAMasterAndAFullOneHasNone) {
+  EXPECT_THROW(run_case(in_bf16(adamw_case({5}), {"weight"})), Error);
+  Case c = sgd_case({5, 0, false});
+  c.operands.push_back(required(updated("master", {5})));
+  EXPECT_THROW(run_case(c), Error);
 }
 
 // Not even a NaN gradient gets through a clip factor of zero.
 TEST(Optimizer, ZeroClipTouchesNothing) {
-  for (Case c : {adamw_case({33, 0}), sgd_case({33, 0.9f, true, 0})}) {
+  for (Case c : {adamw_case({33, 0}), sgd_case({33, 0.9f, true, 0}), with_master(adamw_case({33, 0}), 33)}) {
     for (Operand& o : c.operands) {
       if (o.name == "grad") o.fill = [](std::int64_t) { return std::numeric_limits<double>::quiet_NaN(); };
     }
+    if (c.operands.back().name == "weight") c.operands.back().role = Role::updated;  // so that it starts as numbers
     const Values before = initial_values(c), after = run_case(c).values;
-    for (const char* name : {"weight", "m", "v", "velocity"}) {
+    for (const char* name : {"weight", "master", "m", "v", "velocity"}) {
       EXPECT_TRUE(!before.count(name) || before.at(name) == after.at(name)) << c.name << " " << name;
     }
   }

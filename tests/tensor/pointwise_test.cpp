@@ -1,4 +1,4 @@
-// Rotation, SwiGLU, embedding, plain memory, and the exponential that the vectorised loops use.
+// Rotation, SwiGLU, GELU, embedding, plain memory, and the exponential that the vectorised loops use.
 #include "registry.h"
 #include "tensor/cpu/kernels.h"
 #include "tensor/cpu/vector_math.h"
@@ -45,12 +45,13 @@ Case swiglu_backward_case(Blocks s) {
           .aliases = {{"d_gate_up", "gate_up"}}};
 }
 
-TEST(Swiglu, Forward) {
-  for (const Blocks& s : {Blocks{1, 1, 1}, {3, 2, 5}, {5, 1, 67}, {64, 4, 172}}) check_case(swiglu_case(s));
-}
-
-TEST(Swiglu, Backward) {
-  for (const Blocks& s : {Blocks{1, 1, 1}, {3, 2, 5}, {5, 1, 67}, {64, 4, 172}}) check_case(swiglu_backward_case(s));
+TEST(Swiglu, ForwardAndBackward) {
+  for (const Blocks& s : {Blocks{1, 1, 1}, {3, 2, 5}, {5, 1, 67}, {64, 4, 172}}) {
+    check_case(swiglu_case(s));
+    check_case(in_bf16(swiglu_case(s), {"y", "gate_up"}));
+    check_case(swiglu_backward_case(s));
+    check_case(in_bf16(swiglu_backward_case(s), {"d_gate_up", "dy", "gate_up"}));
+  }
 }
 
 TEST(Swiglu, GradientAgreesWithFiniteDifferences) {
@@ -71,6 +72,57 @@ TEST(Swiglu, SaturatesWithoutNaN) {
   swiglu_backward(context, d, y, in);
   EXPECT_EQ(d.as<float>()[0], 0.0f);
   EXPECT_EQ(d.as<float>()[1], 1.0f);
+}
+
+// ---- GELU, by the tanh that defines it
+
+const double kRoot = std::sqrt(2 / std::acos(-1.0));
+
+Case gelu_case(Shape shape) {
+  return {.name = fmt::format("gelu {}", to_text(shape)),
+          .operands = {required(output("y", shape)), input("x", shape)},
+          .run = [](Context& c, const Tensors& t) { gelu(c, t["y"], t["x"]); },
+          .reference =
+              [](Values& v) {
+                for (Index i = 0; i < v["x"].size(); ++i) {
+                  const double x = v["x"][i];
+                  v["y"][i] = x / 2 * (1 + std::tanh(kRoot * (x + 0.044715 * x * x * x)));
+                }
+              },
+          .aliases = {{"y", "x"}}};
+}
+
+Case gelu_backward_case(Shape shape) {
+  return {.name = fmt::format("gelu_backward {}", to_text(shape)),
+          .operands = {output("dx", shape), input("dy", shape), input("x", shape)},
+          .run = [](Context& c, const Tensors& t) { gelu_backward(c, t["dx"], t["dy"], t["x"]); },
+          .reference =
+              [](Values& v) {
+                for (Index i = 0; i < v["x"].size(); ++i) {
+                  const double x = v["x"][i], tanh = std::tanh(kRoot * (x + 0.044715 * x * x * x));
+                  v["dx"][i] = v["dy"][i] * ((1 + tanh) / 2 + x / 2 * (1 - tanh * tanh) * kRoot * (1 + 3 * 0.044715 * x * x));
+                }
+              },
+          .aliases = {{"dx", "x"}, {"dx", "dy"}}};
+}
+
+TEST(Gelu, ForwardAndBackward) {
+  for (const Shape& shape : {Shape{1, 1}, Shape{3, 5}, Shape{70, 601}}) {
+    check_case(gelu_case(shape));
+    check_case(in_bf16(gelu_case(shape), {"y", "x"}));
+    check_case(gelu_backward_case(shape));
+    check_case(in_bf16(gelu_backward_case(shape), {"dx", "dy", "x"}));
+  }
+  check_gradient(gelu_case({3, 5}), gelu_backward_case({3, 5}));
+}
+
+TEST(Gelu, SaturatesWithoutNaN) {
+  const Fill ends = [](std::int64_t i) { return std::array{-1e4, 1e4, 0.0}[static_cast<Index>(i)]; };
+  Case forward = gelu_case({1, 3}), backward = gelu_backward_case({1, 3});
+  forward.operands[1].fill = backward.operands[2].fill = ends;
+  backward.operands[1].fill = [](std::int64_t) { return 1.0; };
+  EXPECT_EQ(run_case(forward).values.at("y"), (std::vector<double>{0, 1e4, 0}));
+  EXPECT_EQ(run_case(backward).values.at("dx"), (std::vector<double>{0, 1, 0.5}));
 }
 
 // ---- rotation
@@ -142,6 +194,7 @@ TEST(Rope, RotatesKeysAndQueriesOnly) {
       check_case(rope_case({1, 1, 1, 1, 2, inverse, given}));
       check_case(rope_case({2, 5, 2, 3, 6, inverse, given}));
       check_case(rope_case({3, 32, 2, 2, 64, inverse, given}));
+      check_case(in_bf16(rope_case({3, 32, 2, 2, 64, inverse, given}), {"qkv"}));
     }
   }
 }
@@ -193,7 +246,9 @@ Case embedding_backward_case(Lookup s) {
 TEST(Embedding, ForwardAndBackward) {
   for (const Lookup& s : {Lookup{1, 1, 1, 0}, {7, 5, 3, 4}, {300, 257, 40, 9}}) {
     check_case(embedding_case(s));
+    check_case(in_bf16(embedding_case(s), {"y", "w"}));
     check_case(embedding_backward_case(s));
+    check_case(in_bf16(embedding_backward_case(s), {"dy"}));
   }
   check_gradient(embedding_case({7, 5, 3, 4}), embedding_backward_case({7, 5, 3, 4}));
 }
@@ -211,7 +266,7 @@ Case add_case(Shape shape, DType dtype, std::int64_t y_wider, std::int64_t x_wid
 }
 
 Case copy_case(Shape shape, DType dtype, std::int64_t y_wider, std::int64_t x_wider) {
-  const Fill whole = [](std::int64_t i) { return static_cast<double>(i * 3 - 5); };
+  const Fill whole = [](std::int64_t i) { return static_cast<double>(i * 3 - 5); };  // whole numbers: integers are copied too
   Operand x = of_type(wider(input("x", shape, whole), x_wider), dtype);
   return {.name = fmt::format("copy {} {} wider by {} and {}", to_text(shape), name_of(dtype), y_wider, x_wider),
           .operands = {required(of_type(wider(output("y", shape), y_wider), dtype)), x},
@@ -229,7 +284,7 @@ Case fill_zero_case(Shape shape, DType dtype, std::int64_t y_wider) {
 TEST(Memory, AddCopyAndZero) {
   for (const Shape& shape : {Shape{1, 1}, Shape{3, 5}, Shape{2, 3, 2, 7}, Shape{200, 257}}) {
     for (const std::int64_t y_wider : {0, 3}) {
-      for (const DType dtype : {DType::f32, DType::f64, DType::i32}) {
+      for (const DType dtype : {DType::f32, DType::f64, DType::i32, DType::bf16}) {
         check_case(fill_zero_case(shape, dtype, y_wider));
         for (const std::int64_t x_wider : {0, 4}) {
           check_case(copy_case(shape, dtype, y_wider, x_wider));
@@ -238,7 +293,22 @@ TEST(Memory, AddCopyAndZero) {
       }
     }
   }
-  check_case(add_case({100'000}, DType::f32, 0, 0));
+  for (const DType dtype : {DType::f32, DType::bf16}) check_case(add_case({100'000}, dtype, 0, 0));
+}
+
+TEST(Memory, CopiesConvert) {
+  for (const std::int64_t y_wider : {0, 3}) {
+    for (const std::int64_t x_wider : {0, 4}) {
+      for (const char* narrow : {"y", "x"}) check_case(in_bf16(copy_case({200, 257}, DType::f32, y_wider, x_wider), {narrow}));
+    }
+  }
+}
+
+// f32 and bf16 are two widths of one thing; nothing else is.
+TEST(Memory, RefusesOtherConversions) {
+  EXPECT_THROW(run_case(in_bf16(copy_case({3, 5}, DType::f64, 0, 0), {"x"})), Error);
+  EXPECT_THROW(run_case(in_bf16(copy_case({3, 5}, DType::i32, 0, 0), {"y"})), Error);
+  EXPECT_THROW(run_case(in_bf16(add_case({3, 5}, DType::f32, 0, 0), {"x"})), Error);
 }
 
 TEST(Memory, CopiesAColumn) {

@@ -17,6 +17,7 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -85,6 +86,15 @@ struct Case {
   std::function<void(Values&)> reference;  // outputs arrive as NaN, updated operands as they were before
   std::vector<Alias> aliases = {};
 };
+
+// The case with these operands in bf16.
+inline Case in_bf16(Case c, const std::vector<std::string>& names) {
+  c.name += " bf16";
+  for (Operand& o : c.operands) {
+    if (std::find(names.begin(), names.end(), o.name) != names.end()) o.dtype = DType::bf16;
+  }
+  return c;
+}
 
 // ---- memory of one operand, with guard words around it
 
