@@ -1,6 +1,7 @@
-// Speed of sums over all ranks, beside MPI's own:  mpirun -np 4 bench_all_reduce
-// `waited`: the sum alone, waited for at once. `polled`: it moves only between units of computation of a millisecond each, as
-// gradients do during a backward; the number is how many units it needs, which is what overlap costs where it is short of them.
+// Speed of all_reduce, reduce_scatter and all_gather over all ranks, beside MPI's own:  mpirun -np 4 bench_all_reduce [KiB...]
+// `waited`: the operation alone, waited for at once; the fastest repetition and the median one, each the slowest rank's time.
+// `polled`: it moves only between units of computation of a millisecond each, as gradients do during a backward; the number is how
+// many units it needs, which is what overlap costs where it is short of them.
 #define OMPI_SKIP_MPICXX 1
 #define MPICH_SKIP_MPICXX 1
 #include <fmt/format.h>
@@ -8,6 +9,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <string>
 #include <vector>
 
 #include "comm/mpi.h"
@@ -22,49 +24,75 @@ void compute(double duration) {
   }
 }
 
+struct Times {
+  double best, median;
+};
+
 struct Bench {
   Group world;
   Context ctx;
-  std::vector<float> values;
+  std::vector<float> values = {}, part = {};  // the whole and one rank's part of it
 
-  Tensor tensor() { return {values.data(), {static_cast<std::int64_t>(values.size())}, DType::f32}; }
+  Tensor whole() { return {values.data(), {static_cast<std::int64_t>(values.size())}, DType::f32}; }
+  Tensor own() { return {part.data(), {static_cast<std::int64_t>(part.size())}, DType::f32}; }
+  // The same memory as twice as many.
+  static Tensor halved(Tensor x) { return {x.data, {2 * x.elements()}, DType::bf16}; }
 
-  // The slowest rank's time of the fastest repetition.
   template <class F>
-  double time_of(F work) {
-    double best = 1e9;
-    for (int repeat = 0; repeat < 12; ++repeat) {
+  Times time_of(F work) {
+    std::vector<double> times;
+    for (int repeat = 0; repeat < 25; ++repeat) {
       std::fill(values.begin(), values.end(), 1.0f);
       MPI_Barrier(MPI_COMM_WORLD);
       const double start = seconds();
       work();
       double mine = seconds() - start, slowest = 0;
       MPI_Allreduce(&mine, &slowest, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
-      best = std::min(best, slowest);
+      times.push_back(slowest);
     }
-    return best;
+    std::sort(times.begin(), times.end());
+    return {times.front(), times[times.size() / 2]};
   }
 
-  int polls() {
-    int count = 0;
-    Work work = all_reduce(ctx, tensor(), world);
-    for (; !work.done(); ++count) compute(1e-3);
-    return count;
+  template <class Start>
+  int polls(Start start) {
+    int least = 1 << 30;
+    for (int repeat = 0; repeat < 5; ++repeat) {
+      MPI_Barrier(MPI_COMM_WORLD);
+      int count = 0;
+      Work work = start();
+      for (; !work.done(); ++count) compute(1e-3);
+      least = std::min(least, count);
+    }
+    return least;
+  }
+
+  template <class Start, class Theirs>
+  void line(const char* name, Start start, Theirs theirs) {
+    const Times ours = time_of([&] { start().wait(ctx); }), of_mpi = time_of(theirs);
+    const int units = polls(start);
+    if (world.rank() == 0)
+      fmt::print("{} ranks {:6} KiB {:14}   waited {:8.3f} ms (median {:8.3f})   MPI's {:8.3f} ({:8.3f})   polled {:3} units\n",
+                 world.size(), whole().bytes() >> 10, name, 1e3 * ours.best, 1e3 * ours.median, 1e3 * of_mpi.best, 1e3 * of_mpi.median,
+                 units);
   }
 
   void measure(std::size_t bytes) {
-    values.resize(bytes / sizeof(float));
-    const double ours = time_of([&] { all_reduce(ctx, tensor(), world).wait(ctx); });
-    const double theirs =
-        time_of([&] { MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD); });
-    int units = 1 << 30;
-    for (int repeat = 0; repeat < 5; ++repeat) {
-      MPI_Barrier(MPI_COMM_WORLD);
-      units = std::min(units, polls());
-    }
-    if (world.rank() == 0)
-      fmt::print("{} ranks {:6} KiB   waited {:9.3f} ms   MPI_Allreduce {:9.3f} ms   polled {:4} units\n", world.size(), bytes >> 10,
-                 1e3 * ours, 1e3 * theirs, units);
+    const auto ranks = static_cast<std::size_t>(world.size());
+    part.resize(bytes / sizeof(float) / ranks);
+    values.resize(part.size() * ranks);
+    const int n = static_cast<int>(values.size()), one = static_cast<int>(part.size());
+    line(
+        "all_reduce", [&] { return all_reduce(ctx, whole(), world); },
+        [&] { MPI_Allreduce(MPI_IN_PLACE, values.data(), n, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD); });
+    line(
+        "reduce_scatter", [&] { return reduce_scatter(ctx, own(), whole(), world); },
+        [&] { MPI_Reduce_scatter_block(values.data(), part.data(), one, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD); });
+    line(
+        "all_gather", [&] { return all_gather(ctx, whole(), own(), world); },
+        [&] { MPI_Allgather(part.data(), one, MPI_FLOAT, values.data(), one, MPI_FLOAT, MPI_COMM_WORLD); });
+    line(
+        "of bf16", [&] { return reduce_scatter(ctx, halved(own()), halved(whole()), world); }, [] {});
   }
 };
 
@@ -77,6 +105,9 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "start it under mpirun with 2 ranks or more\n");
     return 1;
   }
-  offramp::Bench bench{mpi.world(), {}, {}};
-  for (const std::size_t kib : {64, 1 << 10, 16 << 10, 64 << 10}) bench.measure(kib << 10);
+  offramp::Bench bench{mpi.world(), {}};
+  std::vector<std::size_t> sizes;
+  for (int i = 1; i < argc; ++i) sizes.push_back(std::stoul(argv[i]));
+  if (sizes.empty()) sizes = {4, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10};
+  for (const std::size_t kib : sizes) bench.measure(kib << 10);
 }
