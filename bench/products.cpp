@@ -63,7 +63,7 @@ double products(const Sizes& s, DType type) {
                           fill_zero(b.context, dw);  // else it grows until it overflows
                           linear_backward_weight(b.context, dw, y, x);
                         });
-  fmt::print("{} n {:5} h {:5} o {:5}   forward {:6.1f}   bias, residual {:6.1f}   logits {:6.1f}   dx {:6.1f}   dw {:6.1f}\n",
+  fmt::print("{:4} n {:5} h {:5} o {:5}   forward {:6.1f}   bias, residual {:6.1f}   logits {:6.1f}   dx {:6.1f}   dw {:6.1f}\n",
              name_of(type), s.n, s.h, s.o, forward, added, to_f32, input, weight);
   return forward;
 }
@@ -72,18 +72,22 @@ struct Heads {
   std::int64_t sequences, length, groups, queries, size;
 };
 
-void attentions(const Heads& a, double product) {
+void attentions(const Heads& a, DType type, double product) {
   Bench b;
   const std::int64_t n = a.sequences * a.length, heads = a.groups * a.queries;
-  const Tensor qkv = b.random({n, a.groups, 2 + a.queries, a.size}, DType::f32), d_qkv = b.random(qkv.shape, DType::f32);
-  const Tensor out = b.random({n, a.groups, a.queries, a.size}, DType::f32), d_out = b.random(out.shape, DType::f32);
+  const Tensor qkv = b.random({n, a.groups, 2 + a.queries, a.size}, type), d_qkv = b.random(qkv.shape, type);
+  const Tensor out = b.random({n, a.groups, a.queries, a.size}, type), d_out = b.random(out.shape, type);
   const Tensor lse = b.random({heads, n}, DType::f32);
   const Sequences sequences = {.length = a.length};
   const double flops = 2e-9 * static_cast<double>(n * a.length * heads * a.size);
-  const double forward = flops / time_of([&] { attention(b.context, out, lse, qkv, sequences); });
-  const double backward = 2.5 * flops / time_of([&] { attention_backward(b.context, d_qkv, d_out, out, lse, qkv, sequences); });
-  fmt::print("batch {} s {:4} groups {} x {} d {:3}   forward {:6.1f} ({:3.0f}%)   backward {:6.1f} ({:3.0f}%)\n", a.sequences, a.length,
-             a.groups, a.queries, a.size, forward, 100 * forward / product, backward, 100 * backward / product);
+  const auto speeds = [&](const AttentionDrop& drop) {
+    const double forward = flops / time_of([&] { attention(b.context, out, lse, qkv, sequences, drop); });
+    const double backward = 2.5 * flops / time_of([&] { attention_backward(b.context, d_qkv, d_out, out, lse, qkv, sequences, drop); });
+    return fmt::format("forward {:6.1f} ({:3.0f}%) backward {:6.1f} ({:3.0f}%)", forward, 100 * forward / product, backward,
+                       100 * backward / product);
+  };
+  fmt::print("{:4} batch {} s {:4} groups {} x {} d {:3}   {}   with dropout {}\n", name_of(type), a.sequences, a.length, a.groups,
+             a.queries, a.size, speeds({}), speeds({.p = 0.1f, .heads = heads}));
 }
 
 // The fastest forward at a small model's shapes.
@@ -109,8 +113,10 @@ double all_products(DType type) {
 int main() {
   using namespace offramp;
   fmt::print("GFLOP/s, {} threads\n", omp_get_max_threads());
-  all_products(DType::bf16);
-  const double best = all_products(DType::f32);
-  for (const Heads& a : {Heads{4, 256, 4, 2, 32}, {4, 256, 4, 2, 64}, {4, 512, 4, 2, 32}, {4, 512, 4, 2, 64}, {2, 512, 8, 1, 64}})
-    attentions(a, best);
+  for (const DType type : {DType::f32, DType::bf16}) {
+    const double best = all_products(type);
+    for (const Heads& a :
+         {Heads{4, 256, 4, 2, 32}, {4, 256, 4, 2, 64}, {4, 512, 4, 2, 32}, {4, 512, 4, 2, 64}, {4, 512, 8, 1, 64}, {1, 512, 1, 8, 64}})
+      attentions(a, type, best);
+  }
 }
