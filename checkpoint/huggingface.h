@@ -8,7 +8,8 @@
 //   ExportDirectory out("runs/quickstart/hf");            // a new directory beside it
 //   write_config_json(out.path(), model, tokenizer_end);
 //   write_exits_json(out.path(), exits);                  // also without exits
-//   SafetensorsWriter backbone(out.path() + "/model.safetensors", backbone_entries(model));  ...  backbone.finish();
+//   const auto entries = backbone_entries(model);
+//   SafetensorsWriter backbone(out.path() + "/model.safetensors", file_entries(entries));  ...  backbone.finish();
 //   out.commit();                                         // under its own name; an earlier export is replaced
 //
 // One rank writes. Every failure is an Error(Exit::checkpoint).
@@ -17,22 +18,23 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/safetensors.h"
+#include "checkpoint/export_entry.h"
 #include "models/config.h"
 
 namespace offramp {
 
-// LlamaForCausalLM, readable by versions 4 and 5 of transformers. end_token: the tokenizer's end of text; -1: none.
+// LlamaForCausalLM or GPT2LMHeadModel, readable by versions 4 and 5 of transformers. end_token: the tokenizer's end of text; -1: none.
 void write_config_json(const std::string& directory, const ModelConfig& model, std::int64_t end_token);
 
 // {"exits": [{"layer": 2, "head": "norm", "output": "own", "norm": "own"}, ...]} in layer order. (A bare head has no norm, whatever
 // the last key says.)
 void write_exits_json(const std::string& directory, std::span<const ExitSpec> exits);
 
-// Names and shapes of model.safetensors and exits.safetensors, in the order in which transformers lists a model's tensors. What an
-// exit shares with the model is not repeated: a shared output or norm, and the norm that an mlp head has in common with its layer.
-std::vector<TensorEntry> backbone_entries(const ModelConfig& model);
-std::vector<TensorEntry> exit_entries(const ModelConfig& model, std::span<const ExitSpec> exits);
+// The tensors of model.safetensors and exits.safetensors, in the order in which transformers lists a model's. What an exit shares
+// with the model is not repeated: a shared output or norm, and the norm that an mlp head has in common with its layer. An exit's
+// tensors look as the layers' do, GPT-2's transposed and fused.
+std::vector<ExportEntry> backbone_entries(const ModelConfig& model);
+std::vector<ExportEntry> exit_entries(const ModelConfig& model, std::span<const ExitSpec> exits);
 
 // Refuses a path that cannot become an export: a file, a directory that holds anything but an earlier export of ours (which has
 // an exits.json), or a place where no directory can be made. Makes the directories above it.

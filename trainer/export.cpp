@@ -1,7 +1,5 @@
 #include "trainer/export.h"
 
-#include <algorithm>
-
 #include "data/hugging_face.h"
 #include "data/tokenizer.h"
 #include "tensor/check.h"
@@ -52,16 +50,14 @@ class Exporter {
     write_small_files(options_, model, directory_->path());
   }
 
-  void write_tensors(const std::string& file, const std::vector<TensorEntry>& entries) {
+  void write_tensors(const std::string& file, const std::vector<ExportEntry>& entries) {
     std::optional<SafetensorsWriter> writer;
-    attempt([&] { writer.emplace(directory_->path() + "/" + file, entries); });
-    for (const TensorEntry& entry : entries) {
-      const std::int64_t elements = entry.shape.elements();
-      for (std::int64_t first = 0; first < elements; first += Gatherer::kMost) {
-        const auto values = gatherer_.gather(entry.name, first, std::min(Gatherer::kMost, elements - first));
+    attempt([&] { writer.emplace(directory_->path() + "/" + file, file_entries(entries)); });
+    for (const ExportEntry& entry : entries) {
+      gather_entry(gatherer_, entry, [&](std::span<const float> values) {
         attempt([&] { writer->write(values); });
         await_writer();
-      }
+      });
     }
     attempt([&] { writer->finish(); });
     await_writer();

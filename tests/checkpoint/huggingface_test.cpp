@@ -2,57 +2,14 @@
 
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <set>
 
 #include "models/model.h"
-#include "tensor/check.h"
+#include "tests/checkpoint/small_export.h"
 #include "tests/files.h"
 
-namespace offramp {
+namespace offramp::testing {
 namespace {
-
-namespace fs = std::filesystem;
-
-ModelConfig small_model(bool tied = false) {
-  return {.num_hidden_layers = 3,
-          .hidden_size = 24,
-          .intermediate_size = 40,
-          .num_attention_heads = 6,
-          .num_key_value_heads = 2,
-          .vocab_size = 50,
-          .max_position_embeddings = 32,
-          .rope_theta = 5000.0,
-          .rms_norm_eps = 1e-6,
-          .tie_word_embeddings = tied,
-          .initializer_range = 0.03};
-}
-
-// Every kind of head, every kind of sharing, not in order.
-std::vector<ExitSpec> all_exits() {
-  return {{.layer = 3, .head = HeadKind::attention, .shared_output = true},
-          {.layer = 1, .head = HeadKind::mlp, .shared_norm = true},
-          {.layer = 2, .head = HeadKind::block}};
-}
-
-void write_export(const std::string& directory, const ModelConfig& model, std::span<const ExitSpec> exits, float value) {
-  ExportDirectory out(directory);
-  write_config_json(out.path(), model, 7);
-  write_exits_json(out.path(), exits);
-  for (const auto& [name, entries] :
-       {std::pair{"/model.safetensors", backbone_entries(model)}, {"/exits.safetensors", exit_entries(model, exits)}}) {
-    SafetensorsWriter writer(out.path() + name, entries);
-    for (const auto& entry : entries) writer.write(std::vector<float>(static_cast<std::size_t>(entry.shape.elements()), value));
-    writer.finish();
-  }
-  out.commit();
-}
-
-std::set<std::string> names_in(const std::string& directory) {
-  std::set<std::string> names;
-  for (const auto& entry : fs::directory_iterator(directory)) names.insert(entry.path().filename().string());
-  return names;
-}
 
 TEST(HuggingFace, ExitsJson) {
   TemporaryDirectory directory;
@@ -68,10 +25,20 @@ TEST(HuggingFace, ExitsJson) {
   EXPECT_EQ(text, R"({"exits":[]})");
 }
 
+// "name [shape]" of each tensor in a file; of one that is not a single tensor of ours, as it is: " <- parts", with ^T if transposed.
+std::vector<std::string> described(std::span<const ExportEntry> entries) {
+  std::vector<std::string> lines;
+  for (const ExportEntry& entry : entries) {
+    std::string line = entry.file.name + " " + to_text(entry.file.shape);
+    const bool as_it_is = !entry.transposed && entry.parts == std::vector<std::string>{entry.file.name};
+    if (!as_it_is) line += fmt::format(" <- {}{}", fmt::join(entry.parts, " | "), entry.transposed ? " ^T" : "");
+    lines.push_back(line);
+  }
+  return lines;
+}
+
 TEST(HuggingFace, ExitEntries) {
   const auto model = small_model();
-  std::vector<std::string> found;
-  for (const auto& entry : exit_entries(model, all_exits())) found.push_back(entry.name + " " + to_text(entry.shape));
   const std::vector<std::string> expected = {
       "exits.1.mlp.gate_proj.weight [40, 24]",
       "exits.1.mlp.up_proj.weight [40, 24]",
@@ -95,95 +62,90 @@ TEST(HuggingFace, ExitEntries) {
       "exits.3.block.input_layernorm.weight [24]",
       "exits.3.norm.weight [24]",
   };
-  EXPECT_EQ(found, expected);
+  EXPECT_EQ(described(exit_entries(model, all_exits())), expected);
   const std::vector<ExitSpec> bare = {{.layer = 1, .head = HeadKind::bare}, {.layer = 2, .head = HeadKind::bare, .shared_output = true}};
-  EXPECT_EQ(exit_entries(model, bare), (std::vector<TensorEntry>{{"exits.1.head.weight", {50, 24}}}));
+  EXPECT_EQ(described(exit_entries(model, bare)), std::vector<std::string>{"exits.1.head.weight [50, 24]"});
 }
 
-// The files hold exactly the logical tensors that the model is made of.
+TEST(HuggingFace, Gpt2Entries) {
+  const std::vector<std::string> expected = {
+      "transformer.wte.weight [50, 20]",
+      "transformer.wpe.weight [32, 20]",
+      "transformer.h.0.ln_1.weight [20]",
+      "transformer.h.0.ln_1.bias [20]",
+      "transformer.h.0.attn.c_attn.weight [20, 60] <- transformer.h.0.attn.q_proj.weight | transformer.h.0.attn.k_proj.weight | "
+      "transformer.h.0.attn.v_proj.weight ^T",
+      "transformer.h.0.attn.c_attn.bias [60] <- transformer.h.0.attn.q_proj.bias | transformer.h.0.attn.k_proj.bias | "
+      "transformer.h.0.attn.v_proj.bias",
+      "transformer.h.0.attn.c_proj.weight [20, 20] <- transformer.h.0.attn.c_proj.weight ^T",
+      "transformer.h.0.attn.c_proj.bias [20]",
+      "transformer.h.0.ln_2.weight [20]",
+      "transformer.h.0.ln_2.bias [20]",
+      "transformer.h.0.mlp.c_fc.weight [20, 36] <- transformer.h.0.mlp.c_fc.weight ^T",
+      "transformer.h.0.mlp.c_fc.bias [36]",
+      "transformer.h.0.mlp.c_proj.weight [36, 20] <- transformer.h.0.mlp.c_proj.weight ^T",
+      "transformer.h.0.mlp.c_proj.bias [20]",
+      "transformer.ln_f.weight [20]",
+      "transformer.ln_f.bias [20]",
+  };
+  ModelConfig model = small_gpt2(true);
+  model.num_hidden_layers = 1;
+  EXPECT_EQ(described(backbone_entries(model)), expected);
+  model.tie_word_embeddings = false;
+  EXPECT_EQ(described(backbone_entries(model)).back(), "lm_head.weight [50, 20]");
+}
+
+TEST(HuggingFace, Gpt2ExitEntries) {
+  const auto block = [](const std::string& exit, bool with_mlp) {
+    std::vector<std::string> lines = {
+        exit + ".ln_1.weight [20]",
+        exit + ".ln_1.bias [20]",
+        fmt::format("{0}.attn.c_attn.weight [20, 60] <- {0}.attn.q_proj.weight | {0}.attn.k_proj.weight | {0}.attn.v_proj.weight ^T", exit),
+        fmt::format("{0}.attn.c_attn.bias [60] <- {0}.attn.q_proj.bias | {0}.attn.k_proj.bias | {0}.attn.v_proj.bias", exit),
+        fmt::format("{0}.attn.c_proj.weight [20, 20] <- {0}.attn.c_proj.weight ^T", exit),
+        exit + ".attn.c_proj.bias [20]",
+    };
+    if (with_mlp) lines.insert(lines.end(), {exit + ".ln_2.weight [20]", exit + ".ln_2.bias [20]"});
+    return lines;
+  };
+  const auto mlp = [](const std::string& prefix) {
+    return std::vector<std::string>{
+        fmt::format("{0}.mlp.c_fc.weight [20, 36] <- {0}.mlp.c_fc.weight ^T", prefix), prefix + ".mlp.c_fc.bias [36]",
+        fmt::format("{0}.mlp.c_proj.weight [36, 20] <- {0}.mlp.c_proj.weight ^T", prefix), prefix + ".mlp.c_proj.bias [20]"};
+  };
+  std::vector<std::string> expected;
+  for (const auto& lines : {mlp("exits.1"),
+                            {"exits.1.head.weight [50, 20]"},
+                            block("exits.2.block", true),
+                            mlp("exits.2.block"),
+                            {"exits.2.norm.weight [20]", "exits.2.norm.bias [20]", "exits.2.head.weight [50, 20]"},
+                            block("exits.3.block", false),
+                            {"exits.3.norm.weight [20]", "exits.3.norm.bias [20]"}}) {
+    expected.insert(expected.end(), lines.begin(), lines.end());
+  }
+  EXPECT_EQ(described(exit_entries(small_gpt2(), all_exits())), expected);
+}
+
+// The files hold exactly the logical tensors that the model is made of: each once, with as many elements.
 TEST(HuggingFace, EntriesAreTheModelsTensors) {
-  for (const bool tied : {false, true}) {
-    const auto config = small_model(tied);
+  for (const ModelConfig& config : {small_model(), small_model(true)}) {
     const auto exits = all_exits();
     auto model = build_model(config, exits);
     std::set<std::string> built, listed;
     const auto note = [&](Parameter& parameter) {
-      for (const auto& piece : parameter.pieces) built.insert(piece.name + " " + to_text(piece.global));
+      for (const auto& piece : parameter.pieces) built.insert(fmt::format("{} {}", piece.name, piece.global.elements()));
     };
     for (auto& unit : model.units) unit.module->visit(note);
     for (auto& head : model.heads) head.visit(note);
     auto entries = backbone_entries(config);
     const auto of_exits = exit_entries(config, exits);
     entries.insert(entries.end(), of_exits.begin(), of_exits.end());
-    for (const auto& entry : entries) EXPECT_TRUE(listed.insert(entry.name + " " + to_text(entry.shape)).second) << entry.name;
-    EXPECT_EQ(built, listed);
+    for (const auto& entry : entries) {
+      const auto each = entry.file.shape.elements() / static_cast<std::int64_t>(entry.parts.size());
+      for (const std::string& part : entry.parts) EXPECT_TRUE(listed.insert(fmt::format("{} {}", part, each)).second) << part;
+    }
+    EXPECT_EQ(built, listed) << config.architecture;
   }
-}
-
-TEST(ExportDirectory, AppearsWholeOrNotAtAll) {
-  TemporaryDirectory directory;
-  const std::string target = directory / "runs/hf";
-  {
-    ExportDirectory out(target);
-    write_config_json(out.path(), small_model(), -1);
-    EXPECT_FALSE(fs::exists(target));
-  }
-  EXPECT_TRUE(names_in(directory / "runs").empty());
-  write_export(target + "/", small_model(), all_exits(), 1);
-  EXPECT_EQ(names_in(directory / "runs"), std::set<std::string>{"hf"});
-  EXPECT_EQ(names_in(target), (std::set<std::string>{"config.json", "exits.json", "exits.safetensors", "model.safetensors"}));
-}
-
-TEST(ExportDirectory, ReplacesAnEarlierExport) {
-  TemporaryDirectory directory;
-  const std::string target = directory / "hf";
-  write_export(target, small_model(), all_exits(), 1);
-  write_bytes(target + "/tokenizer.model", "of the earlier one");
-  write_export(target, small_model(), {}, 2);
-  EXPECT_EQ(names_in(directory.path()), std::set<std::string>{"hf"});
-  EXPECT_FALSE(fs::exists(target + "/tokenizer.model"));
-  EXPECT_EQ(SafetensorsReader(target + "/model.safetensors").read("model.norm.weight").front(), 2);
-}
-
-TEST(ExportDirectory, FollowsALinkToTheRealDirectory) {
-  TemporaryDirectory directory;
-  fs::create_directory(directory / "disk");
-  fs::create_directory_symlink(directory / "disk", directory / "hf");
-  write_export(directory / "hf", small_model(), {}, 2);
-  EXPECT_TRUE(fs::is_symlink(directory / "hf"));
-  EXPECT_TRUE(fs::exists(directory / "disk/config.json"));
-}
-
-TEST(ExportDirectory, NeverTouchesForeignFiles) {
-  TemporaryDirectory directory;
-  const std::string target = directory / "hf";
-  write_export(target, small_model(), {}, 1);
-  EXPECT_NO_THROW(check_export_target(target));
-  EXPECT_NO_THROW(check_export_target(directory / "new"));
-  write_bytes(target + "/thesis.tex", "years of work");
-  EXPECT_NE(checkpoint_error([&] { check_export_target(target); }).find("'thesis.tex'"), std::string::npos);
-
-  const std::string text = checkpoint_error([&] { write_export(target, small_model(), {}, 2); });
-  EXPECT_NE(text.find("'thesis.tex'"), std::string::npos) << text;
-  EXPECT_EQ(read_bytes(target + "/thesis.tex"), "years of work");
-  EXPECT_EQ(SafetensorsReader(target + "/model.safetensors").read("model.norm.weight").front(), 1);
-  // The training that led here was not in vain.
-  const auto kept = text.substr(text.find("export is in ") + 13);
-  EXPECT_EQ(SafetensorsReader(kept + "/model.safetensors").read("model.norm.weight").front(), 2);
-}
-
-TEST(ExportDirectory, KnowsWhatItDidNotWrite) {
-  TemporaryDirectory directory;
-  fs::create_directory(directory / "downloaded");
-  write_bytes(directory / "downloaded/config.json", "{}");
-  write_bytes(directory / "downloaded/model.safetensors", "weights");
-  EXPECT_NE(checkpoint_error([&] { check_export_target(directory / "downloaded"); }).find("no exits.json"), std::string::npos);
-  write_bytes(directory / "file", "");
-  EXPECT_NE(checkpoint_error([&] { check_export_target(directory / "file"); }).find("is a file"), std::string::npos);
-  EXPECT_NE(checkpoint_error([&] { check_export_target(directory / "file/below"); }).find("cannot create"), std::string::npos);
-  fs::create_directories(directory / "nested/tokenizer.model");  // a directory under one of our names
-  write_bytes(directory / "nested/exits.json", "{}");
-  EXPECT_NE(checkpoint_error([&] { check_export_target(directory / "nested"); }).find("'tokenizer.model'"), std::string::npos);
 }
 
 constexpr const char* kReadWithTransformers = R"(
@@ -191,45 +153,71 @@ import sys
 import torch
 from transformers import AutoModelForCausalLM
 
+KEYS = {
+    "llama": ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+              "max_position_embeddings", "rms_norm_eps", "initializer_range", "tie_word_embeddings", "hidden_act", "attention_bias",
+              "mlp_bias", "attention_dropout", "bos_token_id", "eos_token_id", "pad_token_id"),
+    "gpt2": ("vocab_size", "n_embd", "n_inner", "n_layer", "n_head", "n_positions", "layer_norm_epsilon", "initializer_range",
+             "tie_word_embeddings", "activation_function", "attn_pdrop", "resid_pdrop", "embd_pdrop", "scale_attn_weights",
+             "scale_attn_by_inverse_layer_idx", "bos_token_id", "eos_token_id", "pad_token_id"),
+}
+
 def describe(path):
     model, report = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
     config = model.config
-    for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-                "max_position_embeddings", "rms_norm_eps", "initializer_range", "tie_word_embeddings", "hidden_act", "attention_bias",
-                "mlp_bias", "bos_token_id", "eos_token_id", "pad_token_id"):
+    for key in KEYS[config.model_type]:
         print(key, getattr(config, key))
-    rope = getattr(config, "rope_parameters", None) or {"rope_theta": config.rope_theta}
-    print("rope_theta", rope["rope_theta"])
+    if config.model_type == "llama":
+        rope = getattr(config, "rope_parameters", None) or {"rope_theta": config.rope_theta}
+        print("rope_theta", rope["rope_theta"])
     print("class", type(model).__name__, model.dtype)
     print("problems", [sorted(v) for k, v in sorted(report.items()) if k != "error_msgs" and v])
     print("all ones", all(bool((p == 1).all()) for p in model.parameters()))
-    print(*[name for name in model.state_dict() if not (config.tie_word_embeddings and name == "lm_head.weight")])
+    print(*[f"{name} {list(tensor.shape)}" for name, tensor in model.state_dict().items()
+            if not (config.tie_word_embeddings and name == "lm_head.weight")], sep="\n")
 
-describe(sys.argv[1] + "/untied")
-describe(sys.argv[1] + "/tied")
+for name in ("untied", "tied", "gpt2_untied", "gpt2_tied"):
+    describe(f"{sys.argv[1]}/{name}")
 )";
 
-std::string expected_description(const ModelConfig& model) {
-  std::string names;
-  for (const auto& entry : backbone_entries(model)) names += (names.empty() ? "" : " ") + entry.name;
-  return "vocab_size 50\nhidden_size 24\nintermediate_size 40\nnum_hidden_layers 3\nnum_attention_heads 6\nnum_key_value_heads 2\nhead_dim "
-         "4\n"
-         "max_position_embeddings 32\nrms_norm_eps 1e-06\ninitializer_range 0.03\ntie_word_embeddings " +
-         std::string(model.tie_word_embeddings ? "True" : "False") +
-         "\nhidden_act silu\nattention_bias False\nmlp_bias False\nbos_token_id None\neos_token_id 7\npad_token_id None\nrope_theta "
-         "5000.0\n"
-         "class LlamaForCausalLM torch.float32\nproblems []\nall ones True\n" +
-         names + "\n";
+// What transformers says of any export: its tensors, in its order, are those of the file.
+std::string expected_ending(const ModelConfig& model, const char* name) {
+  std::string text = fmt::format("class {} torch.float32\nproblems []\nall ones True\n", name);
+  for (const TensorEntry& entry : file_entries(backbone_entries(model))) text += entry.name + " " + to_text(entry.shape) + "\n";
+  return text;
+}
+
+std::string expected_llama(bool tied) {
+  return fmt::format(
+             "vocab_size 50\nhidden_size 24\nintermediate_size 40\nnum_hidden_layers 3\nnum_attention_heads 6\nnum_key_value_heads 2\n"
+             "head_dim 4\nmax_position_embeddings 32\nrms_norm_eps 1e-06\ninitializer_range 0.03\ntie_word_embeddings {}\n"
+             "hidden_act silu\nattention_bias False\nmlp_bias False\nattention_dropout 0.0\nbos_token_id None\neos_token_id 7\n"
+             "pad_token_id None\nrope_theta 5000.0\n",
+             tied ? "True" : "False") +
+         expected_ending(small_model(tied), "LlamaForCausalLM");
+}
+
+std::string expected_gpt2(bool tied) {
+  return fmt::format(
+             "vocab_size 50\nn_embd 20\nn_inner 36\nn_layer 2\nn_head 4\nn_positions 32\nlayer_norm_epsilon 1e-06\n"
+             "initializer_range 0.03\ntie_word_embeddings {}\nactivation_function gelu_new\nattn_pdrop 0.25\nresid_pdrop 0.5\n"
+             "embd_pdrop 0.5\nscale_attn_weights True\nscale_attn_by_inverse_layer_idx False\nbos_token_id None\neos_token_id 7\n"
+             "pad_token_id None\n",
+             tied ? "True" : "False") +
+         expected_ending(small_gpt2(tied), "GPT2LMHeadModel");
 }
 
 TEST(HuggingFace, TransformersReadsIt) {
   OFFRAMP_NEEDS_PYTHON();
   TemporaryDirectory directory;
-  write_export(directory / "untied", small_model(), all_exits(), 1);
-  write_export(directory / "tied", small_model(true), all_exits(), 1);
+  for (const bool tied : {false, true}) {
+    const std::string name = tied ? "tied" : "untied";
+    write_export(directory / name, small_model(tied), all_exits(), 1);
+    write_export(directory / ("gpt2_" + name), small_gpt2(tied), all_exits(), 1);
+  }
   EXPECT_EQ(run_python(directory, kReadWithTransformers, directory.path()),
-            expected_description(small_model()) + expected_description(small_model(true)));
+            expected_llama(false) + expected_llama(true) + expected_gpt2(false) + expected_gpt2(true));
 }
 
 }  // namespace
-}  // namespace offramp
+}  // namespace offramp::testing

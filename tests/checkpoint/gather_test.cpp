@@ -1,0 +1,139 @@
+// What comes out of a running job's ranks, against the initial values that every element has by its name and place.
+#include "checkpoint/gather.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "checkpoint/export_entry.h"
+#include "tests/parallel/small_job.h"
+
+namespace offramp {
+namespace {
+
+constexpr std::uint64_t kSeed = 1234;
+constexpr double kDeviation = 0.2;  // of matrices that do not write to the residual stream
+
+ModelConfig small_model() {
+  ModelConfig model = testing::small_job({}, true).options.model;
+  model.num_hidden_layers = 2;
+  model.num_key_value_heads = model.num_attention_heads;  // q, k, v of one size
+  return model;
+}
+
+// Runs `check` on every rank of two stages.
+void on_two_stages(const ModelConfig& model, const std::function<void(Machine&)>& check) {
+  run_in_process(2, [&](Group world) {
+    MachineOptions options = testing::small_job({}, true).options;
+    options.model = model;
+    options.microbatches = 2;
+    const Degrees degrees{1, 2, 1};
+    const MemoryPlan plan = plan_memory(options, Mesh::planned(world.rank(), degrees));
+    Machine machine(options, Mesh(world, degrees), Backing::host, plan.peak, [world] { world.progress(); });
+    for (Parameter* p : machine.flat().holders()) initialize(*p, kSeed);
+    check(machine);
+  });
+}
+
+float initial(const std::string& name, std::int64_t element) {
+  return static_cast<float>(kDeviation * static_cast<double>(normal({kSeed, Use::init, hash(name)}, static_cast<std::uint64_t>(element))));
+}
+
+std::vector<float> initial_transposed(const std::string& name, std::int64_t rows, std::int64_t columns) {
+  std::vector<float> values;
+  for (std::int64_t i = 0; i < rows * columns; ++i) values.push_back(initial(name, i % rows * columns + i / rows));
+  return values;
+}
+
+std::vector<float> copy_of(std::span<const float> values) { return {values.begin(), values.end()}; }
+
+// What gather_entry() hands out on this rank, and in how many calls.
+std::pair<std::vector<float>, int> gathered(Gatherer& gatherer, const ExportEntry& entry) {
+  std::pair<std::vector<float>, int> all;
+  gather_entry(gatherer, entry, [&](std::span<const float> values) {
+    all.first.insert(all.first.end(), values.begin(), values.end());
+    ++all.second;
+  });
+  return all;
+}
+
+TEST(Gatherer, PartsAndColumnsOfAnyStage) {
+  on_two_stages(small_model(), [](Machine& machine) {
+    Gatherer gatherer(machine);
+    const bool first = machine.mesh().world_rank() == 0;
+    for (const std::string layer : {"0", "1"}) {                                      // of either stage
+      const std::string name = "model.layers." + layer + ".self_attn.k_proj.weight";  // one of three pieces of its parameter
+      const auto values = copy_of(gatherer.gather(name, 40, 100));
+      ASSERT_EQ(values.size(), first ? 100 : 0);
+      for (std::size_t i = 0; i < values.size(); ++i) EXPECT_EQ(values[i], initial(name, 40 + static_cast<std::int64_t>(i)));
+      const auto columns = copy_of(gatherer.gather_columns(name, 3, 7));
+      ASSERT_EQ(columns.size(), first ? 7 * 32 : 0);
+      const auto transposed = initial_transposed(name, 32, 32);
+      EXPECT_TRUE(std::equal(columns.begin(), columns.end(), transposed.begin() + 3 * 32));
+    }
+    EXPECT_ANY_THROW(gatherer.gather_columns("model.norm.weight", 0, 1));
+    EXPECT_ANY_THROW(gatherer.gather("lm_head.weight", 0, 1));  // tied
+  });
+}
+
+TEST(GatherEntry, OneAsItIsOrTransposed) {
+  on_two_stages(small_model(), [](Machine& machine) {
+    Gatherer gatherer(machine);
+    const std::string name = "model.layers.1.mlp.up_proj.weight";  // [48, 32]
+    auto [plain, calls] = gathered(gatherer, {{"a", {48, 32}}, {name}});
+    auto [transposed, more_calls] = gathered(gatherer, {{"b", {32, 48}}, {name}, true});
+    EXPECT_EQ(calls, 1);
+    EXPECT_EQ(more_calls, 1);
+    if (machine.mesh().world_rank() != 0) {
+      EXPECT_TRUE(plain.empty() && transposed.empty());
+      return;
+    }
+    ASSERT_EQ(plain.size(), 48u * 32u);
+    for (std::size_t i = 0; i < plain.size(); ++i) EXPECT_EQ(plain[i], initial(name, static_cast<std::int64_t>(i)));
+    EXPECT_EQ(transposed, initial_transposed(name, 48, 32));
+  });
+}
+
+TEST(GatherEntry, SeveralSideBySide) {
+  on_two_stages(small_model(), [](Machine& machine) {
+    Gatherer gatherer(machine);
+    const std::string prefix = "model.layers.1.self_attn.";
+    const std::vector<std::string> names = {prefix + "q_proj.weight", prefix + "k_proj.weight", prefix + "v_proj.weight"};
+    const auto values = gathered(gatherer, {{"c_attn", {32, 96}}, names, true}).first;
+    if (machine.mesh().world_rank() != 0) return;
+    ASSERT_EQ(values.size(), 32u * 96u);
+    for (std::int64_t i = 0; i < 32 * 96; ++i) {
+      const std::int64_t row = i / 96, column = i % 96;  // q, k, v of 32 columns each
+      EXPECT_EQ(values[static_cast<std::size_t>(i)], initial(names[static_cast<std::size_t>(column / 32)], column % 32 * 32 + row));
+    }
+    const auto norms = gathered(gatherer, {{"two", {64}}, {"model.norm.weight", "model.layers.0.input_layernorm.weight"}});
+    EXPECT_EQ(norms.first, std::vector<float>(64, 1.0f));
+    EXPECT_EQ(norms.second, 2);
+  });
+}
+
+// More than Gatherer::kMost elements: in blocks.
+TEST(GatherEntry, LargeOnesInBlocks) {
+  ModelConfig model = small_model();
+  model.vocab_size = 200000;
+  on_two_stages(model, [&](Machine& machine) {
+    Gatherer gatherer(machine);
+    const std::string name = "model.embed_tokens.weight";
+    const auto plain = gathered(gatherer, {{"a", {200000, 32}}, {name}}),
+               transposed = gathered(gatherer, {{"b", {32, 200000}}, {name}, true});
+    EXPECT_EQ(plain.second, 2);
+    EXPECT_EQ(transposed.second, 2);
+    if (machine.mesh().world_rank() != 0) return;
+    ASSERT_EQ(transposed.first.size(), plain.first.size());
+    for (std::size_t row = 0; row < 200000; row += 999) {
+      for (std::size_t column = 0; column < 32; ++column) {
+        const float expected = initial(name, static_cast<std::int64_t>(row * 32 + column));
+        EXPECT_EQ(plain.first[row * 32 + column], expected);
+        EXPECT_EQ(transposed.first[column * 200000 + row], expected);
+      }
+    }
+  });
+}
+
+}  // namespace
+}  // namespace offramp
