@@ -1,21 +1,20 @@
-"""The configurations that the tests train: together every head kind, schedule, optimizer and kind of data."""
+"""The configurations that the tests train: together every architecture, head kind, schedule, optimizer and kind of data."""
 
 SIZES = {"num_hidden_layers": 8, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2,
          "vocab_size": 257, "initializer_range": 0.1}  # large enough that attention and exits matter to the loss
 TRAINING = {"sequence_length": 64, "micro_batch_size": 2, "global_batch_size": 8, "steps": 20, "validation_samples": 6}
 
 
-def job(corpora, *, exits, optimizer, model=None, training=None, data=None, exit_loss=None) -> dict:
+def job(corpora, *, exits, optimizer, model=None, training=None, data=None, **sections) -> dict:
     first = corpora["first"]
-    config = {
+    return {
         "model": SIZES | (model or {}),
         "exits": exits,
         "training": TRAINING | (training or {}),
         "optimizer": optimizer,
         "data": {"train": f"{first}_train", "validation": f"{first}_valid", "shuffle": False} | (data or {}),
         "logging": {"tensorboard": False},
-    }
-    return config | ({"exit_loss": exit_loss} if exit_loss else {})
+    } | sections
 
 
 def every_head(corpora):
@@ -102,4 +101,52 @@ def no_exits(corpora):
     return job(corpora, exits=[], optimizer={"name": "sgd", "lr": 0.1, "weight_decay": 0.2, "clip_grad_norm": 1.0})
 
 
-ALL = {made.__name__: made for made in (every_head, tied, documents, scaled, nesterov, momentum, no_exits)}
+def layerskip(corpora):
+    """Layers that samples skip, more and more often; the losses take turns, the first layer's weighs nothing."""
+    return job(
+        corpora,
+        exits=[{"layer": 1, "head": "bare"},
+               {"layer": 4, "head": "mlp", "token_weight": "confidence"},
+               {"layer": 5, "norm": "shared", "output": "shared"},
+               {"layer": 7, "head": "block"}],
+        layerskip={"p_max": 0.6, "time": "exponential", "e_scale": 0.5, "curriculum": "rotational", "rotation": 3},
+        optimizer={"lr": 0.002, "clip_grad_norm": 0.5})
+
+
+def as_gpt2(config, **model):
+    """The same job with a GPT-2, which has no grouped queries, rotations or RMS norms."""
+    config["model"] = {key: value for key, value in config["model"].items()
+                       if key not in ("num_key_value_heads", "rope_theta", "rms_norm_eps")} | {"architecture": "gpt2"} | model
+    return config
+
+
+def gpt2_every_head(corpora):
+    return as_gpt2(every_head(corpora))
+
+
+def gpt2_tied(corpora):
+    """More positions than a sample has, and a head of odd size."""
+    return as_gpt2(tied(corpora), layer_norm_epsilon=1.0e-3, max_position_embeddings=80, num_attention_heads=3, hidden_size=63)
+
+
+def gpt2_documents(corpora):
+    return as_gpt2(documents(corpora))
+
+
+def gpt2_scaled(corpora):
+    return as_gpt2(scaled(corpora))
+
+
+def gpt2_nesterov(corpora):
+    return as_gpt2(nesterov(corpora))
+
+
+def gpt2_layerskip(corpora):
+    config = layerskip(corpora)
+    config["layerskip"] = {"p_max": 0.5, "curriculum": "gradual"}
+    return as_gpt2(config)
+
+
+LLAMA = (every_head, tied, documents, scaled, nesterov, momentum, no_exits, layerskip)
+GPT2 = (gpt2_every_head, gpt2_tied, gpt2_documents, gpt2_scaled, gpt2_nesterov, gpt2_layerskip)
+ALL = {made.__name__: made for made in (*LLAMA, *GPT2)}

@@ -10,10 +10,15 @@ import math
 import sys
 from pathlib import Path
 
+import layer_skip
 import torch
 import yaml
 from corpus import Samples
+from early_exit import EarlyExitModel
+from early_exit_gpt2 import EarlyExitGpt2
 from early_exit_llama import EarlyExitLlama
+
+ARCHITECTURES = {"llama": EarlyExitLlama, "gpt2": EarlyExitGpt2}
 
 
 def learning_rate(optimizer: dict, t: int, steps: int) -> float:
@@ -43,7 +48,7 @@ def exit_scale(exit_loss: dict, t: int) -> float:
 class Optimizer:
     """torch's own update rules, with the decay put before the step; SGD's in torch is not decoupled."""
 
-    def __init__(self, config: dict, model: EarlyExitLlama):
+    def __init__(self, config: dict, model: EarlyExitModel):
         self.config = config
         scales = {f"exits.{e['layer']}.": float(e["lr_scale"]) for e in model.exits}
         self.groups = []
@@ -75,26 +80,42 @@ class Reference:
     def __init__(self, config: dict, exported: Path):
         self.config, self.training, data = config, config["training"], config["data"]
         assert data.get("shuffle", True) is False, "the reference reads data in order: data.shuffle must be false"
-        self.model = EarlyExitLlama(exported, config.get("exits", []))
+        dropouts = [config["model"].get(f"{which}_dropout", 0) for which in ("attention", "hidden")]
+        assert not any(dropouts), "the reference drops nothing but layers"
+        self.model = ARCHITECTURES[config["model"].get("architecture", "llama")](exported, config.get("exits", []))
         self.optimizer = Optimizer(config["optimizer"], self.model)
         self.document_mask = data.get("document_mask", False)
         self.train_samples = Samples(data["train"], self.training["sequence_length"], data.get("loss_mask"))
         self.validation = Samples(data["validation"], self.training["sequence_length"]) if data.get("validation") else None
 
-    def _losses(self, samples: Samples, first: int, end: int, t: int):
+    def _weights(self, t: int) -> list[float]:
+        """Of every exit's loss and of the final one."""
+        if recipe := self.config.get("layerskip"):
+            return layer_skip.weights(recipe, [e["layer"] for e in self.model.exits], self.model.layers, t - 1, self.training["steps"])
+        scale = exit_scale(self.config.get("exit_loss", {}), t)
+        return [float(e["loss_weight"]) * scale for e in self.model.exits] + [1.0]
+
+    def _skipped(self, samples: range, t: int):
+        """[layers, samples]: which layers training passes over; None where it passes over none."""
+        if not (recipe := self.config.get("layerskip")):
+            return None
+        rates = [layer_skip.rate(recipe, i, self.model.layers, t - 1, self.training["steps"]) for i in range(self.model.layers)]
+        seed = self.training.get("seed", 1234)
+        return torch.tensor([layer_skip.skips(seed, self.model.layer_name(i), p, samples) for i, p in enumerate(rates)])
+
+    def _losses(self, samples: Samples, first: int, end: int, t: int, skipped=None):
         """The weighted total and a line of plain losses, over global samples [first, end)."""
         tokens, counted = map(torch.from_numpy, samples.batch(first, end))
-        pairs = self.model.losses(tokens, counted, self.document_mask)
-        scale = exit_scale(self.config.get("exit_loss", {}), t)
-        weights = [float(e["loss_weight"]) * scale for e in self.model.exits] + [1.0]
-        total = sum(w * trained for w, (_, trained) in zip(weights, pairs))
+        pairs = self.model.losses(tokens, counted, self.document_mask, skipped)
+        total = sum(w * trained for w, (_, trained) in zip(self._weights(t), pairs, strict=True))
         plain = [loss.item() for loss, _ in pairs]
         exits = {str(e["layer"]): loss for e, loss in zip(self.model.exits, plain)}
         return total, {"step": t, "loss": total.item(), "final_loss": plain[-1], "exit_losses": exits}
 
     def step(self, t: int) -> dict:
         batch, steps = self.training["global_batch_size"], self.training["steps"]
-        total, line = self._losses(self.train_samples, (t - 1) * batch, t * batch, t)
+        samples = range((t - 1) * batch, t * batch)
+        total, line = self._losses(self.train_samples, samples.start, samples.stop, t, self._skipped(samples, t))
         total.backward()
         lr = learning_rate(self.config["optimizer"], t, steps)
         return line | {"lr": lr, "grad_norm": self.optimizer.step(lr)}

@@ -8,12 +8,11 @@ import torch.nn.functional as F
 from corpus import Samples, read_tokens
 from job import Job, run, validation_lines
 from jobs import SIZES
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
+from stock import exit_weights, load, stock
+from transformers import AutoTokenizer
 
 TOLERANCE = 1e-4  # relative, fp32
-CONFIGURATIONS = ["every_head", "tied", "scaled", "nesterov"]  # none masks documents, which a stock model does not do
+CONFIGURATIONS = ["every_head", "tied", "scaled", "nesterov", "gpt2_every_head", "gpt2_tied", "gpt2_scaled", "gpt2_nesterov"]  # none masks documents, which a stock model does not do
 
 
 def validation_tokens(config):  # [samples, s + 1]
@@ -22,60 +21,15 @@ def validation_tokens(config):  # [samples, s + 1]
     return torch.from_numpy(samples.batch(0, count)[0])
 
 
-class Backbone:
-    """transformers' model, and what each of its layers made of the inputs."""
-
-    def __init__(self, exported, tokens):
-        self.model = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32, attn_implementation="sdpa")
-        self.residuals, self.outputs = [], []  # of each layer [b, s, hidden]: after attention; at its end
-        for layer in self.model.model.layers:
-            layer.post_attention_layernorm.register_forward_pre_hook(lambda _, inputs: self.residuals.append(inputs[0]))
-            layer.register_forward_hook(lambda *call: self.outputs.append(self.first(call[2])))
-        with torch.no_grad():
-            self.logits = self.model(tokens[:, :-1]).logits
-
-    @staticmethod
-    def first(output):
-        return output[0] if isinstance(output, tuple) else output
-
-    def extra_layer(self, weights, prefix, h):
-        """A layer of transformers' own; without weights for its MLP, one whose MLP adds nothing."""
-        layer = LlamaDecoderLayer(self.model.config, layer_idx=0)
-        kept = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
-        if not any(name.startswith("mlp.") for name in kept):
-            kept["mlp.down_proj.weight"] = torch.zeros_like(layer.mlp.down_proj.weight)
-        loaded = layer.load_state_dict(kept, strict=False)
-        absent = [name for name in loaded.missing_keys if "mlp" not in name and "post_attention" not in name]
-        assert not absent and not loaded.unexpected_keys, (absent, loaded.unexpected_keys)
-        positions = self.model.model.rotary_emb(h, torch.arange(h.shape[1])[None])
-        return self.first(layer(h, attention_mask=None, position_embeddings=positions))
-
-    def exit_logits(self, spec, weights):
-        prefix, h = f"exits.{spec['layer']}.", self.outputs[spec["layer"] - 1]
-        if spec["head"] == "mlp":
-            r, mlp = self.residuals[spec["layer"] - 1], LlamaMLP(self.model.config)
-            mlp.load_state_dict({name: weights[f"{prefix}mlp.{name}"] for name in mlp.state_dict()})
-            h = r + mlp(self.model.model.layers[spec["layer"] - 1].post_attention_layernorm(r))
-        elif spec["head"] in ("block", "attention"):
-            h = self.extra_layer(weights, f"{prefix}block.", h)
-        if spec["head"] != "bare":
-            norm = self.model.model.norm
-            if spec["norm"] == "own":
-                norm = LlamaRMSNorm(h.shape[-1], eps=self.model.config.rms_norm_eps)
-                norm.load_state_dict({"weight": weights[f"{prefix}norm.weight"]})
-            h = norm(h)
-        return h @ (weights[f"{prefix}head.weight"] if spec["output"] == "own" else self.model.lm_head.weight).T
-
-
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_backbone_loss_equals_transformers(trained, name):
     done = trained(name)
     tokens = validation_tokens(done.config)
-    model = AutoModelForCausalLM.from_pretrained(done.exported, dtype=torch.float32)
+    model = load(done.exported)
     with torch.no_grad():
         out = model(input_ids=tokens, labels=tokens)
     assert out.logits.shape == (*tokens.shape, SIZES["vocab_size"])
-    tied = model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+    tied = model.lm_head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
     assert tied == done.config["model"].get("tie_word_embeddings", False)
     assert out.loss.item() == pytest.approx(validation_lines(done.lines)[-1]["final_loss"], rel=TOLERANCE)
 
@@ -85,7 +39,7 @@ def test_backbone_loss_equals_transformers(trained, name):
 def test_exits_on_transformers_hidden_states(trained, name):
     done = trained(name)
     tokens = validation_tokens(done.config)
-    backbone, weights = Backbone(done.exported, tokens), load_file(done.exported / "exits.safetensors")
+    backbone, weights = stock(done.exported, tokens[:, :-1]), exit_weights(done.exported)
     exits = json.loads((done.exported / "exits.json").read_text())["exits"]
     losses = {str(e["layer"]): F.cross_entropy(backbone.exit_logits(e, weights).flatten(0, 1), tokens[:, 1:].flatten()).item()
               for e in exits}
