@@ -3,54 +3,15 @@
 
 #include <algorithm>
 
-#include "tensor/check.h"
 #include "tensor/cpu/products.h"
+#include "tensor/operation.h"
 #include "tensor/ops.h"
 
 namespace offramp {
 
 namespace {
 
-// ---- checks
-
-void check_type(const char* op, const char* name, const Tensor& t, DType type, const Shape& shape) {
-  OFFRAMP_CHECK(t.dtype == type && t.shape == shape, "[{}] {} is {} {}, must be {} {}", op, name, name_of(t.dtype), to_text(t.shape),
-                name_of(type), to_text(shape));
-}
-
-void check_matrix(const char* op, const char* name, const Tensor& t, DType type, std::int64_t rows, std::int64_t columns) {
-  check_type(op, name, t, type, {rows, columns});
-  OFFRAMP_CHECK(t.stride[1] == 1 || columns == 1, "[{}] {} {} has stride {} in its last dimension, must be 1", op, name, to_text(t.shape),
-                t.stride[1]);
-  OFFRAMP_CHECK(t.stride[0] >= columns || rows == 1, "[{}] {} {} has rows {} apart, which overlap", op, name, to_text(t.shape),
-                t.stride[0]);
-}
-
-std::int64_t dimension(const char* op, const char* name, const Tensor& t, int which) {
-  OFFRAMP_CHECK(t.shape.rank == 2, "[{}] {} {} must be a matrix", op, name, to_text(t.shape));
-  return t.shape[which];
-}
-
-// The working type: that of the first operand, which the others must have too.
-DType working_type(const char* op, const char* name, const Tensor& t) {
-  OFFRAMP_CHECK(t.dtype == DType::f32 || t.dtype == DType::bf16, "[{}] {} is {}, must be f32 or bf16", op, name, name_of(t.dtype));
-  return t.dtype;
-}
-
-// A token's part must be contiguous; tokens themselves may be any distance apart.
-void check_tokens(const char* op, const char* name, const Tensor& t, DType type, const Shape& want) {
-  check_type(op, name, t, type, want);
-  OFFRAMP_CHECK(t.narrow(0, 0, std::min<std::int64_t>(1, t.shape[0])).contiguous(), "[{}] {} {}: a token's elements must be contiguous", op,
-                name, to_text(t.shape));
-}
-
 // ---- products
-
-double bytes_of(std::initializer_list<Tensor> tensors) {
-  double bytes = 0;
-  for (const Tensor& t : tensors) bytes += t.defined() ? static_cast<double>(t.bytes()) : 0.0;
-  return bytes;
-}
 
 cpu::Layout layout_of(const Tensor& t, bool transposed = false) {
   // With a single row any stride is right; a canonical one keeps oneDNN content.
@@ -63,17 +24,15 @@ struct Operands {
   LinearAdd add = {};
 };
 
-void run(Context& ctx, const char* op, const cpu::Product& p, const Operands& t) {
+void run(Context& ctx, const char* name, const cpu::Product& p, const Operands& t) {
   if (p.rows == 0 || p.columns == 0) return;
-  OFFRAMP_CHECK(p.depth > 0, "[{}] a sum over no elements: {} x {} x {}", op, p.rows, p.columns, p.depth);
+  OFFRAMP_CHECK(p.depth > 0, "[{}] a sum over no elements: {} x {} x {}", name, p.rows, p.columns, p.depth);
   Scratch scratch(ctx);
   const Tensor workspace = scratch.tensor({cpu::product_scratch(p)}, DType::f32);
-  if (ctx.planning()) {
-    const Tensor& added = p.add == cpu::Add::itself ? t.c : t.add.residual;
-    ctx.meter->count(op, {.flops = 2.0 * static_cast<double>(p.rows) * static_cast<double>(p.columns) * static_cast<double>(p.depth),
-                          .bytes = bytes_of({t.c, t.a, t.b, t.add.bias, added})});
-    return;
-  }
+  const Tensor& added = p.add == cpu::Add::itself ? t.c : t.add.residual;
+  const double flops = 2.0 * static_cast<double>(p.rows) * static_cast<double>(p.columns) * static_cast<double>(p.depth);
+  const Operation op(ctx, name, flops, {t.c, t.a, t.b, t.add.bias, added});
+  if (op.planned()) return;
   cpu::product(p, {.c = t.c.data, .a = t.a.data, .b = t.b.data, .bias = t.add.bias.data, .added = t.add.residual.data},
                workspace.as<float>());
 }
@@ -81,20 +40,19 @@ void run(Context& ctx, const char* op, const cpu::Product& p, const Operands& t)
 }  // namespace
 
 void linear(Context& ctx, Tensor y, Tensor x, Tensor w, const LinearAdd& add) {
-  const auto n = dimension("linear", "x", x, 0), h = dimension("linear", "x", x, 1), o = dimension("linear", "w", w, 0);
-  const DType type = working_type("linear", "x", x);
+  const Expect expect("linear");
+  expect.rank(x, "x", 2), expect.rank(w, "w", 2);
+  const auto n = x.shape[0], h = x.shape[1], o = w.shape[0];
+  const DType type = expect.working(x, "x");
   const bool logits = y.dtype == DType::f32 && !add.bias.defined() && !add.residual.defined();
-  check_matrix("linear", "x", x, type, n, h);
-  check_matrix("linear", "w", w, type, o, h);
-  check_matrix("linear", "y", y, logits ? DType::f32 : type, n, o);
+  expect.rows(x, "x", type, {n, h});
+  expect.rows(w, "w", type, {o, h});
+  expect.rows(y, "y", logits ? DType::f32 : type, {n, o});
+  expect.optional(add.bias, "bias", type, {o});
   cpu::Product p = {.rows = n, .columns = o, .depth = h, .a = layout_of(x), .b = layout_of(w, true), .c = layout_of(y)};
-  if (const Tensor& bias = add.bias; bias.defined()) {
-    check_type("linear", "bias", bias, type, {o});
-    OFFRAMP_CHECK(bias.contiguous(), "[linear] bias has stride {}, must be 1", bias.stride[0]);
-    p.bias = true;
-  }
+  p.bias = add.bias.defined();
   if (const Tensor& residual = add.residual; residual.defined()) {
-    check_matrix("linear", "residual", residual, type, n, o);
+    expect.rows(residual, "residual", type, {n, o});
     const bool same = residual.data == y.data;
     OFFRAMP_CHECK(!same || layout_of(residual) == layout_of(y), "[linear] residual begins where y does, but has rows {} apart, not {}",
                   residual.stride[0], y.stride[0]);
@@ -106,24 +64,26 @@ void linear(Context& ctx, Tensor y, Tensor x, Tensor w, const LinearAdd& add) {
 
 void linear_backward_input(Context& ctx, Tensor dx, Tensor dy, Tensor w) {
   if (!dx.defined()) return;
-  const auto n = dimension("linear_backward_input", "dy", dy, 0), o = dimension("linear_backward_input", "dy", dy, 1);
-  const auto h = dimension("linear_backward_input", "w", w, 1);
-  const DType type = working_type("linear_backward_input", "dy", dy);
-  check_matrix("linear_backward_input", "dy", dy, type, n, o);
-  check_matrix("linear_backward_input", "w", w, type, o, h);
-  check_matrix("linear_backward_input", "dx", dx, type, n, h);
+  const Expect expect("linear_backward_input");
+  expect.rank(dy, "dy", 2), expect.rank(w, "w", 2);
+  const auto n = dy.shape[0], o = dy.shape[1], h = w.shape[1];
+  const DType type = expect.working(dy, "dy");
+  expect.rows(dy, "dy", type, {n, o});
+  expect.rows(w, "w", type, {o, h});
+  expect.rows(dx, "dx", type, {n, h});
   run(ctx, "linear_backward_input", {.rows = n, .columns = h, .depth = o, .a = layout_of(dy), .b = layout_of(w), .c = layout_of(dx)},
       {dx, dy, w});
 }
 
 void linear_backward_weight(Context& ctx, Tensor dw, Tensor dy, Tensor x) {
   if (!dw.defined()) return;
-  const auto n = dimension("linear_backward_weight", "dy", dy, 0), o = dimension("linear_backward_weight", "dy", dy, 1);
-  const auto h = dimension("linear_backward_weight", "x", x, 1);
-  const DType type = working_type("linear_backward_weight", "dy", dy);
-  check_matrix("linear_backward_weight", "dy", dy, type, n, o);
-  check_matrix("linear_backward_weight", "x", x, type, n, h);
-  check_matrix("linear_backward_weight", "dw", dw, DType::f32, o, h);
+  const Expect expect("linear_backward_weight");
+  expect.rank(dy, "dy", 2), expect.rank(x, "x", 2);
+  const auto n = dy.shape[0], o = dy.shape[1], h = x.shape[1];
+  const DType type = expect.working(dy, "dy");
+  expect.rows(dy, "dy", type, {n, o});
+  expect.rows(x, "x", type, {n, h});
+  expect.rows(dw, "dw", DType::f32, {o, h});
   if (n == 0) return;  // nothing to add
   run(ctx, "linear_backward_weight",
       {.rows = o, .columns = h, .depth = n, .a = layout_of(dy, true), .b = layout_of(x), .c = layout_of(dw), .add = cpu::Add::itself},
@@ -134,18 +94,18 @@ void linear_backward_weight(Context& ctx, Tensor dw, Tensor dy, Tensor x) {
 
 namespace {
 
-cpu::AttentionShape shape_of(const char* op, const Tensor& qkv, const Tensor& out, const Tensor& lse, const Sequences& sequences) {
-  OFFRAMP_CHECK(qkv.shape.rank == 4 && qkv.shape[2] > 2, "[{}] qkv {} must be [n, G, 2+q, d]", op, to_text(qkv.shape));
+cpu::AttentionShape shape_of(const Expect& expect, const char* op, const Tensor& qkv, const Tensor& out, const Tensor& lse,
+                             const Sequences& sequences) {
+  expect.rank(qkv, "qkv", 4);
+  OFFRAMP_CHECK(qkv.shape[2] > 2, "[{}] qkv {} must be [n, G, 2+q, d]", op, to_text(qkv.shape));
   const auto n = qkv.shape[0], groups = qkv.shape[1], queries = qkv.shape[2] - 2, size = qkv.shape[3];
   const auto length = sequences.length;
   OFFRAMP_CHECK(length > 0 && n % length == 0, "[{}] {} tokens are no multiple of sequences of {}", op, n, length);
-  const DType type = working_type(op, "qkv", qkv);
-  check_tokens(op, "qkv", qkv, type, qkv.shape);
-  check_tokens(op, "out", out, type, {n, groups, queries, size});
-  const Tensor& first = sequences.first_key;
-  OFFRAMP_CHECK(!first.defined() || (first.dtype == DType::i32 && first.shape == Shape{n} && first.contiguous()),
-                "[{}] first_key is {} {}, must be contiguous i32 [{}]", op, name_of(first.dtype), to_text(first.shape), n);
-  if (lse.defined()) check_matrix(op, "lse", lse, DType::f32, groups * queries, n);
+  const DType type = expect.working(qkv, "qkv");
+  expect.rows(qkv, "qkv", type, qkv.shape);
+  expect.rows(out, "out", type, {n, groups, queries, size});
+  expect.optional(sequences.first_key, "first_key", DType::i32, {n});
+  if (lse.defined()) expect.rows(lse, "lse", DType::f32, {groups * queries, n});
   return {.sequences = n / length,
           .length = length,
           .groups = groups,
@@ -175,7 +135,8 @@ void run_attention(Context& ctx, const cpu::AttentionShape& a, const Tensor& out
                    const Sequences& sequences, const AttentionDrop& drop) {
   Scratch scratch(ctx);
   const Tensor workspace = scratch.tensor({omp_get_max_threads(), cpu::attention_scratch<T>(a, drop.p > 0)}, DType::f32);
-  if (ctx.planning()) return ctx.meter->count("attention", {.flops = causal_flops(a), .bytes = bytes_of({out, lse, qkv})});
+  const Operation op(ctx, "attention", causal_flops(a), {out, lse, qkv});
+  if (op.planned()) return;
   cpu::attention<T>(a,
                     {.out = out.as<T>(),
                      .lse = lse.defined() ? lse.as<float>() : nullptr,
@@ -194,9 +155,8 @@ void run_attention_backward(Context& ctx, const cpu::AttentionShape& a, const At
                             const AttentionDrop& drop) {
   Scratch scratch(ctx);
   const Tensor workspace = scratch.tensor({omp_get_max_threads(), cpu::attention_backward_scratch<T>(a, drop.p > 0)}, DType::f32);
-  if (ctx.planning())
-    return ctx.meter->count("attention_backward",
-                            {.flops = 2.5 * causal_flops(a), .bytes = bytes_of({t.d_qkv, t.d_out, t.out, t.lse, t.qkv})});
+  const Operation op(ctx, "attention_backward", 2.5 * causal_flops(a), {t.d_qkv, t.d_out, t.out, t.lse, t.qkv});
+  if (op.planned()) return;
   cpu::attention_backward<T>(a,
                              {.d_qkv = t.d_qkv.as<T>(),
                               .d_out = t.d_out.as<T>(),
@@ -213,7 +173,7 @@ void run_attention_backward(Context& ctx, const cpu::AttentionShape& a, const At
 }  // namespace
 
 void attention(Context& ctx, Tensor out, Tensor lse, Tensor qkv, const Sequences& sequences, const AttentionDrop& drop) {
-  const auto a = shape_of("attention", qkv, out, lse, sequences);
+  const auto a = shape_of(Expect("attention"), "attention", qkv, out, lse, sequences);
   check_drop("attention", drop);
   if (qkv.dtype == DType::bf16) return run_attention<bf16>(ctx, a, out, lse, qkv, sequences, drop);
   run_attention<float>(ctx, a, out, lse, qkv, sequences, drop);
@@ -223,9 +183,10 @@ void attention_backward(Context& ctx, Tensor d_qkv, Tensor d_out, Tensor out, Te
                         const AttentionDrop& drop) {
   if (!d_qkv.defined()) return;
   OFFRAMP_CHECK(lse.defined(), "[attention_backward] lse is undefined: the forward must keep it");
-  const auto a = shape_of("attention_backward", qkv, out, lse, sequences);
-  check_tokens("attention_backward", "d_qkv", d_qkv, qkv.dtype, qkv.shape);
-  check_tokens("attention_backward", "d_out", d_out, qkv.dtype, out.shape);
+  const Expect expect("attention_backward");
+  const auto a = shape_of(expect, "attention_backward", qkv, out, lse, sequences);
+  expect.rows(d_qkv, "d_qkv", qkv.dtype, qkv.shape);
+  expect.rows(d_out, "d_out", qkv.dtype, out.shape);
   check_drop("attention_backward", drop);
   const AttentionTensors tensors = {d_qkv, d_out, out, lse, qkv};
   if (qkv.dtype == DType::bf16) return run_attention_backward<bf16>(ctx, a, tensors, sequences, drop);

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <limits>
 
+#include "tensor/cpu/drop.h"
 #include "tensor/cpu/parts.h"
 #include "tensor/cpu/products.h"
 #include "tensor/cpu/tile.h"
@@ -173,9 +174,7 @@ struct HeadDrop {
 
 // factors[begin, end) = what the row's probabilities are multiplied by: 0, or 1 / (1 - p).
 static inline void drop_factors(float* factors, const HeadDrop& drop, std::int64_t row, std::int64_t begin, std::int64_t end) {
-  const float kept = 1 / (1 - drop.p);
-  const std::uint64_t first = drop.first + static_cast<std::uint64_t>(row * drop.length);
-  for (std::int64_t j = begin; j < end; ++j) factors[j] = uniform(drop.key, first + static_cast<std::uint64_t>(j)) < drop.p ? 0.0f : kept;
+  drop_scales(factors + begin, drop.key, drop.p, drop.first + static_cast<std::uint64_t>(row * drop.length + begin), end - begin);
 }
 
 }  // namespace offramp::cpu

@@ -403,10 +403,10 @@ TEST(Products, NamesTheOperandThatDoesNotFit) {
     return "no error";
   };
   EXPECT_NE(
-      message_of([&] { linear(context, matrix(4, 3), matrix(4, 5), matrix(3, 6)); }).find("[linear] w is f32 [3, 6], must be f32 [3, 5]"),
+      message_of([&] { linear(context, matrix(4, 3), matrix(4, 5), matrix(3, 6)); }).find("[linear] w is f32 [3, 6], wanted f32 [3, 5]"),
       std::string::npos);
   const Tensor half = memory.tensor({4, 5}, DType::bf16);
-  EXPECT_NE(message_of([&] { linear(context, matrix(4, 3), half, matrix(3, 5)); }).find("w is f32 [3, 5], must be bf16 [3, 5]"),
+  EXPECT_NE(message_of([&] { linear(context, matrix(4, 3), half, matrix(3, 5)); }).find("w is f32 [3, 5], wanted bf16 [3, 5]"),
             std::string::npos);
   EXPECT_NE(message_of([&] { linear_backward_weight(context, matrix(3, 5), matrix(4, 3), matrix(2, 5)); }).find("x is f32 [2, 5]"),
             std::string::npos);
