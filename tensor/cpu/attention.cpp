@@ -46,10 +46,11 @@ float maximum_row(float* row, std::int64_t begin, std::int64_t end) {
 template <class T, bool drops>
 float softmax_row(float* row, std::int64_t low, std::int64_t end, float scale, float maximum, const float* factors) {
   T* to = reinterpret_cast<T*>(row);
+  scale *= kLog2e;
   const float shift = maximum * scale;
   Floats sum{};
   for (std::int64_t j = low; j < end; j += kLanes) {
-    const Floats p = exp(load(row + j) * scale - shift);
+    const Floats p = exp2(load(row + j) * scale - shift);
     store(to + j, drops ? p * load(factors + j) : p);
     sum += p;
   }

@@ -73,7 +73,7 @@ void gradient_rows(const Workspace<T>& w, std::int64_t i, const Row (&rows)[kPer
   for (std::int64_t j = low; j < end; j += kLanes) {
     Floats weights[kRows], gradients[kRows];
     for (int r = 0; r < kRows; ++r) {
-      const Floats probability = exp(load(p + r * pitch + j) * scale - rows[r].lse);
+      const Floats probability = exp2(load(p + r * pitch + j) * (scale * kLog2e) - rows[r].lse * kLog2e);
       const Floats factors = drops ? load(w.factors + r * pitch + j) : Floats{}, dp = load(ds + r * pitch + j);
       weights[r] = drops ? probability * factors : probability;
       gradients[r] = probability * ((drops ? dp * factors : dp) - rows[r].delta) * scale;

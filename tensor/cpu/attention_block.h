@@ -153,9 +153,14 @@ static inline void block_scores(float* scores, const float* left, const float* r
   for (std::int64_t j = b.first_column; j < b.end(); j += kStrip) {
     // Rows whose diagonal lies before this strip see nothing of it.
     const std::int64_t from = std::max<std::int64_t>(0, j - b.first_row) / kTileRows * kTileRows;
-    for (std::int64_t i = from; i < b.rows; i += kTileRows)
-      tile<T, 2, false>({scores + i * padded.pitch + j, padded.pitch}, {left + i * padded.words, padded.words, 1},
-                        {right + j, padded.pitch}, padded.depth);
+    for (std::int64_t i = from; i < b.rows; i += kTileRows) {
+      const Target c = {scores + i * padded.pitch + j, padded.pitch};
+      const Left a = {left + i * padded.words, padded.words, 1};
+      if (diagonal(b, i) > j + kLanes)
+        tile<T, 2, false>(c, a, {right + j, padded.pitch}, padded.depth);
+      else
+        tile<T, 1, false>(c, a, {right + j, padded.pitch}, padded.depth);
+    }
   }
 }
 

@@ -1,10 +1,9 @@
 // Vectors of floats, for products and attention: an exponential, sums and transposes in whole registers. GCC's vector extensions serve
 // every instruction set from one source. Everything is `static`, because files of other folders may be compiled for a smaller processor.
-// (vector_math.h has the exponential for plain loops, of which the compiler makes half registers: the same polynomial, but with
-// gradual underflow and up to the end of the range.)
+// (vector_math.h has an exponential for plain loops, of which the compiler makes half registers.)
 //
 //   Floats x = load(p);            // kLanes floats from any address
-//   store(p, exp(x - maximum));    // within 1.5 * 2^-24 of itself; below -87.3 exactly 0, above 88.37 infinity, NaN stays NaN
+//   store(p, exp2(x - maximum));   // within 1.5 * 2^-24 of itself; below -126 exactly 0, from 128 on infinity, NaN stays NaN
 //                                  // p may point to bf16: widened when read, rounded when written
 #pragma once
 #ifdef __AVX512BF16__
@@ -99,22 +98,21 @@ static inline void transpose(Floats (&rows)[kLanes]) {
   }
 }
 
-// exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln(2)/2. ln 2 in two parts keeps r exact; the polynomial, of degree 7, is
-// that of Cephes' expf.
-static inline Floats exp(Floats x) {
-  const Floats round = broadcast(12582912.0f);  // 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits
-  const Floats shifted = x * 1.44269504f + round;
-  const Floats n = shifted - round;
-  const Floats r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const Floats power = (Floats)(((Ints)shifted - (Ints)round + 127) << 23);  // 2^n
-  const Floats y = x < -87.3f ? Floats{} : p * power;
-  return x > 88.37f ? broadcast(std::numeric_limits<float>::infinity()) : y;
+inline constexpr float kLog2e = 1.44269504f;
+
+// 2^x = 2^n 2^r, n = round(x), |r| <= 1/2, which is exact. The polynomial is the one of least relative error with p(0) = 1.
+static inline Floats exp2(Floats x) {
+  x = x > 128.0f ? broadcast(128.0f) : x;  // written so that NaN passes
+  const Floats shifted = x + 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits
+  const Floats r = x - (shifted - 12582912.0f);
+  Floats p = r * 0.00015353362f + 0.0013398875f;
+  p = p * r + 0.00961843692f;
+  p = p * r + 0.0555033237f;
+  p = p * r + 0.240226477f;
+  p = p * r + 0.693147182f;
+  p = p * r + 1.0f;
+  const Floats y = (Floats)((Ints)p + ((Ints)shifted << 23));  // times 2^n
+  return x < -126.0f ? Floats{} : y;
 }
 
 }  // namespace offramp::cpu

@@ -50,9 +50,9 @@ void sgd(Tensor weight, Tensor master, Tensor velocity, Tensor grad, Tensor scal
 // partial [blocks_of(elements, kBlock)] f64 scratch.
 void sum_of_squares(Tensor sum, Tensor x, Tensor partial);
 
-// y[count] = e^x as plain loops (vector_math.h) and as attention (exp.h) compute it: compiled like them, for tests of their error.
+// y[count] = e^x as plain loops (vector_math.h), 2^x as attention (exp.h) compute it: compiled like them, for tests of their error.
 void exp_of_loops(float* y, const float* x, std::int64_t count);
-void exp_of_attention(float* y, const float* x, std::int64_t count);
+void exp2_of_attention(float* y, const float* x, std::int64_t count);
 
 void add(Tensor y, Tensor x);
 void copy(Tensor y, Tensor x);

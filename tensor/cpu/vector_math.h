@@ -10,8 +10,8 @@
 namespace offramp::cpu {
 
 // e^x within 1.5 * 2^-24 of itself where that is no subnormal number; below -104 exactly 0, above 88.73 infinity, NaN stays NaN.
-// The reduction and the polynomial are those of exp.h; 2^n is applied in two halves so that overflow and gradual underflow come
-// out by themselves. (Clamping x beforehand is slower: the compiler follows each bound through the whole computation.)
+// The reduction and the polynomial are those of Cephes' expf; 2^n is applied in two halves so that overflow and gradual underflow
+// come out by themselves. (Clamping x beforehand is slower: the compiler follows each bound through the whole computation.)
 static inline float exp_fast(float x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits
   const float shifted = x * 1.44269504f + kRound;
