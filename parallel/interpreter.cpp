@@ -40,15 +40,16 @@ void Interpreter::run(const Program& program, const Layout& layout, const StepIn
     execute(action, layout, input);
     for (const Slab& slab : memory.gives) give(slab);
     ctx_->beat();
-    phase_of(action.op, times) += now() - begin - waited_;
+    const double end = now();
+    phase_of(action.op, times) += end - begin - waited_;
     times.communication += waited_;
+    if (!input.trace) continue;
+    input.trace->push_back({to_text(action), 0, begin, end});
+    look_for_ends(*input.trace);
   }
   const double begin = now();
-  for (Work& work : reductions_) work.wait(*ctx_);
-  for (auto& [slab, work] : leaving_) work.wait(*ctx_);
+  finish(input.trace);
   times.communication += now() - begin;
-  reductions_.clear();
-  leaving_.clear();
   OFFRAMP_CHECK(live_.empty() && kept_.empty() && arriving_.empty(), "[interpreter] {} slabs were left behind", live_.size());
 }
 
@@ -71,7 +72,7 @@ void Interpreter::execute(const Action& action, const Layout& layout, const Step
     case Op::ReduceTied:
       return reduce_tied(action);
     case Op::ReduceGradients:
-      return reduce_gradients(on_.flat->buckets()[static_cast<std::size_t>(action.index)]);
+      return reduce_gradients(action, input.trace);
   }
 }
 
@@ -150,12 +151,33 @@ void Interpreter::reduce_tied(const Action& action) {
 }
 
 // What all tensor ranks hold has, with sequence parallelism, on each of them only the gradient of its own rows.
-void Interpreter::reduce_gradients(const Bucket& bucket) {
+void Interpreter::reduce_gradients(const Action& action, Trace* trace) {
+  const Bucket& bucket = on_.flat->buckets()[static_cast<std::size_t>(action.index)];
   const Tensor all = on_.flat->gradients(bucket.range);
   if (bucket.replicated && on_.sequence_parallel) await(all_reduce(*ctx_, all, on_.mesh->tensor));
   const bool shards = on_.flat->shards_state();
-  reductions_.push_back(shards ? reduce_scatter(*ctx_, on_.flat->gradients(on_.flat->shard(bucket)), all, on_.mesh->data)
-                               : all_reduce(*ctx_, all, on_.mesh->data));
+  if (trace) trace->push_back({to_text(action), 1 + action.index, now(), 0, static_cast<std::int64_t>(all.bytes())});
+  reductions_.push_back({shards ? reduce_scatter(*ctx_, on_.flat->gradients(on_.flat->shard(bucket)), all, on_.mesh->data)
+                                : all_reduce(*ctx_, all, on_.mesh->data),
+                         trace ? trace->size() - 1 : 0});
+}
+
+void Interpreter::finish(Trace* trace) {
+  for (Reduction& reduction : reductions_) {
+    reduction.work.wait(*ctx_);
+    if (trace) look_for_ends(*trace);
+  }
+  for (auto& [slab, work] : leaving_) work.wait(*ctx_);
+  reductions_.clear();
+  leaving_.clear();
+}
+
+void Interpreter::look_for_ends(Trace& trace) {
+  for (Reduction& reduction : reductions_) {
+    if (reduction.ended || !reduction.work.done()) continue;
+    reduction.ended = true;
+    trace[reduction.event].end = now();
+  }
 }
 
 void Interpreter::take(const Slab& slab) {

@@ -10,6 +10,7 @@
 #include "comm/mesh.h"
 #include "parallel/stage.h"
 #include "parallel/ties.h"
+#include "parallel/trace.h"
 
 namespace offramp {
 
@@ -46,6 +47,7 @@ struct StepInput {
   Tensor sums;                         // [exits, kLossSums] f64, +=
   Draws draws;                         // first_sample is each microbatch's own
   std::string name;                    // "step 12": for the watchdog and for errors
+  Trace* trace = nullptr;              // set: what runs is added to it
 };
 
 class Interpreter {
@@ -67,7 +69,9 @@ class Interpreter {
   void exit(const Action& action, const Layout& layout, const StepInput& input);
   void backward(const Action& action, const Layout& layout);
   void reduce_tied(const Action& action);
-  void reduce_gradients(const Bucket& bucket);
+  void reduce_gradients(const Action& action, Trace* trace);
+  void finish(Trace* trace);
+  void look_for_ends(Trace& trace);
 
   void take(const Slab& slab);
   void give(const Slab& slab);
@@ -82,7 +86,12 @@ class Interpreter {
   std::map<Slab, Work> arriving_;      // posted receives
   std::map<std::pair<Hold, int>, Work> leaving_;  // last send from a pool's slab
   std::map<Slab, std::unique_ptr<KeptForward>> kept_;
-  std::vector<Work> reductions_;
+  struct Reduction {
+    Work work;
+    std::size_t event = 0;  // of the trace
+    bool ended = false;
+  };
+  std::vector<Reduction> reductions_;
   double waited_ = 0;
 };
 

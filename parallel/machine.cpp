@@ -176,7 +176,8 @@ void Machine::evaluate(int microbatches, const std::string& name, PhaseTimes& ti
 
 void Machine::run(const Plan& plan, int microbatches, const std::string& name, PhaseTimes& times) {
   const Draws draws{.on = plan.layout.backward, .seed = options_.seed, .layer_rates = layer_rates_};
-  const StepInput input{std::span(inputs_).first(static_cast<std::size_t>(microbatches)), exit_scale_, sums_, draws, name};
+  const StepInput input{std::span(inputs_).first(static_cast<std::size_t>(microbatches)), exit_scale_, sums_, draws, name,
+                        plan.layout.backward ? trace_ : nullptr};
   interpreter_->run(plan.program, plan.layout, input, times);
 }
 

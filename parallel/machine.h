@@ -54,6 +54,8 @@ class Machine {
   Tensor statistics() const { return statistics_; }                   // all of the above in a row: one reduction
   Tensor scalars() const { return scalars_; }                         // [4] f32, see adamw in ops.h
 
+  // What train() runs is added to it from now on; null: nothing.
+  void trace(Trace* trace) { trace_ = trace; }
   // Gradients = those of the first microbatches() inputs, summed over data ranks and ties; sums() += this rank's losses.
   void train(const std::string& name, PhaseTimes& times);
   // After an update: brings what other data ranks updated, and passes tied values on.
@@ -91,6 +93,7 @@ class Machine {
   double flops_ = 0;
   MemoryPlan memory_;
   std::unique_ptr<Interpreter> interpreter_;
+  Trace* trace_ = nullptr;
 };
 
 // What the machine of this rank will take; needs no memory and no communication.
