@@ -29,12 +29,13 @@ TEST(Drop, VectorisedDecisionsAreTheSingleOnes) {
   }
 }
 
-// uniform() is a multiple of 2^-24: a threshold at one, and beside it.
+// uniform() is a multiple of 2^-24: thresholds that are its very value, or the next float after it.
 TEST(Drop, DecidesExactlyAtTheThreshold) {
-  const float drawn = uniform(kElements, 5);
-  EXPECT_NE(scales(drawn, 5, 1)[0], 0.0f) << "not below itself";
-  EXPECT_EQ(scales(std::nextafter(drawn, 1.0f), 5, 1)[0], 0.0f);
-  EXPECT_FALSE(falls({.p = drawn, .key = kElements}, 5));
+  for (std::uint64_t number = 0; number < 100; ++number) {
+    const float drawn = uniform(kElements, number);
+    EXPECT_NE(scales(drawn, number, 1)[0], 0.0f) << number << " is not below itself";
+    EXPECT_EQ(scales(std::nextafter(drawn, 1.0f), number, 1)[0], 0.0f) << number;
+  }
 }
 
 // Within five deviations of the binomial distribution.
