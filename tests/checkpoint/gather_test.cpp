@@ -100,13 +100,13 @@ TEST(GatherEntry, SeveralSideBySide) {
     const std::string prefix = "model.layers.1.self_attn.";
     const std::vector<std::string> names = {prefix + "q_proj.weight", prefix + "k_proj.weight", prefix + "v_proj.weight"};
     const auto values = gathered(gatherer, {{"c_attn", {32, 96}}, names, true}).first;
+    const auto norms = gathered(gatherer, {{"two", {64}}, {"model.norm.weight", "model.layers.0.input_layernorm.weight"}});
     if (machine.mesh().world_rank() != 0) return;
     ASSERT_EQ(values.size(), 32u * 96u);
     for (std::int64_t i = 0; i < 32 * 96; ++i) {
       const std::int64_t row = i / 96, column = i % 96;  // q, k, v of 32 columns each
       EXPECT_EQ(values[static_cast<std::size_t>(i)], initial(names[static_cast<std::size_t>(column / 32)], column % 32 * 32 + row));
     }
-    const auto norms = gathered(gatherer, {{"two", {64}}, {"model.norm.weight", "model.layers.0.input_layernorm.weight"}});
     EXPECT_EQ(norms.first, std::vector<float>(64, 1.0f));
     EXPECT_EQ(norms.second, 2);
   });
