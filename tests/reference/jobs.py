@@ -110,7 +110,7 @@ def layerskip(corpora):
                {"layer": 5, "norm": "shared", "output": "shared"},
                {"layer": 7, "head": "block"}],
         layerskip={"p_max": 0.6, "time": "exponential", "e_scale": 0.5, "curriculum": "rotational", "rotation": 3},
-        optimizer={"lr": 0.002, "clip_grad_norm": 0.5})
+        optimizer={"lr": 0.001, "eps": 1.0e-5, "clip_grad_norm": 0.5, "lr_schedule": {"warmup_steps": 6}})  # eps: gradients come and go
 
 
 def as_gpt2(config, **model):

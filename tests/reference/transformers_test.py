@@ -12,7 +12,8 @@ from stock import exit_weights, load, stock
 from transformers import AutoTokenizer
 
 TOLERANCE = 1e-4  # relative, fp32
-CONFIGURATIONS = ["every_head", "tied", "scaled", "nesterov", "gpt2_every_head", "gpt2_tied", "gpt2_scaled", "gpt2_nesterov"]  # none masks documents, which a stock model does not do
+# None masks documents, which a stock model does not do.
+CONFIGURATIONS = ["every_head", "tied", "scaled", "nesterov", "gpt2_every_head", "gpt2_tied", "gpt2_scaled", "gpt2_nesterov"]
 
 
 def validation_tokens(config):  # [samples, s + 1]
