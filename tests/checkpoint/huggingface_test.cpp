@@ -155,8 +155,8 @@ from transformers import AutoModelForCausalLM
 
 KEYS = {
     "llama": ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-              "head_dim", "max_position_embeddings", "rms_norm_eps", "initializer_range", "tie_word_embeddings", "hidden_act", "attention_bias",
-              "mlp_bias", "attention_dropout", "bos_token_id", "eos_token_id", "pad_token_id"),
+              "head_dim", "max_position_embeddings", "rms_norm_eps", "initializer_range", "tie_word_embeddings", "hidden_act",
+              "attention_bias", "mlp_bias", "attention_dropout", "bos_token_id", "eos_token_id", "pad_token_id"),
     "gpt2": ("vocab_size", "n_embd", "n_inner", "n_layer", "n_head", "n_positions", "layer_norm_epsilon", "initializer_range",
              "tie_word_embeddings", "activation_function", "attn_pdrop", "resid_pdrop", "embd_pdrop", "scale_attn_weights",
              "scale_attn_by_inverse_layer_idx", "bos_token_id", "eos_token_id", "pad_token_id"),
