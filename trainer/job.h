@@ -14,7 +14,8 @@ double exit_weight(const Config& config, std::size_t e, std::int64_t t);
 // "exit 2 (norm)", "final": for people.
 std::string exit_label(const Config& config, std::size_t e);
 
-// FLOP/s of fp32 matrix products on this rank's threads, while other ranks measure too.
-double measure_peak_flops();
+// FLOP/s of matrix products of this type, and bytes a second of a copy in memory, on this rank's threads while others measure too.
+double measure_peak_flops(DType precision);
+double measure_peak_bytes();
 
 }  // namespace offramp

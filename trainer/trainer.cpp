@@ -38,12 +38,14 @@ void Trainer::run() {
 
 void Trainer::step(std::int64_t t) {
   const double begin = now();
+  profiler_->begin(t);
   fill_zero(machine_->context(), machine_->statistics());
   set_exit_scales(t, static_cast<double>(load(t)));
   set_layer_rates(t);
   machine_->train(fmt::format("step {}", t), times_);
   const Outcome outcome = reduce(t);
   if (finite(t, outcome)) update(t, outcome);
+  profiler_->end(t);
   log_step(t, outcome, now() - begin);
 }
 

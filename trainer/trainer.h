@@ -15,6 +15,7 @@
 #include "trainer/job.h"
 #include "trainer/loader.h"
 #include "trainer/job_log.h"
+#include "trainer/profile.h"
 
 namespace offramp {
 
@@ -69,6 +70,7 @@ class Trainer {
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<LogicalNames> names_;
+  std::optional<Profiler> profiler_;
   std::unique_ptr<JobLog> log_;  // on rank 0
   PhaseTimes times_;               // of this rank, since they were last shared
   std::size_t planned_bytes_ = 0;
