@@ -8,7 +8,7 @@
 namespace offramp {
 namespace {
 
-constexpr const char* kRow = "{:>5}  {:>9}  {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}  {}\n";
+constexpr const char* kRow = "{:>5} {:>6}  {:>9}  {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}  {}\n";
 
 std::string size_text(std::size_t bytes) {
   const double b = static_cast<double>(bytes);
@@ -16,11 +16,11 @@ std::string size_text(std::size_t bytes) {
   return b >= 1e6 ? fmt::format("{:.1f} MB", b / 1e6) : fmt::format("{:.1f} kB", b / 1e3);
 }
 
-// Ranks of one pipeline stage are equal in memory: "0, 4, 8, ... 1020".
-std::string ranks_text(int stage, const Degrees& degrees) {
+// Data ranks are equal in memory: "0, 4, 8, ... 1020".
+std::string ranks_text(int stage, int tensor, const Degrees& degrees) {
   std::string text;
   for (int d = 0; d < degrees.data; ++d) {
-    const int rank = rank_of({.tensor = 0, .pipeline = stage, .data = d}, degrees);
+    const int rank = rank_of({.tensor = tensor, .pipeline = stage, .data = d}, degrees);
     if (d < 3 || d == degrees.data - 1) text += fmt::format("{}{}", d == 0 ? "" : ", ", rank);
     if (d == 3 && degrees.data > 4) text += ", ...";
   }
@@ -34,17 +34,21 @@ void dry_run(const Config& config, int ranks) {
   const Degrees degrees = degrees_of(config, ranks);
   const MachineOptions options = machine_options(config, degrees);
   const Partition partition = even_partition(static_cast<int>(config.model.num_hidden_layers), degrees.pipeline);
-  fmt::print("{} ranks: pipeline {} x data {}, schedule {}, microbatches of {} x {} tokens, {} a rank and step\n\n", ranks,
-             degrees.pipeline, degrees.data, config.parallel.schedule, options.micro_batch_size, options.sequence_length,
-             options.microbatches);
-  fmt::print(kRow, "stage", "layers", "parameters", "gradients", "optimizer", "activations", "transients", "buffers", "peak", "+ messages",
+  fmt::print("{} ranks: tensor {}{} x pipeline {} x data {}{}, {}, schedule {}, microbatches of {} x {} tokens, {} a rank and step\n\n",
+             ranks, degrees.tensor, config.parallel.sequence_parallel ? " (sequence parallel)" : "", degrees.pipeline, degrees.data,
+             options.shard_state ? " (optimizer sharded)" : "", config.training.precision, config.parallel.schedule,
+             options.micro_batch_size, options.sequence_length, options.microbatches);
+  fmt::print(kRow, "stage", "tensor", "layers", "parameters", "gradients", "optimizer", "activations", "transients", "buffers", "peak", "+ messages",
              "ranks");
   for (int stage = 0; stage < degrees.pipeline; ++stage) {
-    const MemoryPlan m = plan_memory(options, Mesh::planned(rank_of({.tensor = 0, .pipeline = stage, .data = 0}, degrees), degrees));
     const Units units = partition.units(stage);
     const std::string layers = fmt::format("{}-{}", units.begin / 2 + 1, (units.end - 1) / 2);
-    fmt::print(kRow, stage, layers, size_text(m.parameters), size_text(m.gradients), size_text(m.optimizer), size_text(m.activations),
-               size_text(m.transients), size_text(m.buffers), size_text(m.peak), size_text(m.messages), ranks_text(stage, degrees));
+    for (int tensor = 0; tensor < degrees.tensor; ++tensor) {
+      const MemoryPlan m = plan_memory(options, Mesh::planned(rank_of({.tensor = tensor, .pipeline = stage, .data = 0}, degrees), degrees));
+      fmt::print(kRow, stage, tensor, layers, size_text(m.parameters), size_text(m.gradients), size_text(m.optimizer),
+                 size_text(m.activations), size_text(m.transients), size_text(m.buffers), size_text(m.peak), size_text(m.messages),
+                 ranks_text(stage, tensor, degrees));
+    }
   }
 }
 

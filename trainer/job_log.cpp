@@ -13,10 +13,12 @@ namespace {
 
 std::string counted(std::int64_t n, const char* what) { return fmt::format("{} {}{}", n, what, n == 1 ? "" : "s"); }
 
-// "4 ranks: 2 replicas of 2 pipeline stages; 2 early exits; steps of 32 samples of 256 tokens"
+// "8 ranks: 2 replicas of 2 pipeline stages of 2 tensor ranks; bf16; 2 early exits; steps of 32 samples of 256 tokens"
 std::string opening(const Config& config, const Degrees& degrees) {
-  return fmt::format("{}: {} of {}; {}; steps of {} of {}", counted(degrees.world(), "rank"), counted(degrees.data, "replica"),
-                     counted(degrees.pipeline, "pipeline stage"), counted(static_cast<std::int64_t>(config.exits.size()), "early exit"),
+  const std::string tensor = degrees.tensor > 1 ? fmt::format(" of {}", counted(degrees.tensor, "tensor rank")) : "";
+  return fmt::format("{}: {} of {}{}; {}; {}; steps of {} of {}", counted(degrees.world(), "rank"), counted(degrees.data, "replica"),
+                     counted(degrees.pipeline, "pipeline stage"), tensor, config.training.precision,
+                     counted(static_cast<std::int64_t>(config.exits.size()), "early exit"),
                      counted(config.training.global_batch_size, "sample"), counted(config.training.sequence_length, "token"));
 }
 

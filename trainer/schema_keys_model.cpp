@@ -4,7 +4,6 @@
 namespace offramp {
 namespace {
 
-bool is_llama(const Config& config) { return !config.model.gpt2(); }
 bool is_gpt2(const Config& config) { return config.model.gpt2(); }
 bool with_layerskip(const Config& config) { return config.layerskip.enabled; }
 bool without_layerskip(const Config& config) { return !config.layerskip.enabled; }
@@ -40,12 +39,12 @@ std::vector<SchemaKey> model_keys() {
        {.range = kSize, .default_note = "`training.sequence_length`"}},
       {"model.rope_theta",
        KEY_AT(model.rope_theta),
-       "Base of a Llama's rotary embedding.",
-       {.range = kPositive, .means = {is_llama, kArchitecture, "gpt2 learns its positions, nothing rotates; remove this key"}}},
+       "Base of a Llama's rotary embedding; a GPT-2, which learns its positions, ignores it.",
+       {.range = kPositive}},
       {"model.rms_norm_eps",
        KEY_AT(model.rms_norm_eps),
-       "Added to the mean square in a Llama's norms.",
-       {.range = kPositive, .means = {is_llama, kArchitecture, "gpt2 has layer norms: name layer_norm_epsilon, or remove this key"}}},
+       "Added to the mean square in a Llama's norms; a GPT-2 has `layer_norm_epsilon`.",
+       {.range = kPositive}},
       {"model.layer_norm_epsilon",
        KEY_AT(model.layer_norm_epsilon),
        "Added to the variance in a GPT-2's norms.",

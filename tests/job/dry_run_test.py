@@ -14,7 +14,7 @@ training: {sequence_length: 2048, micro_batch_size: 1, global_batch_size: 2048, 
 optimizer: {lr: 1.0e-3}
 data: {train: nowhere}
 """
-ROW = re.compile(r"^ *(?P<stage>\d+) +(?P<first>\d+)-(?P<last>\d+) .* (?P<peak>[\d.]+ [kMG]B) +[\d.]+ [kMG]B  (?P<ranks>[\d., ]+)$", re.M)
+ROW = re.compile(r"^ *(?P<stage>\d+) +(?P<tensor>\d+) +(?P<first>\d+)-(?P<last>\d+) .* (?P<peak>[\d.]+ [kMG]B) +[\d.]+ [kMG]B  (?P<ranks>[\d., ]+)$", re.M)
 
 
 def size_text(size):

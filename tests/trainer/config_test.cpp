@@ -199,7 +199,7 @@ TEST(Config, PrintedConfigurationReadsBackEqual) {
       const bool found = printed.find(name_of_key(key) + ": ") != std::string::npos;
       EXPECT_TRUE(found || !key.means_something(config)) << key.path;
     }
-    EXPECT_EQ(printed.find("rope_theta") == std::string::npos, config.model.gpt2());
+    EXPECT_EQ(printed.find("layer_norm_epsilon") == std::string::npos, !config.model.gpt2());
     EXPECT_EQ(printed.find("layerskip") == std::string::npos, !config.layerskip.enabled);
     EXPECT_EQ(printed.find("exit_loss") == std::string::npos, config.layerskip.enabled);
   }
