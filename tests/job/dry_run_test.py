@@ -14,7 +14,8 @@ training: {sequence_length: 2048, micro_batch_size: 1, global_batch_size: 2048, 
 optimizer: {lr: 1.0e-3}
 data: {train: nowhere}
 """
-ROW = re.compile(r"^ *(?P<stage>\d+) +(?P<tensor>\d+) +(?P<first>\d+)-(?P<last>\d+) .* (?P<peak>[\d.]+ [kMG]B) +[\d.]+ [kMG]B  (?P<ranks>[\d., ]+)$", re.M)
+ROW = re.compile(r"^ *(?P<stage>\d+) +(?P<tensor>\d+) +(?P<first>\d+)-(?P<last>\d+) .* (?P<optimizer>[\d.]+ [kMG]B)( +[\d.]+ [kMG]B){3} +"
+                 r"(?P<peak>[\d.]+ [kMG]B) +[\d.]+ [kMG]B  (?P<ranks>[\d., ]+)$", re.M)
 
 
 def size_text(size):
@@ -22,6 +23,11 @@ def size_text(size):
         if size >= unit:
             return f"{size / unit:.{digits}f} {name}"
     return f"{size / 1e3:.1f} kB"
+
+
+def bytes_of(text):
+    number, unit = text.split()
+    return float(number) * {"GB": 1e9, "MB": 1e6, "kB": 1e3}[unit]
 
 
 def processor_seconds():
@@ -41,7 +47,7 @@ class DryRun(JobTest):
         for stages in (8, 32):
             with self.subTest(stages=stages):
                 before = processor_seconds()
-                rows = self.dry_run(1024, {"parallel.pipeline_parallel_size": stages}, rf"^1024 ranks: pipeline {stages} x data {1024 // stages}")
+                rows = self.dry_run(1024, {"parallel.pipeline_parallel_size": stages}, rf"^1024 ranks: tensor 1 x pipeline {stages} x data {1024 // stages}")
                 # Processor time: the wall's on a machine that does nothing else, and no other job can make it longer.
                 self.assertLess(processor_seconds() - before, 2)
                 layers = 32 // stages
@@ -51,8 +57,19 @@ class DryRun(JobTest):
                     self.assertEqual(row["ranks"], f"{stage}, {stage + stages}, {stage + 2 * stages}, ..., {1024 - stages + stage}")
                     self.assertRegex(row["peak"], r"GB$")
 
+    def test_1024_ranks_with_tensor_parallelism(self):
+        (self.directory / "job.yaml").write_text(LARGE)
+        sets = {"parallel.tensor_parallel_size": 8, "parallel.pipeline_parallel_size": 8, "parallel.sequence_parallel": "true",
+                "training.precision": "bf16"}
+        whole = self.dry_run(1024, sets, r"^1024 ranks: tensor 8 \(sequence parallel\) x pipeline 8 x data 16, bf16")
+        self.assertEqual([(int(row["stage"]), int(row["tensor"])) for row in whole], [(s, t) for s in range(8) for t in range(8)])
+        sharded = self.dry_run(1024, sets | {"parallel.zero_stage": 1}, r"data 16 \(optimizer sharded\)")
+        for row, part in zip(whole, sharded, strict=True):
+            self.assertEqual(row["ranks"], part["ranks"])
+            self.assertAlmostEqual(bytes_of(row["optimizer"]) / 16, bytes_of(part["optimizer"]), delta=0.01 * bytes_of(part["optimizer"]))
+
     def test_peak_is_what_a_run_takes(self):
-        rows = self.dry_run(4, {"parallel.pipeline_parallel_size": 2}, r"^4 ranks: pipeline 2 x data 2")
+        rows = self.dry_run(4, {"parallel.pipeline_parallel_size": 2}, r"^4 ranks: tensor 1 x pipeline 2 x data 2")
         self.assertEqual(len(rows), 2)
         self.assert_ends(self.run_job(ranks=4), 0)
         measured = {size_text(record["peak_bytes"]) for record in metrics(self.directory)}
