@@ -1,13 +1,15 @@
 // Speed of all_reduce, reduce_scatter and all_gather over all ranks, beside MPI's own:  mpirun -np 4 bench_all_reduce [KiB...]
 // `waited`: the operation alone, waited for at once; the fastest repetition and the median one, each the slowest rank's time.
-// `polled`: it moves only between units of computation of a millisecond each, as gradients do during a backward; the number is how
-// many units it needs, which is what overlap costs where it is short of them.
+// `polled`: it moves only where all ranks call for progress, once each and then again, as they do between units of computation;
+// the number is how many calls it needs, which is what overlap costs where a backward is short of them.
 #define OMPI_SKIP_MPICXX 1
 #define MPICH_SKIP_MPICXX 1
 #include <fmt/format.h>
 #include <mpi.h>
+#include <sched.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <string>
 #include <vector>
@@ -19,10 +21,47 @@ namespace {
 
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-void compute(double duration) {
-  for (const double start = seconds(); seconds() - start < duration;) {
+// Lets ranks of one host go on together without a call into MPI, which would make progress.
+class Lockstep {
+ public:
+  Lockstep() {
+    int rank = 0;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &ranks_);
+    MPI_Win_allocate_shared(rank == 0 ? sizeof(State) : 0, 1, MPI_INFO_NULL, MPI_COMM_WORLD, &state_, &window_);
+    MPI_Aint bytes = 0;
+    int unit = 0;
+    MPI_Win_shared_query(window_, 0, &bytes, &unit, &state_);
+    if (rank == 0) new (state_) State;
+    MPI_Barrier(MPI_COMM_WORLD);
   }
-}
+  ~Lockstep() { MPI_Win_free(&window_); }
+  Lockstep(const Lockstep&) = delete;
+  Lockstep& operator=(const Lockstep&) = delete;
+  // Whether all ranks came with `done`.
+  bool all(bool done) {
+    state_->done += done;
+    meet();
+    const bool every = state_->done == ranks_;
+    meet();
+    state_->done = 0;
+    meet();
+    return every;
+  }
+
+ private:
+  struct State {
+    std::atomic<int> arrived = 0, done = 0;
+  };
+  void meet() {
+    ++state_->arrived;
+    for (++met_; state_->arrived < met_ * ranks_;) sched_yield();
+  }
+
+  MPI_Win window_ = MPI_WIN_NULL;
+  State* state_ = nullptr;
+  int ranks_ = 1, met_ = 0;
+};
 
 struct Times {
   double best, median;
@@ -31,6 +70,7 @@ struct Times {
 struct Bench {
   Group world;
   Context ctx;
+  Lockstep& lockstep;
   std::vector<float> values = {}, part = {};  // the whole and one rank's part of it
 
   Tensor whole() { return {values.data(), {static_cast<std::int64_t>(values.size())}, DType::f32}; }
@@ -56,25 +96,20 @@ struct Bench {
 
   template <class Start>
   int polls(Start start) {
-    int least = 1 << 30;
-    for (int repeat = 0; repeat < 5; ++repeat) {
-      MPI_Barrier(MPI_COMM_WORLD);
-      int count = 0;
-      Work work = start();
-      for (; !work.done(); ++count) compute(1e-3);
-      least = std::min(least, count);
-    }
-    return least;
+    Work work = start();
+    int count = 0;
+    for (lockstep.all(false); !lockstep.all(work.done());) ++count;
+    return count;
   }
 
   template <class Start, class Theirs>
   void line(const char* name, Start start, Theirs theirs) {
     const Times ours = time_of([&] { start().wait(ctx); }), of_mpi = time_of(theirs);
-    const int units = polls(start);
+    const int times = polls(start);
     if (world.rank() == 0)
-      fmt::print("{} ranks {:6} KiB {:14}   waited {:8.3f} ms (median {:8.3f})   MPI's {:8.3f} ({:8.3f})   polled {:3} units\n",
+      fmt::print("{} ranks {:6} KiB {:14}   waited {:8.3f} ms (median {:8.3f})   MPI's {:8.3f} ({:8.3f})   polled {:3} times\n",
                  world.size(), whole().bytes() >> 10, name, 1e3 * ours.best, 1e3 * ours.median, 1e3 * of_mpi.best, 1e3 * of_mpi.median,
-                 units);
+                 times);
   }
 
   void measure(std::size_t bytes) {
@@ -105,7 +140,8 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "start it under mpirun with 2 ranks or more\n");
     return 1;
   }
-  offramp::Bench bench{mpi.world(), {}};
+  offramp::Lockstep lockstep;
+  offramp::Bench bench{mpi.world(), {}, lockstep};
   std::vector<std::size_t> sizes;
   for (int i = 1; i < argc; ++i) sizes.push_back(std::stoul(argv[i]));
   if (sizes.empty()) sizes = {4, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10};

@@ -96,7 +96,8 @@ class Group {
 enum Tag : int { kActivationTag, kGradientTag, kTieGradientTag, kTieValueTag, kGatherTag };
 
 // Sums are taken in rank order: f32 and f64 as such, bf16 in f32 and rounded once. Every rank gets the same bits, on any transport
-// those of all_reduce, whichever way a sum is asked for (only small f32 and f64 sums over MPI are left to MPI's own order).
+// those of reduce_scatter and all_gather. The one exception is all_reduce of less than 32 KiB of f32 or f64 over MPI, whose order
+// is MPI's own: the same on every rank and in every run, but maybe not that of the ranks.
 //
 // Sum over the group, in place. Counted: 2 n (g-1)/g bytes.
 Work all_reduce(Context&, Tensor inout, const Group&);

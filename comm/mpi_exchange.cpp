@@ -18,7 +18,7 @@ std::int64_t part_begin(std::int64_t elements, int rank, int ranks) { return ele
 }  // namespace
 
 std::size_t piece_bytes(std::size_t bytes, int ranks) {
-  constexpr std::size_t kPieces = 8, kLeast = std::size_t{1} << 20, kMost = std::size_t{16} << 20, kLeastShare = std::size_t{64} << 10;
+  constexpr std::size_t kKiB = 1024, kPieces = 16, kLeast = 256 * kKiB, kMost = 4096 * kKiB, kLeastShare = 64 * kKiB;
   return std::max(std::clamp(bytes / kPieces, kLeast, kMost), static_cast<std::size_t>(ranks) * kLeastShare);
 }
 
@@ -103,7 +103,7 @@ bool Exchange::done() const {
 }
 
 bool Exchange::step(int lane_index) {
-  constexpr std::uint64_t kNumbers = 4096;  // fewer exchanges are ever under way, and tags stay below MPI's least upper bound
+  constexpr std::uint64_t kNumbers = 2048;  // fewer exchanges are ever under way, and tags stay within the 32,767 that MPI promises
   const int tag = (static_cast<int>(place_.number % kNumbers) * kLanes + lane_index) * 2;
   Lane& lane = lanes_[lane_index];
   if (lane.piece >= pieces_ || !travelled(lane)) return false;

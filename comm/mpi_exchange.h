@@ -1,7 +1,7 @@
 // Sums and gathers over MPI, internal to comm/mpi.cpp. A tensor is cut into a part for each rank. In the scatter every rank gets
 // the others' values of its own part and adds them in rank order; in the gather it hands its part to all others. all_reduce is
 // both, reduce_scatter the first, all_gather the second: together the bytes of a ring, in two messages' latency. It goes piece by
-// piece (a piece of all parts at once), so that one travels while another is added, and two pieces are the memory that it needs.
+// piece (a piece of all parts at once), so that some travel while another is added, and those under way are the memory that it needs.
 #pragma once
 #define OMPI_SKIP_MPICXX 1  // the C interface only: the C++ one of old needs a library of its own
 #define MPICH_SKIP_MPICXX 1
@@ -14,9 +14,8 @@ namespace offramp {
 void check_mpi(int status, const std::string& what);
 MPI_Datatype mpi_type(DType dtype);  // bf16 as what moves it: MPI can add none
 
-// Of a tensor of so many bytes over so many ranks. Small pieces fit in a core's cache and overlap better; but where progress is
-// made only between units of computation, each piece costs a few of them, and small messages cost latency. So there are eight,
-// of 1 to 16 MiB.
+// Of a tensor of so many bytes over so many ranks. Where progress is made only between units of computation, each call moves a few
+// fragments of every message under way, so many pieces must be; small ones fit in a core's cache, too small ones cost latency.
 std::size_t piece_bytes(std::size_t bytes, int ranks);
 // For one other rank's values of this rank's part of a piece, whatever the element type.
 std::size_t slot_bytes(std::size_t bytes, int ranks);
@@ -50,7 +49,7 @@ class Exchanges {
 
 class Exchange : public Work::State {
  public:
-  static constexpr int kLanes = 2;  // pieces under way at once: one travels while the other is added
+  static constexpr int kLanes = 8;  // pieces under way at once: half of a tensor of middling size
   struct Place {
     MPI_Comm comm = MPI_COMM_NULL;  // with no other traffic than exchanges
     int rank = 0, size = 1;

@@ -3,8 +3,8 @@
 
 #include "comm/mpi.h"
 #include "comm/mpi_exchange.h"
-#include "group_checks.h"
 #include "mpi_main.h"
+#include "part_checks.h"
 
 namespace offramp {
 namespace {
@@ -15,9 +15,9 @@ using testing_mpi::world;
 constexpr std::size_t kMiB = std::size_t{1} << 20;
 
 TEST(Exchanges, PiecesGrowWithTheTensorAndTheGroup) {
-  EXPECT_EQ(piece_bytes(kMiB, 2), kMiB);
-  EXPECT_EQ(piece_bytes(32 * kMiB, 2), 4 * kMiB);
-  EXPECT_EQ(piece_bytes(1024 * kMiB, 2), 16 * kMiB);
+  EXPECT_EQ(piece_bytes(kMiB, 2), kMiB / 4);
+  EXPECT_EQ(piece_bytes(32 * kMiB, 2), 2 * kMiB);
+  EXPECT_EQ(piece_bytes(1024 * kMiB, 2), 4 * kMiB);
   EXPECT_EQ(piece_bytes(kMiB, 64), 4 * kMiB) << "64 KiB a rank at least";
 }
 
@@ -70,6 +70,21 @@ TEST_F(OwnCommunicator, StepsAfterTheFirstTakeNoMemory) {
   for (int again = 0; again < 3; ++again) step(all, sizes);
   EXPECT_EQ(all->taken(), planned);
   EXPECT_EQ(all->moved(), 4 * moved);
+}
+
+// What one borrows depends on bytes alone, and a gather borrows nothing.
+TEST_F(OwnCommunicator, PartsBorrowWhatIsPlanned) {
+  for (const std::int64_t part : {1, 17, 1000, 100'001, 300'000}) {
+    std::vector<bf16> x(static_cast<std::size_t>(part * world().size()), bf16(1.0f)), out(static_cast<std::size_t>(part));
+    const auto sums = std::make_shared<Exchanges>(), gathers = std::make_shared<Exchanges>();
+    const auto place = [&] { return Exchange::Place{comm_, world().rank(), world().size(), number_++, std::int64_t{1} << 30}; };
+    const Tensor whole = tensor_of(x);
+    Work(std::make_unique<Exchange>(Exchange::Task{whole, tensor_of(out).data, true, false}, place(), sums, "a sum")).wait(context());
+    Work(std::make_unique<Exchange>(Exchange::Task{whole, tensor_of(out).data, false, true}, place(), gathers, "a gather")).wait(context());
+    EXPECT_EQ(sums->taken(), reduce_scatter_memory(whole.bytes(), world().size()));
+    EXPECT_EQ(gathers->taken(), 0u);
+    for (const bf16 value : x) ASSERT_EQ(static_cast<float>(value), static_cast<float>(world().size()));
+  }
 }
 
 }  // namespace
