@@ -30,7 +30,7 @@ void on_two_stages(const ModelConfig& model, const std::function<void(Machine&)>
     const Degrees degrees{1, 2, 1};
     const MemoryPlan plan = plan_memory(options, Mesh::planned(world.rank(), degrees));
     Machine machine(options, Mesh(world, degrees), Backing::host, plan.peak, [world] { world.progress(); });
-    for (Parameter* p : machine.flat().holders()) initialize(*p, kSeed);
+    machine.flat().initialize(machine.context(), kSeed);
     check(machine);
   });
 }

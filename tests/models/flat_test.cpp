@@ -46,7 +46,7 @@ class EverySection : public ::testing::Test {
   std::vector<FlatEntry> entries{{&t, 0, 0}, {&v, 0}, {&a, 0}, {&g, 0, 1, false}, {&b, 1}, {&looked_up, 1, 0}};
   std::vector<std::string> state{"exp_avg", "exp_avg_sq"};
   Arena arena{Backing::host, 1 << 16};
-  Flat flat{arena, entries, state};
+  Flat flat{arena, entries, {.optimizer_state = state}};
 };
 
 TEST_F(EverySection, LiesInOrderAtMultiplesOfSixteen) {
@@ -60,9 +60,9 @@ TEST_F(EverySection, LiesInOrderAtMultiplesOfSixteen) {
   EXPECT_EQ(flat.value_bytes(), 112u * 4);  // no value of a further writer
   EXPECT_EQ(flat.gradient_bytes(), 144u * 4);
   EXPECT_EQ(flat.state_bytes(), 2u * 96u * 4);  // of what is owned
-  EXPECT_EQ(flat.state("exp_avg_sq", {32, 48}).data - flat.state("exp_avg_sq", {0, 1}).data, 32 * 4);
-  EXPECT_NE(flat.state("exp_avg", {0, 1}).data, flat.state("exp_avg_sq", {0, 1}).data);
-  EXPECT_THROW(flat.state("momentum", {0, 1}), Error);
+  EXPECT_EQ(flat.state("exp_avg_sq", {{32, 48}, 32}).data - flat.state("exp_avg_sq", {{0, 1}, 0}).data, 32 * 4);
+  EXPECT_NE(flat.state("exp_avg", {{0, 1}, 0}).data, flat.state("exp_avg_sq", {{0, 1}, 0}).data);
+  EXPECT_THROW(flat.state("momentum", {{0, 1}, 0}), Error);
 }
 
 TEST_F(EverySection, OwnedAndHolders) {
@@ -130,8 +130,8 @@ TEST(Flat, UpdatesSplitAtDecayAndLearningRate) {
   Arena arena(Backing::host, 1 << 12);
   const Flat flat(arena, entries, {});
   std::vector<std::array<double, 4>> found;
-  for (const UpdateRange& u : flat.updates())
-    found.push_back({static_cast<double>(u.range.begin), static_cast<double>(u.range.end), u.decay ? 1.0 : 0.0, u.lr_scale});
+  for (const Update& u : flat.updates())
+    found.push_back({static_cast<double>(u.kept.range.begin), static_cast<double>(u.kept.range.end), u.decay ? 1.0 : 0.0, u.lr_scale});
   EXPECT_EQ(found, (std::vector<std::array<double, 4>>{{0, 16, 1, 1}, {16, 80, 1, 2}, {80, 96, 0, 2}, {96, 112, 1, 1}, {112, 128, 0, 1}}));
 }
 

@@ -174,7 +174,7 @@ Logical initial(const ModelConfig& config, const std::vector<ExitSpec>& exits, s
   Logical all;
   visit_all(model, [&](Parameter& p) {
     p.value = arena.tensor(p.shape, DType::f32);
-    initialize(p, seed);
+    initialize(p, p.value, seed);
     for (const Piece& piece : p.pieces) {
       std::vector<float> tensor(static_cast<std::size_t>(piece.global.elements()));
       runs(piece, [&](const auto& run) { std::copy_n(p.value.as<float>() + run.local, run.count, tensor.begin() + run.global); });
@@ -204,7 +204,7 @@ TEST(Initial, FusingDoesNotMatter) {
     Arena arena(Backing::host, 1 << 16);
     const Shape shape{static_cast<std::int64_t>(tensor.size())};
     Parameter apart{.shape = shape, .pieces = {whole(full, shape)}, .value = arena.tensor(shape, DType::f32)};
-    initialize(apart, 5);
+    initialize(apart, apart.value, 5);
     EXPECT_EQ(values(apart.value), tensor) << full;
   }
 }
@@ -220,7 +220,7 @@ TEST(Initial, FusedRowsAreGroupMajor) {
   model.units[1].module->visit([&](Parameter& p) {
     if (p.shape != Shape{32, 16}) return;
     p.value = rig.tensor(p.shape);
-    initialize(p, 5);
+    initialize(p, p.value, 5);
     const std::vector<float> fused = values(p.value);
     EXPECT_EQ(rows(fused, 16), rows(logical.at("model.layers.0.self_attn.k_proj.weight"), 4));
     EXPECT_EQ(rows(fused, 20), rows(logical.at("model.layers.0.self_attn.v_proj.weight"), 4));

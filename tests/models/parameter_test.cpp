@@ -121,7 +121,7 @@ struct Bound {
     parameter.value = arena.tensor(parameter.shape, DType::f32);
   }
   std::vector<float> initialized(std::uint64_t seed) {
-    initialize(parameter, seed);
+    initialize(parameter, parameter.value, seed);
     return {parameter.value.as<float>(), parameter.value.as<float>() + parameter.value.elements()};
   }
   Parameter parameter;
@@ -153,7 +153,7 @@ TEST(Initialize, OnesAndZeros) {
 
 TEST(Initialize, RefusesPiecesThatDoNotCover) {
   Bound b({.shape = {6}, .pieces = {whole("w", {5})}});
-  EXPECT_THROW(initialize(b.parameter, 1), Error);
+  EXPECT_THROW(initialize(b.parameter, b.parameter.value, 1), Error);
 }
 
 }  // namespace

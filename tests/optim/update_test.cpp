@@ -14,8 +14,7 @@ namespace {
 constexpr const char* kGuest = "exits.1.norm.weight";  // pretended to be another stage's
 
 struct Subject {
-  explicit Subject(const OptimizerConfig& config = {.lr = 0.5},
-                   std::vector<ExitSpec> exits = {{.layer = 1, .loss_weight = 1, .lr_scale = 4}})
+  explicit Subject(const OptimizerConfig& config = {.lr = 0.5}, FlatOptions options = {})
       : model(build_model({.num_hidden_layers = 2,
                            .hidden_size = 16,
                            .intermediate_size = 24,
@@ -24,11 +23,11 @@ struct Subject {
                            .vocab_size = 37,
                            .max_position_embeddings = 8,
                            .tie_word_embeddings = true},
-                          exits)),
-        flat(memory, entries(), optimizer_state(config)) {
+                          std::vector<ExitSpec>{{.layer = 1, .loss_weight = 1, .lr_scale = 4}})),
+        flat(memory, entries(), with_state(std::move(options), config)) {
     ctx.scratch = &scratch;
     for (Parameter* p : flat.holders()) fill(p->value, "value of " + p->name());
-    fill(flat.all_gradients(), "gradients");
+    for (const FlatEntry& e : entries()) fill(e.parameter->grad, "gradient of " + e.parameter->name());
   }
 
   std::vector<FlatEntry> entries() {
@@ -41,14 +40,18 @@ struct Subject {
     for (auto unit = model.units.rbegin(); unit != model.units.rend(); ++unit) unit->module->visit(add);
     return all;
   }
+  static FlatOptions with_state(FlatOptions options, const OptimizerConfig& config) {
+    options.optimizer_state = optimizer_state(config);
+    return options;
+  }
   static void fill(Tensor t, const std::string& name) {
     for (std::int64_t i = 0; i < t.elements(); ++i)
       t.reshape({t.elements()}).as<float>()[i] = normal({.seed = 3, .id = hash(name)}, static_cast<std::uint64_t>(i));
   }
-  Tensor squares(Part part) {
+  std::vector<double> squares(int tensor_rank = 0) {
     const Tensor sums = memory.tensor({names.size()}, DType::f64);
-    gradient_squares(ctx, flat, names, part, sums);
-    return sums;
+    gradient_squares(ctx, flat, names, tensor_rank, sums);
+    return {sums.as<double>(), sums.as<double>() + sums.elements()};
   }
 
   Arena memory{Backing::host, 8 << 20}, scratch{Backing::host, 1 << 20};
@@ -81,7 +84,8 @@ TEST(GradientSquares, AreOfEveryOwnedTensorByName) {
         for (std::int64_t i = 0; i < run.count; ++i)
           expected[static_cast<std::size_t>(s.names.number(piece.name))] += std::pow(p->grad.as<float>()[run.local + i], 2.0);
       });
-  const Tensor whole = s.squares({});
+  const Tensor whole = s.memory.tensor({s.names.size()}, DType::f64);
+  gradient_squares(s.ctx, s.flat, s.names, 0, whole);
   double sum = 0;
   for (std::int64_t i = 0; i < s.names.size(); ++i) {
     const double want = expected[static_cast<std::size_t>(i)];
@@ -94,24 +98,37 @@ TEST(GradientSquares, AreOfEveryOwnedTensorByName) {
     sum += want;
   }
   EXPECT_NEAR(gradient_norm(whole), std::sqrt(sum), 1e-12 * std::sqrt(sum));
-  gradient_squares(s.ctx, s.flat, s.names, {}, whole);
+  gradient_squares(s.ctx, s.flat, s.names, 0, whole);
   EXPECT_NEAR(gradient_norm(whole), std::sqrt(2 * sum), 1e-12 * std::sqrt(sum)) << "squares are added to";
 }
 
-TEST(GradientSquares, PartsOfAnyCountMakeTheWhole) {
-  Subject s;
-  const Tensor whole = s.squares({});
-  for (const int count : {1, 2, 3, 5, 64}) {
-    const Tensor sum = s.memory.tensor({s.names.size()}, DType::f64);
-    for (int index = 0; index < count; ++index) {
-      const Tensor part = s.squares({index, count});
-      for (std::int64_t i = 0; i < s.names.size(); ++i) {
-        EXPECT_TRUE(part.as<double>()[i] == 0 || sum.as<double>()[i] == 0) << s.names.name(i) << " is counted twice";
-        sum.as<double>()[i] += part.as<double>()[i];
+// Data ranks share what they all have: each the squares of its shards, whether or not it keeps state of them alone.
+TEST(GradientSquares, ShardsOfAnyCountMakeTheWhole) {
+  const std::vector<double> whole = Subject().squares();
+  for (const int count : {1, 2, 3, 5, 64})
+    for (const bool shard_state : {false, true}) {
+      std::vector<double> sum(whole.size(), 0.0);
+      for (int index = 0; index < count; ++index) {
+        Subject s({.lr = 0.5}, {.data_rank = index, .data_size = count, .shard_state = shard_state});
+        const std::vector<double> part = s.squares();
+        for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += part[i];
       }
+      // At most 2000 terms added, in another order.
+      for (std::size_t i = 0; i < sum.size(); ++i) EXPECT_NEAR(sum[i], whole[i], 2000 * 0x1p-53 * whole[i]) << count << " " << i;
     }
-    for (std::int64_t i = 0; i < s.names.size(); ++i) EXPECT_EQ(sum.as<double>()[i], whole.as<double>()[i]) << count << " " << i;
+}
+
+TEST(GradientSquares, WhatEveryTensorRankHoldsCountsOnTheFirst) {
+  Subject s;
+  std::set<std::string> replicated;
+  for (const FlatEntry& e : s.entries()) {
+    e.parameter->replicated = e.parameter->shape.rank == 1;  // as under tensor parallelism
+    if (e.parameter->replicated) replicated.insert(e.parameter->name());
   }
+  const std::vector<double> first = s.squares(0), second = s.squares(1);
+  ASSERT_EQ(replicated.size(), 2 * 2 + 1 + 1);  // norms: two a layer, the final one and the exit's
+  for (std::size_t i = 0; i < first.size(); ++i)
+    EXPECT_EQ(second[i], replicated.contains(s.names.name(static_cast<std::int64_t>(i))) ? 0 : first[i]) << i;
 }
 
 TEST(ClipFactor, ShortensToTheLimit) {
@@ -178,9 +195,9 @@ TEST(ApplyUpdate, AdamBeginsWithTheBetasOfTheConfiguration) {
     const double rate = 0.5 * p.lr_scale, decay = p.shape.rank == 2 ? 0.125 : 0;
     ASSERT_NEAR(after, before * (1 - rate * decay) - std::copysign(rate, gradient), 2e-6) << p.name();
   });
-  const Range first = s.flat.updates().front().range;
-  const Tensor m = s.flat.state("exp_avg", first), v = s.flat.state("exp_avg_sq", first), g = s.flat.gradients(first);
-  for (std::int64_t i = 0; i < first.count(); ++i) {
+  const Kept& first = s.flat.updates().front().kept;
+  const Tensor m = s.flat.state("exp_avg", first), v = s.flat.state("exp_avg_sq", first), g = s.flat.gradients(first.range);
+  for (std::int64_t i = 0; i < first.range.count(); ++i) {
     const double gradient = g.as<float>()[i];
     ASSERT_NEAR(m.as<float>()[i], (1 - 0.9) * gradient, 2 * 0x1p-24 * std::abs(gradient)) << i;
     ASSERT_NEAR(v.as<float>()[i], (1 - 0.9999) * gradient * gradient, 4 * 0x1p-24 * 1e-4 * gradient * gradient) << i;

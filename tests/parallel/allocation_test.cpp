@@ -20,7 +20,7 @@ void expect_no_allocation(SmallJob job) {
       [&](Group world) {
         const MemoryPlan plan = plan_memory(job.options, Mesh::planned(world.rank(), degrees));
         Machine machine(job.options, Mesh(world, degrees), Backing::host, plan.peak, [world] { world.progress(); });
-        for (Parameter* p : machine.flat().holders()) initialize(*p, 1234);
+        machine.flat().initialize(machine.context(), 1234);
         fill_inputs(machine, job);
         PhaseTimes times;
         machine.train("step 1", times);

@@ -77,7 +77,7 @@ TEST(Machine, EvaluationChangesNothingAndGivesTheTrainingLoss) {
     const Degrees degrees{1, 4, 1};
     const MemoryPlan plan = plan_memory(job.options, Mesh::planned(world.rank(), degrees));
     Machine machine(job.options, Mesh(world, degrees), Backing::host, plan.peak);
-    for (Parameter* p : machine.flat().holders()) initialize(*p, 1234);
+    machine.flat().initialize(machine.context(), 1234);
     fill_inputs(machine, job);
     PhaseTimes times;
     machine.train("step", times);

@@ -107,7 +107,7 @@ inline RankResult run_rank(SmallJob job, const Group& world, int steps = 1) {
   const Degrees degrees{1, job.pipeline, job.data};
   const MemoryPlan plan = plan_memory(job.options, Mesh::planned(world.rank(), degrees));
   Machine machine(job.options, Mesh(world, degrees), Backing::host, plan.peak, [world] { world.progress(); });
-  for (Parameter* p : machine.flat().holders()) initialize(*p, 1234);
+  machine.flat().initialize(machine.context(), 1234);
   fill_inputs(machine, job);
   PhaseTimes times;
   for (int i = 0; i < steps; ++i) {
