@@ -89,6 +89,62 @@ TEST(Names, OfHeads) {
             "lm_head.weight [37, 16] head\n");
 }
 
+ModelConfig tiny_gpt2() {
+  ModelConfig config = tiny_config();
+  config.architecture = "gpt2";
+  config.num_key_value_heads = 4;
+  return config;
+}
+
+// The names of transformers' GPT2LMHeadModel, but with q, k, v apart (c_attn in files) and every matrix [out, in].
+TEST(Names, OfGpt2) {
+  Model model = build_model(tiny_gpt2(), every_exit());
+  const auto unit = [&](std::size_t i) { return describe([&](const Visitor& v) { model.units[i].module->visit(v); }); };
+  const auto head = [&](std::size_t i) { return describe([&](const Visitor& v) { model.heads[i].visit(v); }); };
+  const auto attention = [](const std::string& prefix, const std::string& writer) {
+    std::string lines;
+    for (const char* line : {".ln_1.weight [16]", ".ln_1.bias [16]", ".attn.q_proj.weight [16, 16]", ".attn.k_proj.weight [16, 16]",
+                             ".attn.v_proj.weight [16, 16]", ".attn.q_proj.bias [16]", ".attn.k_proj.bias [16]", ".attn.v_proj.bias [16]",
+                             ".attn.c_proj.weight [16, 16]", ".attn.c_proj.bias [16]"})
+      lines += prefix + line + " " + writer + "\n";
+    return lines;
+  };
+  const auto maps = [](const std::string& prefix, const std::string& writer) {
+    std::string lines;
+    for (const char* line : {"c_fc.weight [24, 16]", "c_fc.bias [24]", "c_proj.weight [16, 24]", "c_proj.bias [16]"})
+      lines += prefix + ".mlp." + line + " " + writer + "\n";
+    return lines;
+  };
+  const auto norm = [](const std::string& name, const std::string& writer) {
+    return name + ".weight [16] " + writer + "\n" + name + ".bias [16] " + writer + "\n";
+  };
+  EXPECT_EQ(unit(0),
+            "transformer.wte.weight [37, 16] lookup\n"
+            "transformer.wpe.weight [8, 16] lookup\n");
+  for (std::size_t layer = 0; layer < 5; ++layer) {
+    const std::string prefix = "transformer.h." + std::to_string(layer);
+    EXPECT_EQ(unit(1 + 2 * layer), attention(prefix, "unit"));
+    EXPECT_EQ(unit(2 + 2 * layer), norm(prefix + ".ln_2", "unit") + maps(prefix, "unit"));
+  }
+  const auto end = [&](const std::string& exit) { return norm(exit + ".norm", "head") + exit + ".head.weight [37, 16] head\n"; };
+  EXPECT_EQ(head(0), "exits.1.head.weight [37, 16] head\n");
+  EXPECT_EQ(head(1), end("exits.2"));
+  EXPECT_EQ(head(2), norm("transformer.h.2.ln_2", "head") + maps("exits.3", "head") + end("exits.3"));
+  EXPECT_EQ(head(3),
+            attention("exits.4.block", "head") + norm("exits.4.block.ln_2", "head") + maps("exits.4.block", "head") + end("exits.4"));
+  EXPECT_EQ(head(4), attention("exits.5.block", "head") + end("exits.5"));
+  EXPECT_EQ(head(5), norm("transformer.ln_f", "head") + "lm_head.weight [37, 16] head\n");
+}
+
+TEST(Names, OfGpt2WithTiedEmbeddings) {
+  ModelConfig config = tiny_gpt2();
+  config.tie_word_embeddings = true;
+  Model model = build_model(config, std::vector<ExitSpec>{{.layer = 2, .shared_output = true, .shared_norm = true}});
+  for (Head& head : model.heads)
+    EXPECT_EQ(describe([&](const Visitor& v) { head.visit(v); }),
+              "transformer.ln_f.weight [16] head\ntransformer.ln_f.bias [16] head\ntransformer.wte.weight [37, 16] head\n");
+}
+
 TEST(Names, OfTiesAndShares) {
   std::vector<ExitSpec> exits = every_exit();
   for (ExitSpec& exit : exits) exit.shared_output = exit.shared_norm = true;
@@ -242,6 +298,29 @@ TEST(Initial, Deviations) {
     EXPECT_DOUBLE_EQ(p.init.deviation, residual ? 0.02 / std::sqrt(10.0) : 0.02) << p.name();
     EXPECT_TRUE(p.decayed()) << p.name();
   });
+}
+
+TEST(Initial, DeviationsOfGpt2) {
+  Model model = build_model(tiny_gpt2(), every_exit());
+  visit_all(model, [](Parameter& p) {
+    if (p.shape.rank == 1) {
+      EXPECT_EQ(p.init.kind, p.name().ends_with(".bias") ? Init::Kind::zeros : Init::Kind::ones) << p.name();
+      EXPECT_FALSE(p.decayed()) << p.name();
+      return;
+    }
+    EXPECT_EQ(p.init.kind, Init::Kind::normal) << p.name();
+    EXPECT_DOUBLE_EQ(p.init.deviation, p.name().ends_with("c_proj.weight") ? 0.02 / std::sqrt(10.0) : 0.02) << p.name();
+    EXPECT_TRUE(p.decayed()) << p.name();
+  });
+}
+
+TEST(Model, Gpt2HasNoRotationTable) {
+  Rig rig(Backing::host);
+  Model model = build_model(tiny_gpt2(), {});
+  const std::size_t before = rig.memory.used();
+  model.prepare(rig.ctx, rig.memory);
+  EXPECT_EQ(model.rope_table, nullptr);
+  EXPECT_EQ(rig.memory.used(), before);
 }
 
 TEST(Model, PreparesTheRotationTable) {
