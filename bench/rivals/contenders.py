@@ -50,11 +50,15 @@ class Entry:
         return f"{self.program}_{self.precision}_{self.model}_{self.layout.data}x{self.layout.pipeline}"
 
 
-def last_words(path: Path) -> str:
-    """The line that says what went wrong."""
-    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    telling = [line for line in lines if "rror" in line]
-    return (telling or lines or ["it ended without a word"])[-1][:300]
+def words(path: Path) -> list[str]:
+    lines = [line.strip() for line in path.read_text(errors="replace").splitlines()]
+    return [line for line in lines if line.strip("-")] or ["it ended without a word"]
+
+
+def last_error(path: Path) -> str:
+    """The line that says what went wrong in Python."""
+    lines = words(path)
+    return ([line for line in lines if "rror" in line] or lines)[-1][:300]
 
 
 def environment(threads: int) -> dict:
@@ -82,8 +86,9 @@ class Offramp:
         command = [os.environ["OFFRAMP_BINARY"], "train", str(job), "--set", f"logging.directory={self.folder}", *options]
         if ranks > 1:
             command = ["mpirun", "-np", str(ranks), *command]
-        with output.open("w") as words:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=words, stderr=words, env=environment(self.entry.layout.threads))
+        with output.open("w") as log:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                       env=environment(self.entry.layout.threads))
             with Watch(process.pid, "offramp") as watch:
                 try:
                     status = process.wait(LIMIT)
@@ -91,7 +96,7 @@ class Offramp:
                     process.kill()
                     raise Failed(f"no end after {LIMIT} s") from None
         if status != 0:
-            raise Failed(f"exit status {status}: {last_words(output)}")
+            raise Failed(f"exit status {status}: {words(output)[0][:300]}")
         return list(watch.peaks.values())
 
     def export(self, to: Path) -> None:
@@ -124,10 +129,10 @@ class Torch:
         ranks = self.entry.layout.ranks
         meeting = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
         command = [sys.executable, str(Path(__file__).parent / "worker.py"), self.job]
-        with self.output.open("w") as words:
+        with self.output.open("w") as log:
             for rank in range(ranks):
                 self.processes.append(subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, text=True,
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
                     env=environment(self.entry.layout.threads) | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)}))
         self.answers(time.monotonic() + LIMIT)
 
@@ -144,7 +149,7 @@ class Torch:
                 for key, _ in ready:
                     line = key.fileobj.readline()
                     if not line:
-                        raise Failed(last_words(self.output))
+                        raise Failed(last_error(self.output))
                     answers[key.data] = json.loads(line)
                     waiting.unregister(key.fileobj)
         return [answers[rank] for rank in range(len(self.processes))]
@@ -155,7 +160,7 @@ class Torch:
                 process.stdin.write(f"{steps}\n")
                 process.stdin.flush()
         except BrokenPipeError:
-            raise Failed(last_words(self.output)) from None
+            raise Failed(last_error(self.output)) from None
         answers = self.answers(time.monotonic() + LIMIT)
         lines = [a["lines"] for a in answers]
         slowest = [max(line["step_time_s"] for line in of_step) for of_step in zip(*lines, strict=True)]

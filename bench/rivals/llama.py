@@ -115,7 +115,7 @@ class Llama(nn.Module):
 
 
 def cross_entropy(logits, targets):
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())  # float: a stage's loss is outside autocast
 
 
 class Losses(nn.Module):

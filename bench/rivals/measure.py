@@ -8,7 +8,7 @@ from pathlib import Path
 
 import machine
 import report
-from contenders import Entry, Failed, Offramp, contender
+from contenders import Entry, Failed, Offramp, contender, environment
 from rounds import close, compete, failures, say
 from workload import ROOT, Workload
 
@@ -41,7 +41,8 @@ def products(threads: int) -> str:
     program = Path(os.environ["OFFRAMP_BINARY"]).parent / "bench" / "bench_products"
     if not program.exists():
         return f"not measured: {program.name} is not built (cmake -DOFFRAMP_BENCH=ON)"
-    return subprocess.run([program], env=os.environ | {"OMP_NUM_THREADS": str(threads)}, capture_output=True, text=True).stdout.rstrip()
+    done = subprocess.run([program], env=environment(threads), capture_output=True, text=True)
+    return done.stdout.rstrip() if done.returncode == 0 else f"FAILED: {program.name}: {done.stderr.strip()}"
 
 
 def floors(threads: int, tokens: int, model: str) -> None:

@@ -9,7 +9,7 @@ MODELS = {"data": "exits", "pipeline": "dense"}  # a stage of torch.distributed.
 
 
 def main() -> bool:
-    p = measure.parser(__doc__, rounds=5, steps=2)
+    p = measure.parser(__doc__, rounds=4, steps=2)
     p.add_argument("--layouts", nargs="+", choices=tuple(LAYOUTS), default=list(LAYOUTS), help="data, pipeline or both (both)")
     options = measure.parse(p)
     entries = [Entry(program, precision, MODELS[layout], LAYOUTS[layout])

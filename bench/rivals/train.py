@@ -6,7 +6,7 @@ from workload import MODELS, SEQUENCE, Layout
 
 
 def main() -> bool:
-    p = measure.parser(__doc__, rounds=5, steps=2)
+    p = measure.parser(__doc__, rounds=4, steps=2)
     p.add_argument("--models", nargs="+", choices=tuple(MODELS), default=list(MODELS), help="with two exits, without, or both (both)")
     p.add_argument("--threads", type=int, default=2, help="of each contender (2)")
     options = measure.parse(p)

@@ -138,11 +138,12 @@ class Pipeline(Trainer):
         rank, stages = join(), job["layout"]["pipeline"]
         layers = job["model"]["num_hidden_layers"] // stages
         super().__init__(job, Llama(job["model"], [], job["sequence"], rank * layers, (rank + 1) * layers))
-        stage = Stage(self.llama, self.autocast)
+        stage, loss = Stage(self.llama, self.autocast), cross_entropy
         if job["compiled"]:
             stage.compile()
+            loss = torch.compile(loss)
         self.stage = PipelineStage(stage, rank, stages, torch.device("cpu"))
-        self.schedule = Schedule1F1B(self.stage, self.micro_batches, loss_fn=cross_entropy)
+        self.schedule = Schedule1F1B(self.stage, self.micro_batches, loss_fn=loss)
 
     def step(self, step: int) -> dict:
         data, losses = self.data(step), []

@@ -43,8 +43,8 @@ class Layout:
         return BATCH // (self.micro_batch * self.data)
 
     def __str__(self) -> str:
-        spread = f"{self.micro_batch} x {self.micro_batches} samples a rank" if self.data > 1 else f"{self.micro_batch} x {self.micro_batches} samples"
-        return f"{self.ranks} rank{'s' * (self.ranks > 1)} of {self.threads} thread{'s' * (self.threads > 1)}, global batch {BATCH} = {spread}"
+        ranks = f"{self.data} data x {self.pipeline} pipeline ranks, threads of each: {self.threads}"
+        return f"{ranks}, global batch {BATCH} = {self.data} x {self.micro_batches} microbatches of {self.micro_batch}"
 
 
 def matrix_shapes(model: str) -> list[tuple[str, int, int, int]]:
