@@ -66,7 +66,7 @@ def measure(name: str, entries: list[Entry], options: argparse.Namespace) -> boo
     agreement, agree = report.agreement(records)
     say(f"\nLosses from the same weights on the same data, {options.warm_up + options.steps} steps:\n\n{agreement}")
     say(f"\n{here}")
-    say(f"{options.rounds} rounds of {options.steps} steps after {options.warm_up}; medians (lowest–highest); memory: VmHWM, ranks added up\n")
+    say(f"{options.rounds} rounds of {options.steps} steps after {options.warm_up}; medians (lowest–highest); peaks of ranks added up\n")
     for layout in dict.fromkeys(e.layout for e in entries):
         say(f"{layout}:\n\n{report.speeds([r for r in records if r.entry.layout == layout])}\n")
     if cost := report.cost_of_exits(records):
