@@ -32,7 +32,7 @@ SHARED = [{"layer": 1, "head": "norm", "output": "shared", "norm": "shared", "lo
 SHARED_GPT2 = [{"layer": 1, "head": "mlp", "loss_weight": 0.3}, {"layer": 3, "head": "block", "output": "shared", "loss_weight": 0.2},
                {"layer": 4, "head": "bare", "output": "shared", "loss_weight": 0.2},
                {"layer": 5, "head": "attention", "norm": "shared", "loss_weight": 0.4, "detach": True},
-               {"layer": 8, "head": "norm", "output": "shared", "norm": "shared", "loss_weight": 0.3}]
+               {"layer": 7, "head": "norm", "output": "shared", "norm": "shared", "loss_weight": 0.3}]
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,11 @@ class Layouts:
         ours, serial = weights(self.job.exported(name)), weights(self.job.exported("serial"))
         self.assertEqual(ours.keys(), serial.keys())
         for tensor, expected in serial.items():
+            if tensor.endswith("c_attn.bias"):
+                # A key's bias moves no probability: its gradient is rounding alone, and Adam makes as much of that as of any other.
+                third = len(expected) // 3
+                for values in (expected, ours[tensor]):
+                    del values[third:2 * third]
             off = math.dist(ours[tensor], expected)
             self.assertLessEqual(off, TOLERANCE * math.hypot(*expected), f"{name}: {tensor}")
 
