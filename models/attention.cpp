@@ -63,18 +63,22 @@ class Attention final : public Module {
   void forward(Context& ctx, Tensor y, Tensor x, Slot& slot) override {
     if (branch_.falls_whole(ctx, slot, x)) return copy(ctx, y, x);
     const std::int64_t n = branch_.tokens(x);
-    const Tensor xn = slot.tensor(x.shape, x.dtype);  // [rows, h]
-    norm_.forward(ctx, xn, x, slot);
+    const NormStats stats = norm_.keep(slot, x);
     const Tensor qkv = slot.tensor({n, heads_.groups, 2 + heads_.queries, heads_.size}, x.dtype);
-    qkv_.forward(ctx, flat(qkv), xn, slot);
-    if (rope_table_) rope(ctx, qkv, *rope_table_, slot.sequences(), false);
     const Tensor out = slot.tensor({n, heads_.groups, heads_.queries, heads_.size}, x.dtype);
     const Tensor lse = slot.tensor({heads_.groups * heads_.queries, n}, DType::f32);
+    {
+      Scratch scope(ctx);
+      const Tensor xn = scope.tensor(x.shape, x.dtype);  // [rows, h]
+      norm_.forward(ctx, xn, x, stats);
+      qkv_.forward(ctx, flat(qkv), xn);
+    }
+    if (rope_table_) rope(ctx, qkv, *rope_table_, slot.sequences(), false);
     attention(ctx, out, lse, qkv, slot.sequences(), drop(slot));
     slot.push(qkv);
     slot.push(lse);
     slot.push(out);
-    o_.forward(ctx, y, flat(out), slot, branch_.onto(slot, x, x));
+    o_.forward(ctx, y, flat(out), branch_.onto(slot, x, x));
   }
 
   void backward(Context& ctx, Tensor dx, Tensor dy, Slot& slot) override {
@@ -82,13 +86,14 @@ class Attention final : public Module {
     const std::int64_t n = branch_.tokens(dy);
     Scratch scope(ctx);
     const Tensor d_out = scope.tensor({n, heads_.groups, heads_.queries, heads_.size}, dy.dtype);
-    o_.backward(ctx, flat(d_out), dy, slot, branch_.onto(slot, dy, {}));
     const Tensor out = slot.pop(), lse = slot.pop(), qkv = slot.pop();
+    o_.backward(ctx, flat(d_out), dy, flat(out), slot, branch_.onto(slot, dy, {}));
     const Tensor d_qkv = scope.tensor(qkv.shape, dy.dtype);
     attention_backward(ctx, d_qkv, d_out, out, lse, qkv, slot.sequences(), drop(slot));
     if (rope_table_) rope(ctx, d_qkv, *rope_table_, slot.sequences(), true);
-    const Tensor d_xn = scope.tensor(dy.shape, dy.dtype);
-    qkv_.backward(ctx, d_xn, flat(d_qkv), slot);
+    const Tensor xn = scope.tensor(dy.shape, dy.dtype), d_xn = scope.tensor(dy.shape, dy.dtype);  // [rows, h]
+    norm_.again(ctx, xn, slot);
+    qkv_.backward(ctx, d_xn, flat(d_qkv), xn, slot);
     norm_.backward(ctx, dx, d_xn, dy, slot);
   }
 

@@ -25,7 +25,7 @@ Tensor Head::forward(Context& ctx, Tensor x, Slot& slot) {
   }
   if (!norm_) return x;
   const Tensor y = slot.tensor(shape, x.dtype);
-  norm_->forward(ctx, y, x, slot);
+  norm_->forward(ctx, y, x, norm_->keep(slot, x));
   return y;
 }
 

@@ -33,16 +33,16 @@ class Linear final : public WeightGradient {
     Drop dropout, layer;
   };
   Linear(LinearOptions options, TensorParallel tensor);
-  void forward(Context& ctx, Tensor y, Tensor x, Slot& slot, const Onto& onto = {});   // remembers x
-  void backward(Context& ctx, Tensor dx, Tensor dy, Slot& slot, const Onto& onto = {});  // dx =; gradients of parameters +=
+  void forward(Context& ctx, Tensor y, Tensor x, const Onto& onto = {});
+  void backward(Context& ctx, Tensor dx, Tensor dy, Tensor x, Slot& slot, const Onto& onto = {});  // dx =; gradients of parameters +=
   void weight_gradient(Context& ctx, Tensor dy, Tensor x) override;
   void visit(const Visitor& visitor);
   std::int64_t out() const { return weight_.shape[0]; }
 
  private:
   bool gathers() const { return split_ == Split::column && tensor_.splits_rows(); }
-  void backward_branch(Context& ctx, Tensor dx, Tensor dy, Slot& slot);
-  void backward_column(Context& ctx, Tensor dx, Tensor dy, Slot& slot);
+  void backward_branch(Context& ctx, Tensor dx, Tensor dy, Tensor x, Slot& slot);
+  void backward_column(Context& ctx, Tensor dx, Tensor dy, Tensor x, Slot& slot);
   void bias_gradient(Context& ctx, Tensor dy);
 
   Parameter weight_, bias_;
@@ -61,7 +61,11 @@ struct NormOptions {
 class Norm final {
  public:
   Norm(const NormOptions& options, const TensorParallel& tensor);
-  void forward(Context& ctx, Tensor y, Tensor x, Slot& slot);  // remembers x and its statistics
+  // Takes memory of the slot for the statistics of x, and remembers both; forward() fills them.
+  NormStats keep(Slot& slot, Tensor x);
+  void forward(Context& ctx, Tensor y, Tensor x, const NormStats& stats);
+  // y of the forward once more, to the same bits: a backward makes it again rather than keep it.
+  void again(Context& ctx, Tensor y, const Slot& slot);
   // dx = d_residual + norm'(dy); dy may be undefined where neither dx nor learns() wants it.
   void backward(Context& ctx, Tensor dx, Tensor dy, Tensor d_residual, Slot& slot);
   bool learns() const { return learns_ && gain_.grad.defined(); }

@@ -27,8 +27,7 @@ void Linear::visit(const Visitor& visitor) {
   if (!bias_.pieces.empty()) visitor(bias_);
 }
 
-void Linear::forward(Context& ctx, Tensor y, Tensor x, Slot& slot, const Onto& onto) {
-  slot.push(x);
+void Linear::forward(Context& ctx, Tensor y, Tensor x, const Onto& onto) {
   const bool sums = split_ == Split::row && tensor_.splits();
   Scratch scope(ctx);
   if (gathers()) {
@@ -45,17 +44,16 @@ void Linear::forward(Context& ctx, Tensor y, Tensor x, Slot& slot, const Onto& o
 }
 
 // y = r + d(x w^T + b):  dx = d'(dy) w,  dw += d'(dy)^T x,  db += d'(dy).
-void Linear::backward(Context& ctx, Tensor dx, Tensor dy, Slot& slot, const Onto& onto) {
-  if (split_ == Split::column) return backward_column(ctx, dx, dy, slot);
-  if (!draws(onto)) return backward_branch(ctx, dx, dy, slot);
+void Linear::backward(Context& ctx, Tensor dx, Tensor dy, Tensor x, Slot& slot, const Onto& onto) {
+  if (split_ == Split::column) return backward_column(ctx, dx, dy, x, slot);
+  if (!draws(onto)) return backward_branch(ctx, dx, dy, x, slot);
   Scratch scope(ctx);
   const Tensor d_branch = scope.tensor(dy.shape, dy.dtype);
   join_backward(ctx, d_branch, dy, {{}, onto.dropout, onto.layer});
-  backward_branch(ctx, dx, d_branch, slot);
+  backward_branch(ctx, dx, d_branch, x, slot);
 }
 
-void Linear::backward_branch(Context& ctx, Tensor dx, Tensor dy, Slot& slot) {
-  const Tensor x = slot.pop();
+void Linear::backward_branch(Context& ctx, Tensor dx, Tensor dy, Tensor x, Slot& slot) {
   Scratch scope(ctx);
   bias_gradient(ctx, dy);
   if (split_ == Split::row && tensor_.splits_rows()) {
@@ -68,12 +66,12 @@ void Linear::backward_branch(Context& ctx, Tensor dx, Tensor dy, Slot& slot) {
 }
 
 // Each exchange travels under a product: the gathering of x under that of dx, the sum of dx under that of dw.
-void Linear::backward_column(Context& ctx, Tensor dx, Tensor dy, Slot& slot) {
-  const Tensor part = slot.pop();
+void Linear::backward_column(Context& ctx, Tensor dx, Tensor dy, Tensor x, Slot& slot) {
   Scratch scope(ctx);
-  Tensor x = part, d_all = dx;  // all rows
+  Tensor d_all = dx;  // all rows, as x from here on
   Work gathered, summed;
   if (gathers()) {
+    const Tensor part = x;
     x = scope.tensor(whole(part, tensor_), part.dtype);
     if (learns_) gathered = all_gather(ctx, x, part, tensor_.group);
     if (dx.defined()) d_all = scope.tensor(x.shape, dx.dtype);

@@ -66,37 +66,42 @@ class Mlp final : public Module {
   void forward(Context& ctx, Tensor y, Tensor x, Slot& slot) override {
     if (branch_.falls_whole(ctx, slot, x)) return copy(ctx, y, x);
     const std::int64_t n = branch_.tokens(x);
-    const Tensor xn = slot.tensor(x.shape, x.dtype);  // [rows, h]
-    norm_.forward(ctx, xn, x, slot);
+    const NormStats stats = norm_.keep(slot, x);
     const Tensor up = slot.tensor({n, up_.out()}, x.dtype);
-    up_.forward(ctx, up, xn, slot);
-    const Tensor activated = slot.tensor({n, blocks_.columns()}, x.dtype);
-    if (gated())
-      swiglu(ctx, activated, blocked(up));
-    else
-      gelu(ctx, activated, up);
     slot.push(up);
-    down_.forward(ctx, y, activated, slot, branch_.onto(slot, x, x));
+    {
+      Scratch scope(ctx);
+      const Tensor xn = scope.tensor(x.shape, x.dtype);  // [rows, h]
+      norm_.forward(ctx, xn, x, stats);
+      up_.forward(ctx, up, xn);
+    }
+    Scratch scope(ctx);
+    const Tensor activated = scope.tensor({n, blocks_.columns()}, x.dtype);
+    activate(ctx, activated, up);
+    down_.forward(ctx, y, activated, branch_.onto(slot, x, x));
   }
 
   void backward(Context& ctx, Tensor dx, Tensor dy, Slot& slot) override {
     if (branch_.falls_whole(ctx, slot, dy)) return pass(ctx, dx, dy);
     const std::int64_t n = branch_.tokens(dy);
-    Tensor d_up;  // [n, kinds * F], over `up` itself: nothing reads that again
+    const Tensor up = slot.pop(), d_up = up;  // [n, kinds * F], one over the other: nothing reads `up` again
     {
       Scratch scope(ctx);
-      const Tensor d_activated = scope.tensor({n, blocks_.columns()}, dy.dtype);
-      down_.backward(ctx, d_activated, dy, slot, branch_.onto(slot, dy, {}));
-      d_up = slot.pop();
+      const Shape shape{n, blocks_.columns()};
+      const Tensor activated = scope.tensor(shape, dy.dtype), d_activated = scope.tensor(shape, dy.dtype);
+      activate(ctx, activated, up);  // cheaper to make again than to keep
+      down_.backward(ctx, d_activated, dy, activated, slot, branch_.onto(slot, dy, {}));
       if (gated())
-        swiglu_backward(ctx, blocked(d_up), d_activated, blocked(d_up));
+        swiglu_backward(ctx, blocked(d_up), d_activated, blocked(up));
       else
-        gelu_backward(ctx, d_up, d_activated, d_up);
+        gelu_backward(ctx, d_up, d_activated, up);
     }
     Scratch scope(ctx);
+    const Tensor xn = scope.tensor(dy.shape, dy.dtype);
+    norm_.again(ctx, xn, slot);
     Tensor d_xn;  // [rows, h]; a detached exit's copy of its layer's norm wants none
     if (dx.defined() || norm_.learns()) d_xn = scope.tensor(dy.shape, dy.dtype);
-    up_.backward(ctx, d_xn, d_up, slot);
+    up_.backward(ctx, d_xn, d_up, xn, slot);
     norm_.backward(ctx, dx, d_xn, dy, slot);
   }
 
@@ -110,6 +115,10 @@ class Mlp final : public Module {
   static LinearOptions down_options(const ModelConfig& config, const UnitOptions& options, const Blocks& blocks) {
     const std::string name = Names(config).below(options.prefix).down;
     return output_options(config, options, name, blocks.columns(), blocks.down_columns(weight_of(name)));
+  }
+  void activate(Context& ctx, Tensor y, Tensor up) const {
+    if (gated()) return swiglu(ctx, y, blocked(up));
+    gelu(ctx, y, up);
   }
   bool gated() const { return blocks_.kinds == 2; }
   Tensor blocked(Tensor up) const { return up.reshape({up.shape[0], blocks_.count, 2, blocks_.width}); }

@@ -26,22 +26,25 @@ void Norm::visit(const Visitor& visitor) {
   if (centers()) visitor(bias_);
 }
 
-void Norm::forward(Context& ctx, Tensor y, Tensor x, Slot& slot) {
+NormStats Norm::keep(Slot& slot, Tensor x) {
   const Shape rows{x.shape[0]};
   NormStats stats{.mean = {}, .rstd = slot.tensor(rows, DType::f32)};
-  if (centers()) {
-    stats.mean = slot.tensor(rows, DType::f32);
-    layer_norm(ctx, y, stats, x, gain_.value, bias_.value, eps_);
-  } else {
-    rms_norm(ctx, y, stats.rstd, x, gain_.value, eps_);
-  }
+  if (centers()) stats.mean = slot.tensor(rows, DType::f32);
   slot.push(x);
   slot.push(stats.rstd);
-  if (centers()) slot.push(stats.mean);
+  slot.push(stats.mean);
+  return stats;
 }
 
+void Norm::forward(Context& ctx, Tensor y, Tensor x, const NormStats& stats) {
+  if (centers()) return layer_norm(ctx, y, stats, x, gain_.value, bias_.value, eps_);
+  rms_norm(ctx, y, stats.rstd, x, gain_.value, eps_);
+}
+
+void Norm::again(Context& ctx, Tensor y, const Slot& slot) { forward(ctx, y, slot.peek(2), {}); }
+
 void Norm::backward(Context& ctx, Tensor dx, Tensor dy, Tensor d_residual, Slot& slot) {
-  const Tensor mean = centers() ? slot.pop() : Tensor{};
+  const Tensor mean = slot.pop();
   const Tensor rstd = slot.pop(), x = slot.pop();
   if (!dx.defined() && !learns()) return;
   const NormGradients d = learns() ? NormGradients{gain_.grad, bias_.grad} : NormGradients{};

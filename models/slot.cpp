@@ -11,4 +11,9 @@ Tensor Slot::pop() {
   return last;
 }
 
+Tensor Slot::peek(std::size_t below) const {
+  OFFRAMP_CHECK(below < saved_.size(), "[slot] {} tensors below the last of {}", below, saved_.size());
+  return saved_[saved_.size() - 1 - below];
+}
+
 }  // namespace offramp

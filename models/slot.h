@@ -1,7 +1,8 @@
 // Slot: what one microbatch on one stage (or in one exit) carries from its forward to its backward.
 //
 // forward pushes views of what its backward will need, backward pops them in reverse. Memory comes from the slot's arena: a slab
-// that lives until the backward, or scratch (in an exit, whose forward and backward are one action, and in evaluation).
+// that lives until the backward, or scratch (in an exit, whose forward and backward are one action, and in evaluation): so take from
+// the slot first, and open scopes of scratch after.
 // A weight gradient is handed to the slot as a pair of tensors and runs at once; a schedule that splits its backward will keep
 // the pair instead, and nothing in the units changes.
 #pragma once
@@ -43,7 +44,8 @@ class Slot {
   void push(Tensor t) {
     if (keeps()) saved_.push_back(t);
   }
-  Tensor pop();  // throws when nothing is left
+  Tensor pop();                        // throws when nothing is left
+  Tensor peek(std::size_t below) const;  // what pop() would give after `below` others
   void gradient(Context& ctx, WeightGradient& leaf, Tensor dy, Tensor x) { leaf.weight_gradient(ctx, dy, x); }
   bool empty() const { return saved_.empty(); }
 
