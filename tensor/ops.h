@@ -86,6 +86,7 @@ struct AttentionDrop {
   std::int64_t first_sample = 0, heads = 0, first_group = 0, group_step = 1;
 };
 // out [n, G, q, d] A = dropout(softmax(q k^T / sqrt(d))) v, causal.  lse [G*q, n] f32: log-sum-exp of each row, for the backward.
+// With bf16, probabilities and their gradients are rounded to bf16 before they are multiplied; sums are fp32.
 void attention(Context&, Tensor out, Tensor lse, Tensor qkv, const Sequences&, const AttentionDrop& drop = {});
 // d_qkv [n, G, 2+q, d] A =.  No buffer of s x s per head is ever kept: probabilities are made again from lse, a block at a time.
 void attention_backward(Context&, Tensor d_qkv, Tensor d_out, Tensor out, Tensor lse, Tensor qkv, const Sequences&,

@@ -1,6 +1,4 @@
 // Matrix products and attention: checks, cost, scratch, dispatch.
-#include <omp.h>
-
 #include <algorithm>
 
 #include "tensor/cpu/products.h"
@@ -134,7 +132,7 @@ template <class T>
 void run_attention(Context& ctx, const cpu::AttentionShape& a, const Tensor& out, const Tensor& lse, const Tensor& qkv,
                    const Sequences& sequences, const AttentionDrop& drop) {
   Scratch scratch(ctx);
-  const Tensor workspace = scratch.tensor({omp_get_max_threads(), cpu::attention_scratch<T>(a, drop.p > 0)}, DType::f32);
+  const Tensor workspace = scratch.tensor({cpu::attention_scratch<T>(a, drop.p > 0)}, DType::f32);
   const Operation op(ctx, "attention", causal_flops(a), {out, lse, qkv});
   if (op.planned()) return;
   cpu::attention<T>(a,
@@ -154,7 +152,7 @@ template <class T>
 void run_attention_backward(Context& ctx, const cpu::AttentionShape& a, const AttentionTensors& t, const Sequences& sequences,
                             const AttentionDrop& drop) {
   Scratch scratch(ctx);
-  const Tensor workspace = scratch.tensor({omp_get_max_threads(), cpu::attention_backward_scratch<T>(a, drop.p > 0)}, DType::f32);
+  const Tensor workspace = scratch.tensor({cpu::attention_backward_scratch<T>(a, drop.p > 0)}, DType::f32);
   const Operation op(ctx, "attention_backward", 2.5 * causal_flops(a), {t.d_qkv, t.d_out, t.out, t.lse, t.qkv});
   if (op.planned()) return;
   cpu::attention_backward<T>(a,

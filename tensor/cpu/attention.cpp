@@ -83,7 +83,7 @@ void block_softmax(const Workspace<T>& w, const Block& b, const Head<T>& head, c
 
 // w.out = the probabilities times w.values, tile by tile: what softmax wrote is still in cache.
 template <class T>
-void block_out(const Workspace<T>& w, const Block& b, const Padded<T>& padded) {
+[[gnu::noinline]] void block_out(const Workspace<T>& w, const Block& b, const Padded<T>& padded) {
   const std::int64_t first = b.first_column / kPerWord<T>;
   for (std::int64_t i = 0; i < b.rows; i += kTileRows)
     tile_row<T, false>({w.out + i * padded.size, padded.size}, {w.scores + i * padded.pitch + first, padded.pitch, 1},
@@ -91,48 +91,61 @@ void block_out(const Workspace<T>& w, const Block& b, const Padded<T>& padded) {
 }
 
 template <class T>
-void one_head(const Workspace<T>& w, const Head<T>& head, const AttentionShape& a, const Padded<T>& padded) {
-  for (std::int64_t r = 0; r < a.length; r += kQueryRows) {
-    const Block b = block_at(r, a.length, head.first_key);
-    pack(w.queries, head.queries.from(r), b.rows, round_up(b.rows, kTileRows), a.size, padded);
-    block_scores(w.scores, w.queries, w.keys, b, padded);
-    block_softmax(w, b, head, a, padded);
-    block_out(w, b, padded);
-    for (std::int64_t i = 0; i < b.rows; ++i) unpack(head.out.row(r + i), w.out + i * padded.size, a.size, 1 / w.sum[i]);
-  }
+void one_block(const Workspace<T>& w, const Head<T>& head, std::int64_t first_row, const AttentionShape& a, const Padded<T>& padded) {
+  const Block b = block_at(first_row, a.length, head.first_key);
+  pack(w.queries, head.queries.from(first_row), b.rows, round_up(b.rows, kTileRows), a.size, padded);
+  block_scores(w.scores, w.queries, w.keys, b, padded);
+  block_softmax(w, b, head, a, padded);
+  block_out(w, b, padded);
+  for (std::int64_t i = 0; i < b.rows; ++i) unpack(head.out.row(first_row + i), w.out + i * padded.size, a.size, 1 / w.sum[i]);
+}
+
+// The keys and values of one (sequence, group).
+template <class T>
+void pack_group(const Workspace<T>& w, Rows<const T> keys, const AttentionShape& a, const Padded<T>& padded) {
+  pack(w.packed, keys, a.length, padded.length, a.size, padded);
+  transpose_packed(w.keys, w.packed, padded);
+  pack_zipped(w.values, {keys.data + a.size, keys.stride}, a.length, padded.length, a.size, padded);
+}
+
+template <class T>
+void one_task(const Workspace<T>& w, const Tasks& tasks, std::int64_t task, std::int64_t& packed, const AttentionShape& a,
+              const AttentionData<T>& t, const Padded<T>& padded) {
+  const std::int64_t index = task / tasks.parts, sequence = index / a.groups, token = sequence * a.length, g = index % a.groups;
+  const Rows<const T> group = {t.qkv + token * a.qkv_stride + g * (2 + a.queries) * a.size, a.qkv_stride};
+  if (packed != index) pack_group(w, group, a, padded);
+  packed = index;
+  tasks.each_block(task, [&](std::int64_t q, std::int64_t first_row) {
+    const std::int64_t head = g * a.queries + q;
+    one_block(w,
+              Head<T>{.queries = {group.data + (2 + q) * a.size, group.stride},
+                      .out = {t.out + token * a.out_stride + head * a.size, a.out_stride},
+                      .lse = t.lse ? t.lse + head * a.lse_stride + token : nullptr,
+                      .first_key = t.first_key ? t.first_key + token : nullptr,
+                      .drop = HeadDrop(a, t.drop, sequence, g, q)},
+              first_row, a, padded);
+  });
 }
 
 }  // namespace
 
 template <class T>
 std::int64_t attention_scratch(const AttentionShape& a, bool drops) {
-  return Workspace<T>(nullptr, Padded<T>(a), drops).floats;
+  return omp_get_max_threads() * Workspace<T>(nullptr, Padded<T>(a), drops).floats;
 }
 
-// One task is a (sequence, group): its keys and values are packed once for all its query heads.
 template <class T>
 void attention(const AttentionShape& a, const AttentionData<T>& t, float* scratch) {
   const Padded<T> padded(a);
+  const Tasks tasks(a);
   const bool drops = t.drop.p > 0;
-  const std::int64_t part = attention_scratch<T>(a, drops);
-#pragma omp parallel for schedule(static)
-  for (std::int64_t task = 0; task < a.sequences * a.groups; ++task) {
-    const Workspace<T> w(scratch + omp_get_thread_num() * part, padded, drops);
-    const std::int64_t sequence = task / a.groups, token = sequence * a.length, g = task % a.groups;
-    const Rows<const T> group = {t.qkv + token * a.qkv_stride + g * (2 + a.queries) * a.size, a.qkv_stride};
-    pack(w.packed, group, a.length, padded.length, a.size, padded);
-    transpose_packed(w.keys, w.packed, padded);
-    pack_zipped(w.values, {group.data + a.size, group.stride}, a.length, padded.length, a.size, padded);
-    for (std::int64_t q = 0; q < a.queries; ++q) {
-      const std::int64_t head = g * a.queries + q;
-      one_head(w,
-               Head<T>{.queries = {group.data + (2 + q) * a.size, group.stride},
-                       .out = {t.out + token * a.out_stride + head * a.size, a.out_stride},
-                       .lse = t.lse ? t.lse + head * a.lse_stride + token : nullptr,
-                       .first_key = t.first_key ? t.first_key + token : nullptr,
-                       .drop = HeadDrop(a, t.drop, sequence, g, q)},
-               a, padded);
-    }
+#pragma omp parallel
+  {
+    const std::int64_t floats = Workspace<T>(nullptr, padded, drops).floats;
+    const Workspace<T> w(scratch + omp_get_thread_num() * floats, padded, drops);
+    std::int64_t packed = -1;  // the (sequence, group) that this thread has
+#pragma omp for schedule(static)
+    for (std::int64_t task = 0; task < tasks.count(); ++task) one_task(w, tasks, task, packed, a, t, padded);
   }
 }
 

@@ -11,23 +11,22 @@ namespace {
 
 template <class T>
 struct Workspace {
-  float *keys_t, *values_t;            // [words, pitch] transposed
-  float *keys, *packed;                // [length / kPerWord, size] zipped; [length, words], for a moment
-  float *d_keys, *d_values;            // [length, size]: sums over blocks and heads, in that order
-  float *queries, *d_out;              // [kQueryRows, words]
-  float *queries_zipped, *out_zipped;  // [kQueryRows / kPerWord, size]: queries and d_out
-  float* d_queries;                    // [kQueryRows, size]
-  float *p, *ds;                       // [kQueryRows, pitch], then zipped [kQueryRows / kPerWord, kPerWord * pitch]
-  float* ds_rows;                      // [kQueryRows, pitch / kPerWord]: ds for sums along its rows
-  float* factors;                      // [kPerWord, pitch], with dropout
-  std::int64_t floats;                 // of all parts
+  float *keys_t, *values_t;                      // [words, pitch] transposed
+  float *keys, *packed;                          // [length / kPerWord, size] zipped; [length, words], for a moment
+  float *d_keys = nullptr, *d_values = nullptr;  // [length, size]: sums over blocks and heads, of the present task
+  float *queries, *d_out;                        // [kQueryRows, words]
+  float *queries_zipped, *out_zipped;            // [kQueryRows / kPerWord, size]: queries and d_out
+  float* d_queries;                              // [kQueryRows, size]
+  float *p, *ds;                                 // [kQueryRows, pitch], then zipped [kQueryRows / kPerWord, kPerWord * pitch]
+  float* ds_rows;                                // [kQueryRows, pitch / kPerWord]: ds for sums along its rows
+  float* factors;                                // [kPerWord, pitch], with dropout
+  std::int64_t floats;                           // of all parts
   Workspace(float* scratch, const Padded<T>& padded, bool drops) {
     constexpr bool kSame = kPerWord<T> == 1;  // zipped and not
     Parts parts(scratch);
     for (float** t : {&keys_t, &values_t}) *t = parts.take(padded.words * padded.pitch);
     keys = parts.take(padded.length / kPerWord<T> * padded.size);
     packed = kSame ? keys : parts.take(padded.length * padded.words);
-    for (float** t : {&d_keys, &d_values}) *t = parts.take(padded.length * padded.size);
     for (float** t : {&queries, &d_out}) *t = parts.take(kQueryRows * padded.words);
     queries_zipped = kSame ? queries : parts.take(kQueryRows / kPerWord<T> * padded.size);
     out_zipped = kSame ? d_out : parts.take(kQueryRows / kPerWord<T> * padded.size);
@@ -87,7 +86,8 @@ void gradient_rows(const Workspace<T>& w, std::int64_t i, const Row (&rows)[kPer
 }
 
 template <class T>
-void block_gradient(const Workspace<T>& w, const Block& b, const Head<T>& head, const AttentionShape& a, const Padded<T>& padded) {
+[[gnu::noinline]] void block_gradient(const Workspace<T>& w, const Block& b, const Head<T>& head, const AttentionShape& a,
+                                      const Padded<T>& padded) {
   constexpr int kRows = kPerWord<T>;
   const std::int64_t pitch = padded.pitch;
   const float scale = 1 / std::sqrt(static_cast<float>(a.size));
@@ -120,7 +120,7 @@ void block_gradient(const Workspace<T>& w, const Block& b, const Head<T>& head, 
 
 // d_keys += ds^T queries, d_values += p^T d_out. A tile of keys is seen by rows from its own on.
 template <class T>
-void block_keys(const Workspace<T>& w, const Block& b, const Padded<T>& padded) {
+[[gnu::noinline]] void block_keys(const Workspace<T>& w, const Block& b, const Padded<T>& padded) {
   constexpr int kRows = kPerWord<T>;
   const auto add = [&](float* d, const float* weights, const float* rows, std::int64_t j, std::int64_t i) {
     tile_row<T, true>({d + j * padded.size, padded.size}, {weights + i * padded.pitch + j, 1, kRows * padded.pitch},
@@ -134,7 +134,7 @@ void block_keys(const Workspace<T>& w, const Block& b, const Padded<T>& padded) 
 }
 
 template <class T>
-void block_queries(const Workspace<T>& w, const Block& b, const Padded<T>& padded) {
+[[gnu::noinline]] void block_queries(const Workspace<T>& w, const Block& b, const Padded<T>& padded) {
   const std::int64_t first = b.first_column / kPerWord<T>, pitch = padded.pitch / kPerWord<T>;
   for (std::int64_t i = 0; i < b.rows; i += kTileRows)
     tile_row<T, false>({w.d_queries + i * padded.size, padded.size}, {w.ds_rows + i * pitch + first, pitch, 1},
@@ -142,73 +142,124 @@ void block_queries(const Workspace<T>& w, const Block& b, const Padded<T>& padde
 }
 
 template <class T>
-void one_head(const Workspace<T>& w, const Head<T>& head, const AttentionShape& a, const Padded<T>& padded) {
-  for (std::int64_t r = 0; r < a.length; r += kQueryRows) {
-    const Block b = block_at(r, a.length, head.first_key);
-    const std::int64_t rows = round_up(b.rows, kTileRows);
-    pack(w.queries, head.queries.from(r), b.rows, rows, a.size, padded);
-    pack(w.d_out, head.d_out.from(r), b.rows, rows, a.size, padded);
-    if constexpr (kPerWord < T >> 1) {
-      pack_zipped(w.queries_zipped, head.queries.from(r), b.rows, rows, a.size, padded);
-      pack_zipped(w.out_zipped, head.d_out.from(r), b.rows, rows, a.size, padded);
-    }
-    block_scores(w.p, w.queries, w.keys_t, b, padded);
-    block_scores(w.ds, w.d_out, w.values_t, b, padded);
-    block_gradient(w, b, head, a, padded);
-    block_keys(w, b, padded);
-    block_queries(w, b, padded);
-    for (std::int64_t i = 0; i < b.rows; ++i) unpack(head.d_queries.row(r + i), w.d_queries + i * padded.size, a.size, 1);
+void one_block(const Workspace<T>& w, const Head<T>& head, std::int64_t first_row, const AttentionShape& a, const Padded<T>& padded) {
+  const Block b = block_at(first_row, a.length, head.first_key);
+  const Rows<const T> queries = head.queries.from(first_row), d_out = head.d_out.from(first_row);
+  const std::int64_t rows = round_up(b.rows, kTileRows);
+  pack(w.queries, queries, b.rows, rows, a.size, padded);
+  pack(w.d_out, d_out, b.rows, rows, a.size, padded);
+  if constexpr (kPerWord<T> != 1) {
+    pack_zipped(w.queries_zipped, queries, b.rows, rows, a.size, padded);
+    pack_zipped(w.out_zipped, d_out, b.rows, rows, a.size, padded);
   }
+  block_scores(w.p, w.queries, w.keys_t, b, padded);
+  block_scores(w.ds, w.d_out, w.values_t, b, padded);
+  block_gradient(w, b, head, a, padded);
+  block_keys(w, b, padded);
+  block_queries(w, b, padded);
+  for (std::int64_t i = 0; i < b.rows; ++i) unpack(head.d_queries.row(first_row + i), w.d_queries + i * padded.size, a.size, 1);
 }
 
-// Packs one group, and clears what its heads add to.
+// The keys and values of one (sequence, group).
 template <class T>
-void begin_group(const Workspace<T>& w, Rows<const T> keys, const AttentionShape& a, const Padded<T>& padded) {
+void pack_group(const Workspace<T>& w, Rows<const T> keys, const AttentionShape& a, const Padded<T>& padded) {
   const Rows<const T> values = {keys.data + a.size, keys.stride};
   pack(w.packed, values, a.length, padded.length, a.size, padded);
   transpose_packed(w.values_t, w.packed, padded);
   pack(w.packed, keys, a.length, padded.length, a.size, padded);
   transpose_packed(w.keys_t, w.packed, padded);
   pack_zipped(w.keys, keys, a.length, padded.length, a.size, padded);
-  for (float* t : {w.d_keys, w.d_values}) std::fill_n(t, padded.length * padded.size, 0.0f);
 }
+
+// Where tasks sum gradients of keys and values, [length, size] each: a task that is a whole group has them for its own time, in its
+// thread's part; parts of a group keep theirs until all are there.
+template <class T>
+class Sums {
+ public:
+  Sums(float* scratch, const Tasks& tasks, const Padded<T>& padded)
+      : scratch_(scratch),
+        parts_(tasks.parts),
+        count_(parts_ > 1 ? tasks.count() : omp_get_max_threads()),
+        half_(padded.length * padded.size) {}
+  std::int64_t floats() const { return count_ * 2 * half_; }
+  std::int64_t half() const { return half_; }
+  float* of(std::int64_t task) const { return scratch_ + (parts_ > 1 ? task : omp_get_thread_num()) * 2 * half_; }
+  // Adds the parts of the group whose first task is `task`, in their order.
+  void join(std::int64_t task) const {
+    for (std::int64_t part = 1; part < parts_; ++part) {
+      for (std::int64_t i = 0; i < 2 * half_; i += kLanes) store(of(task) + i, load(of(task) + i) + load(of(task + part) + i));
+    }
+  }
+
+ private:
+  float* scratch_;
+  std::int64_t parts_, count_, half_;
+};
+
+// One call's arguments, and where a (sequence, group) lies in them.
+template <class T>
+struct Call {
+  const AttentionShape& a;
+  const AttentionGradient<T>& t;
+  Padded<T> padded{a};
+  Tasks tasks{a};
+  std::int64_t token(std::int64_t index) const { return index / a.groups * a.length; }
+  std::int64_t offset(std::int64_t index) const { return index % a.groups * (2 + a.queries) * a.size; }
+  Rows<const T> group(std::int64_t index) const { return {t.qkv + token(index) * a.qkv_stride + offset(index), a.qkv_stride}; }
+  Rows<T> d_group(std::int64_t index) const { return {t.d_qkv + token(index) * t.d_qkv_stride + offset(index), t.d_qkv_stride}; }
+
+  Head<T> head(std::int64_t index, std::int64_t q) const {
+    const std::int64_t g = index % a.groups, head = g * a.queries + q, first = token(index);
+    return {.queries = {group(index).data + (2 + q) * a.size, a.qkv_stride},
+            .d_out = {t.d_out + first * t.d_out_stride + head * a.size, t.d_out_stride},
+            .out = {t.out + first * a.out_stride + head * a.size, a.out_stride},
+            .d_queries = {d_group(index).data + (2 + q) * a.size, t.d_qkv_stride},
+            .lse = t.lse + head * a.lse_stride + first,
+            .first_key = t.first_key ? t.first_key + first : nullptr,
+            .drop = HeadDrop(a, t.drop, index / a.groups, g, q)};
+  }
+  void write(std::int64_t index, const float* d_keys, const float* d_values) const {
+    for (std::int64_t i = 0; i < a.length; ++i) {
+      unpack(d_group(index).row(i), d_keys + i * padded.size, a.size, 1);
+      unpack(d_group(index).row(i) + a.size, d_values + i * padded.size, a.size, 1);
+    }
+  }
+};
 
 }  // namespace
 
 template <class T>
 std::int64_t attention_backward_scratch(const AttentionShape& a, bool drops) {
-  return Workspace<T>(nullptr, Padded<T>(a), drops).floats;
+  const Padded<T> padded(a);
+  return omp_get_max_threads() * Workspace<T>(nullptr, padded, drops).floats + Sums<T>(nullptr, Tasks(a), padded).floats();
 }
 
-// One task is a (sequence, group): only it adds to that group's d_keys and d_values.
 template <class T>
 void attention_backward(const AttentionShape& a, const AttentionGradient<T>& t, float* scratch) {
-  const Padded<T> padded(a);
+  const Call<T> call{a, t};
+  const Tasks& tasks = call.tasks;
   const bool drops = t.drop.p > 0;
-  const std::int64_t part = attention_backward_scratch<T>(a, drops);
-#pragma omp parallel for schedule(static)
-  for (std::int64_t task = 0; task < a.sequences * a.groups; ++task) {
-    const Workspace<T> w(scratch + omp_get_thread_num() * part, padded, drops);
-    const std::int64_t sequence = task / a.groups, token = sequence * a.length, g = task % a.groups;
-    const std::int64_t offset = g * (2 + a.queries) * a.size;
-    const Rows<const T> group = {t.qkv + token * a.qkv_stride + offset, a.qkv_stride};
-    const Rows<T> d_group = {t.d_qkv + token * t.d_qkv_stride + offset, t.d_qkv_stride};
-    begin_group(w, group, a, padded);
-    for (std::int64_t q = 0; q < a.queries; ++q) {
-      const std::int64_t head = g * a.queries + q, column = head * a.size;
-      one_head(w,
-               Head<T>{.queries = {group.data + (2 + q) * a.size, group.stride},
-                       .d_out = {t.d_out + token * t.d_out_stride + column, t.d_out_stride},
-                       .out = {t.out + token * a.out_stride + column, a.out_stride},
-                       .d_queries = {d_group.data + (2 + q) * a.size, d_group.stride},
-                       .lse = t.lse + head * a.lse_stride + token,
-                       .first_key = t.first_key ? t.first_key + token : nullptr,
-                       .drop = HeadDrop(a, t.drop, sequence, g, q)},
-               a, padded);
+  const Sums<T> sums(scratch, tasks, call.padded);
+#pragma omp parallel
+  {
+    const std::int64_t floats = Workspace<T>(nullptr, call.padded, drops).floats;
+    Workspace<T> w(scratch + sums.floats() + omp_get_thread_num() * floats, call.padded, drops);
+    std::int64_t packed = -1;  // the (sequence, group) that this thread has
+#pragma omp for schedule(static)
+    for (std::int64_t task = 0; task < tasks.count(); ++task) {
+      const std::int64_t index = task / tasks.parts;
+      if (packed != index) pack_group(w, call.group(index), a, call.padded);
+      packed = index;
+      w.d_keys = sums.of(task), w.d_values = w.d_keys + sums.half();
+      std::fill_n(w.d_keys, 2 * sums.half(), 0.0f);
+      tasks.each_block(task, [&](std::int64_t q, std::int64_t row) { one_block(w, call.head(index, q), row, a, call.padded); });
+      if (tasks.parts == 1) call.write(index, w.d_keys, w.d_values);
     }
-    for (std::int64_t i = 0; i < a.length; ++i) {
-      unpack(d_group.row(i), w.d_keys + i * padded.size, a.size, 1);
-      unpack(d_group.row(i) + a.size, w.d_values + i * padded.size, a.size, 1);
+#pragma omp for schedule(static)
+    for (std::int64_t index = 0; index < (tasks.parts > 1 ? tasks.groups : 0); ++index) {
+      const std::int64_t task = index * tasks.parts;
+      sums.join(task);
+      call.write(index, sums.of(task), sums.of(task) + sums.half());
     }
   }
 }

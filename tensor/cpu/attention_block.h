@@ -148,7 +148,7 @@ static inline void hide_edges(float* row, std::int64_t low, std::int64_t begin, 
 // scores[rows, pitch] = left[rows, words] right[words, pitch], where a tile touches the causal part. A strip of keys stays in cache
 // for all rows.
 template <class T>
-static inline void block_scores(float* scores, const float* left, const float* right, const Block& b, const Padded<T>& padded) {
+[[gnu::noinline]] static void block_scores(float* scores, const float* left, const float* right, const Block& b, const Padded<T>& padded) {
   constexpr std::int64_t kStrip = 2 * kLanes;
   for (std::int64_t j = b.first_column; j < b.end(); j += kStrip) {
     // Rows whose diagonal lies before this strip see nothing of it.
@@ -163,6 +163,30 @@ static inline void block_scores(float* scores, const float* left, const float* r
     }
   }
 }
+
+// How attention is shared among threads. A task is a part of the blocks of one (sequence, group). How many parts there are is a
+// matter of shapes alone, because each sums gradients of keys and values by itself; few, because each packs keys and values.
+inline constexpr std::int64_t kTasks = 8;  // at least, where there are as many blocks
+
+struct Tasks {
+  std::int64_t groups, blocks, units, parts;  // of all sequences; of a query head; blocks of a group; parts of a group
+  explicit Tasks(const AttentionShape& a)
+      : groups(a.sequences * a.groups),
+        blocks((a.length + kQueryRows - 1) / kQueryRows),
+        units(a.queries * blocks),
+        parts(std::clamp<std::int64_t>(groups ? (kTasks + groups - 1) / groups : 1, 1, units)) {}
+  std::int64_t count() const { return groups * parts; }
+  // f(query, first row) for each block of a task. Long blocks, which see many keys, alternate with short ones, so that parts take
+  // about equally long.
+  template <class F>
+  void each_block(std::int64_t task, F f) const {
+    const std::int64_t part = task % parts;
+    for (std::int64_t u = units * part / parts; u < units * (part + 1) / parts; ++u) {
+      const std::int64_t k = u % blocks, block = k % 2 ? k / 2 : blocks - 1 - k / 2;
+      f(u / blocks, block * kQueryRows);
+    }
+  }
+};
 
 // Dropout of one head: the number of (row, key) is first + row * length + key.
 struct HeadDrop {

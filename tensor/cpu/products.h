@@ -51,13 +51,13 @@ struct AttentionShape {
   std::int64_t qkv_stride = 0, out_stride = 0, lse_stride = 0;                // lse: elements a head
 };
 
-// Floats of scratch a thread needs: proportional to the length of one sequence. drops: with dropout.
+// Floats of scratch with the present number of threads: proportional to it and to the length of one sequence. drops: with dropout.
 template <class T>
 std::int64_t attention_scratch(const AttentionShape&, bool drops);
 template <class T>
 std::int64_t attention_backward_scratch(const AttentionShape&, bool drops);
 
-// T: float or bf16, of which qkv, out and their gradients are made. scratch: one part for each of omp_get_max_threads().
+// T: float or bf16, of which qkv, out and their gradients are made.
 template <class T>
 struct AttentionData {
   T* out = nullptr;

@@ -45,9 +45,10 @@ static inline Floats multiply_add(Floats sum, float left, Floats right) {
 #endif
 }
 
-// c[kTileRows, V * kLanes] = or += a[kTileRows, depth] b[depth, V * kLanes].
+// c[kTileRows, V * kLanes] = or += a[kTileRows, depth] b[depth, V * kLanes]. Inlined where its steps are known, into functions that
+// are not inlined themselves: left to itself GCC does neither, or makes one function that has too few registers.
 template <class T, int V, bool accumulate>
-static inline void tile(Target c, Left a, Right b, std::int64_t depth) {
+[[gnu::always_inline]] static inline void tile(Target c, Left a, Right b, std::int64_t depth) {
   Floats sum[kTileRows][V];
 #pragma GCC unroll 8
   for (int r = 0; r < kTileRows; ++r) {

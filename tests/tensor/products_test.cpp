@@ -381,7 +381,7 @@ TEST(Attention, PlanCountsTheCausalHalf) {
 }
 
 TEST(Attention, ScratchGrowsWithOneSequenceOnly) {
-  const Heads one = {1, 1024, 2, 2, 64}, many = {16, 1024, 2, 2, 64}, longer = {1, 4096, 2, 2, 64};
+  const Heads one = {4, 1024, 2, 2, 64}, many = {16, 1024, 2, 2, 64}, longer = {4, 4096, 2, 2, 64};
   EXPECT_EQ(plan(attention_case(one)).scratch, plan(attention_case(many)).scratch);
   EXPECT_EQ(plan(attention_backward_case(one)).scratch, plan(attention_backward_case(many)).scratch);
   EXPECT_LE(plan(attention_case(longer)).scratch, 4 * plan(attention_case(one)).scratch);
