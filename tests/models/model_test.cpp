@@ -89,16 +89,9 @@ TEST(Names, OfHeads) {
             "lm_head.weight [37, 16] head\n");
 }
 
-ModelConfig tiny_gpt2() {
-  ModelConfig config = tiny_config();
-  config.architecture = "gpt2";
-  config.num_key_value_heads = 4;
-  return config;
-}
-
 // The names of transformers' GPT2LMHeadModel, but with q, k, v apart (c_attn in files) and every matrix [out, in].
 TEST(Names, OfGpt2) {
-  Model model = build_model(tiny_gpt2(), every_exit());
+  Model model = build_model(tiny_config("gpt2"), every_exit());
   const auto unit = [&](std::size_t i) { return describe([&](const Visitor& v) { model.units[i].module->visit(v); }); };
   const auto head = [&](std::size_t i) { return describe([&](const Visitor& v) { model.heads[i].visit(v); }); };
   const auto attention = [](const std::string& prefix, const std::string& writer) {
@@ -137,7 +130,7 @@ TEST(Names, OfGpt2) {
 }
 
 TEST(Names, OfGpt2WithTiedEmbeddings) {
-  ModelConfig config = tiny_gpt2();
+  ModelConfig config = tiny_config("gpt2");
   config.tie_word_embeddings = true;
   Model model = build_model(config, std::vector<ExitSpec>{{.layer = 2, .shared_output = true, .shared_norm = true}});
   for (Head& head : model.heads)
@@ -301,7 +294,7 @@ TEST(Initial, Deviations) {
 }
 
 TEST(Initial, DeviationsOfGpt2) {
-  Model model = build_model(tiny_gpt2(), every_exit());
+  Model model = build_model(tiny_config("gpt2"), every_exit());
   visit_all(model, [](Parameter& p) {
     if (p.shape.rank == 1) {
       EXPECT_EQ(p.init.kind, p.name().ends_with(".bias") ? Init::Kind::zeros : Init::Kind::ones) << p.name();
@@ -316,7 +309,7 @@ TEST(Initial, DeviationsOfGpt2) {
 
 TEST(Model, Gpt2HasNoRotationTable) {
   Rig rig(Backing::host);
-  Model model = build_model(tiny_gpt2(), {});
+  Model model = build_model(tiny_config("gpt2"), {});
   const std::size_t before = rig.memory.used();
   model.prepare(rig.ctx, rig.memory);
   EXPECT_EQ(model.rope_table, nullptr);

@@ -1,6 +1,9 @@
 #include "rig.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "tensor/random.h"
@@ -12,9 +15,14 @@ constexpr std::size_t kBytes = std::size_t{32} << 20;  // far more than these si
 
 Key key_of(const std::string& name) { return {.seed = 7, .use = Use::init, .id = hash(name)}; }
 
+std::function<Tensor(Rig&)> hidden_input() {
+  return [](Rig& rig) { return rig.numbers("x", {kTokens, tiny_config().hidden_size}); };
+}
+
+}  // namespace
+
 Sequences one_document() { return {.length = kSequence}; }
 
-// Two documents in each sequence, the second of them from row 2 or 4 on: positions restart, and attention stops there.
 Sequences two_documents(Rig& rig) {
   const auto begin = [](std::int64_t i) {
     const std::int64_t cut = i < kSequence ? 2 : 4;
@@ -25,18 +33,18 @@ Sequences two_documents(Rig& rig) {
           .first_key = rig.integers({kTokens}, begin)};
 }
 
-std::function<Tensor(Rig&)> hidden_input() {
-  return [](Rig& rig) { return rig.numbers("x", {kTokens, tiny_config().hidden_size}); };
+Draws half_fall() {
+  static constexpr std::array<float, 1> kHalf{0.5f};
+  return {.on = true, .seed = 2, .first_sample = 4, .layer_rates = kHalf};
 }
 
-}  // namespace
-
-ModelConfig tiny_config() {
-  return {.num_hidden_layers = 5,
+ModelConfig tiny_config(const std::string& architecture) {
+  return {.architecture = architecture,
+          .num_hidden_layers = 5,
           .hidden_size = 16,
           .intermediate_size = 24,
           .num_attention_heads = 4,
-          .num_key_value_heads = 2,
+          .num_key_value_heads = architecture == "gpt2" ? 4 : 2,
           .vocab_size = 37,
           .max_position_embeddings = 8};
 }
@@ -70,24 +78,35 @@ Tensor Rig::integers(Shape shape, const std::function<std::int64_t(std::int64_t)
 
 void bind(Rig& rig, Model& model) {
   const Visitor give = [&](Parameter& p) {
-    const bool matrix = p.shape.rank == 2;
-    p.value = rig.numbers(p.name(), p.shape, matrix ? 1 / std::sqrt(static_cast<double>(p.shape[1])) : 0.3);
-    for (std::int64_t i = 0; rig.real() && !matrix && i < p.shape[0]; ++i) p.value.as<float>()[i] += 1;  // gains are about 1
+    p.value = rig.tensor(p.shape, model.precision);
     p.grad = rig.tensor(p.shape);
+    if (!rig.real()) return;
+    const Tensor exact = rig.tensor(p.shape);
+    for (const Piece& piece : p.pieces) {
+      const bool matrix = piece.global.rank == 2;
+      const double deviation = matrix ? 1 / std::sqrt(static_cast<double>(piece.global[1])) : 0.3;
+      const float mean = matrix || piece.name.ends_with(".bias") ? 0 : 1;  // gains are about 1
+      runs(piece, [&](const Run& run) {
+        for (std::int64_t i = 0; i < run.count; ++i)
+          exact.as<float>()[run.local + i] =
+              mean + static_cast<float>(deviation) * normal(key_of(piece.name), static_cast<std::uint64_t>(run.global + i));
+      });
+    }
+    copy(rig.ctx, p.value, exact);
   };
   for (Unit& unit : model.units) unit.module->visit(give);
   for (Head& head : model.heads) head.visit(give);
 }
 
-std::shared_ptr<Model> make_model(Rig& rig, const ModelConfig& config, const std::vector<ExitSpec>& exits) {
-  auto model = std::make_shared<Model>(build_model(config, exits));
+std::shared_ptr<Model> make_model(Rig& rig, const ModelConfig& config, const std::vector<ExitSpec>& exits, const ModelOptions& options) {
+  auto model = std::make_shared<Model>(build_model(config, exits, options));
   bind(rig, *model);
   model->prepare(rig.ctx, rig.memory);
   return model;
 }
 
-void run_unit(Rig& rig, Module& unit, Keep keep, Tensor y, Tensor x, const Sequences& sequences, Tensor dx, Tensor dy) {
-  Slot slot(rig.slab, keep, sequences);
+void run_unit(Rig& rig, Module& unit, Keep keep, Tensor y, Tensor x, const Sequences& sequences, Tensor dx, Tensor dy, const Draws& draws) {
+  Slot slot(rig.slab, keep, sequences, draws);
   unit.forward(rig.ctx, y, x, slot);
   if (!dy.defined()) return;
   unit.backward(rig.ctx, dx, dy, slot);
@@ -95,13 +114,13 @@ void run_unit(Rig& rig, Module& unit, Keep keep, Tensor y, Tensor x, const Seque
 }
 
 // The loss of a unit is the product of its output with fixed numbers, which are then its dy.
-Subject unit_subject(std::string name, std::shared_ptr<Model> model, int number, Sequences sequences) {
+Subject unit_subject(std::string name, std::shared_ptr<Model> model, int number, Sequences sequences, Draws draws) {
   Unit* unit = &model->units[static_cast<std::size_t>(number)];
-  const auto run = [model, unit, sequences](Rig& rig, Tensor dx, Tensor x, bool train) {
+  const auto run = [model, unit, sequences, draws](Rig& rig, Tensor dx, Tensor x, bool train) {
     const std::size_t slab = rig.slab.mark(), memory = rig.memory.mark();
     const Shape shape{kTokens, model->config.hidden_size};
     const Tensor y = rig.tensor(shape), dy = rig.numbers("dy", shape);
-    run_unit(rig, *unit->module, train ? Keep::everything : Keep::nothing, y, x, sequences, dx, train ? dy : Tensor{});
+    run_unit(rig, *unit->module, train ? Keep::everything : Keep::nothing, y, x, sequences, dx, train ? dy : Tensor{}, draws);
     const double loss = rig.real() ? dot(y, dy) : 0;
     rig.slab.release(slab);
     rig.memory.release(memory);
@@ -115,7 +134,7 @@ Subject unit_subject(std::string name, std::shared_ptr<Model> model, int number,
           .gradient = [run](Rig& rig, Tensor dx, Tensor x) { return run(rig, dx, x, true); }};
 }
 
-Subject head_subject(Rig& rig, std::shared_ptr<Model> model, int number) {
+Subject head_subject(Rig& rig, std::shared_ptr<Model> model, int number, Draws draws) {
   Head* head = &model->heads[static_cast<std::size_t>(number)];
   const Tensor labels = rig.integers({kTokens}, [](std::int64_t i) { return i % 5 == 3 ? -1 : i * 7 % 37; });
   const Tensor scale = rig.tensor({1});
@@ -125,7 +144,7 @@ Subject head_subject(Rig& rig, std::shared_ptr<Model> model, int number) {
     const std::size_t memory = r.memory.mark();
     const Tensor sums = r.tensor({kLossSums}, DType::f64);
     if (r.real()) fill_zero(r.ctx, sums);
-    head->exit(r.ctx, dx, sums, {.x = x, .labels = labels, .scale = scale}, sequences, train);
+    head->exit(r.ctx, dx, sums, {.x = x, .labels = labels, .scale = scale, .draws = draws}, sequences, train);
     const double loss = r.real() ? 0.25 * sums.as<double>()[1] : 0;
     r.memory.release(memory);
     return loss;
@@ -138,7 +157,7 @@ Subject head_subject(Rig& rig, std::shared_ptr<Model> model, int number) {
 }
 
 std::vector<Subject> subjects(Rig& rig) {
-  const auto model = make_model(rig, tiny_config(), every_exit());
+  const auto model = make_model(rig, tiny_config(), every_exit()), gpt2 = make_model(rig, tiny_config("gpt2"), every_exit());
   ModelConfig config = tiny_config();
   config.num_key_value_heads = 4;
   const auto ungrouped = make_model(rig, config, {});
@@ -152,6 +171,19 @@ std::vector<Subject> subjects(Rig& rig) {
   all.push_back(unit_subject("attention with one group", one_group, 1, one_document()));
   all.push_back(unit_subject("mlp", model, 2, one_document()));
   for (int head = 0; head < std::ssize(model->heads); ++head) all.push_back(head_subject(rig, model, head));
+  all.push_back(unit_subject("embedding of GPT-2", gpt2, 0, one_document()));
+  all.push_back(unit_subject("embedding of GPT-2 within documents", gpt2, 0, two_documents(rig)));
+  all.push_back(unit_subject("attention of GPT-2", gpt2, 1, two_documents(rig)));
+  all.push_back(unit_subject("mlp of GPT-2", gpt2, 2, one_document()));
+  for (int head = 0; head < std::ssize(gpt2->heads); ++head) all.push_back(head_subject(rig, gpt2, head));
+  for (const char* architecture : {"llama", "gpt2"}) {
+    config = tiny_config(architecture);
+    config.attention_dropout = 0.3, config.hidden_dropout = 0.2;
+    const auto dropping = make_model(rig, config, every_exit());
+    for (const int unit : {0, 1, 2})
+      all.push_back(unit_subject(fmt::format("unit {} of {}, dropping", unit, architecture), dropping, unit, one_document(), half_fall()));
+    for (const int head : {2, 3}) all.push_back(head_subject(rig, dropping, head, half_fall()));
+  }
   return all;
 }
 
@@ -165,7 +197,12 @@ std::vector<std::vector<float>> gradients(const std::function<void(const Visitor
   return all;
 }
 
-std::vector<float> values(Tensor t) { return {t.as<float>(), t.as<float>() + t.elements()}; }
+std::vector<float> values(Tensor t) {
+  if (t.dtype == DType::f32) return {t.as<float>(), t.as<float>() + t.elements()};
+  std::vector<float> widened;
+  for (std::int64_t i = 0; i < t.elements(); ++i) widened.push_back(static_cast<float>(t.as<bf16>()[i]));
+  return widened;
+}
 
 double dot(Tensor a, Tensor b) {
   double sum = 0;

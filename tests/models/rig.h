@@ -17,8 +17,8 @@ namespace offramp::testing {
 
 inline constexpr std::int64_t kSequence = 6, kTokens = 12;  // an odd vocabulary and few tokens: every edge of a kernel's blocks
 
-// Five layers, one for an exit of each kind; two key-value heads, each with two query heads.
-ModelConfig tiny_config();
+// Five layers, one for an exit of each kind; two key-value heads, each with two query heads. A GPT-2 has four heads.
+ModelConfig tiny_config(const std::string& architecture = "llama");
 std::vector<ExitSpec> every_exit();  // bare at layer 1, norm 2, mlp 3, block 4, attention 5
 
 struct Rig {
@@ -37,9 +37,11 @@ struct Rig {
   Context ctx;
 };
 
-// Memory and test values for all parameters: numbers of about 1, so that no part of a unit vanishes beside its residual.
+// Memory and test values for all parameters: numbers of about 1, so that no part of a unit vanishes beside its residual. An element
+// has the same value at every layout, rounded to the model's precision.
 void bind(Rig& rig, Model& model);
-std::shared_ptr<Model> make_model(Rig& rig, const ModelConfig& config, const std::vector<ExitSpec>& exits);
+std::shared_ptr<Model> make_model(Rig& rig, const ModelConfig& config, const std::vector<ExitSpec>& exits,
+                                  const ModelOptions& options = {});
 
 struct Subject {
   std::string name;
@@ -49,15 +51,22 @@ struct Subject {
   std::function<double(Rig&, Tensor dx, Tensor x)> gradient;  // forward and backward: dx =, the parameters' gradients +=
 };
 std::vector<Subject> subjects(Rig& rig);
-Subject unit_subject(std::string name, std::shared_ptr<Model> model, int unit, Sequences sequences);
-Subject head_subject(Rig& rig, std::shared_ptr<Model> model, int head);
+Subject unit_subject(std::string name, std::shared_ptr<Model> model, int unit, Sequences sequences, Draws draws = {});
+Subject head_subject(Rig& rig, std::shared_ptr<Model> model, int head, Draws draws = {});
+
+Sequences one_document();
+// Two documents in each sequence, the second of them from row 2 or 4 on: positions restart, and attention stops there.
+Sequences two_documents(Rig& rig);
+// Draws of which a chance of one half drops the first of the two samples out of the first layer, not the second.
+Draws half_fall();
 
 // A unit's y, or with dy its dx (undefined: not wanted). The slab keeps what it took until the end.
-void run_unit(Rig& rig, Module& unit, Keep keep, Tensor y, Tensor x, const Sequences& sequences, Tensor dx = {}, Tensor dy = {});
+void run_unit(Rig& rig, Module& unit, Keep keep, Tensor y, Tensor x, const Sequences& sequences, Tensor dx = {}, Tensor dy = {},
+              const Draws& draws = {});
 
 void zero_gradients(Rig& rig, const std::function<void(const Visitor&)>& visit);
 std::vector<std::vector<float>> gradients(const std::function<void(const Visitor&)>& visit);
-std::vector<float> values(Tensor t);
+std::vector<float> values(Tensor t);  // of f32 or bf16
 double dot(Tensor a, Tensor b);
 
 }  // namespace offramp::testing
