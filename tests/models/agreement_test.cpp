@@ -1,12 +1,11 @@
 // Every unit and every head kind, one forward and backward each: over tensor groups and in bf16 they give the numbers of one rank in
 // f32, and what falls at random is the same everywhere.
-#include <cmath>
 #include <map>
 #include <mutex>
 
 #include "comm/in_process.h"
 #include "rig.h"
-#include "tensor/check.h"
+#include "tests/close.h"
 
 namespace offramp::testing {
 namespace {
@@ -122,28 +121,15 @@ Outcome run(const Setting& setting, int part) {
   return all;
 }
 
-double norm(const std::vector<float>& values) {
-  double squares = 0;
-  for (const float v : values) squares += std::pow(static_cast<double>(v), 2);
-  return std::sqrt(squares);
-}
-
-// GPT-2's biases of keys add the same to every score of a row, so their gradient is 0 but for rounding: what is rounded there is of the
-// size of the values' gradient.
-std::string measured_by(const std::string& name) {
-  const std::size_t at = name.find("k_proj.bias");
-  return at == std::string::npos ? name : name.substr(0, at) + "v_proj.bias";
+ByName numbers_of(const Outcome& outcome) {
+  ByName all;
+  for (const auto& [name, numbers] : outcome) all[name] = numbers.values;
+  return all;
 }
 
 void expect_close(const Outcome& outcome, const Outcome& expected, double tolerance) {
   ASSERT_EQ(outcome.size(), expected.size());
-  for (const auto& [name, numbers] : expected) {
-    std::vector<float> difference = numbers.values;
-    ASSERT_EQ(outcome.at(name).values.size(), difference.size()) << name;
-    for (std::size_t i = 0; i < difference.size(); ++i) difference[i] -= outcome.at(name).values[i];
-    const double size = norm(expected.at(measured_by(name)).values);
-    EXPECT_LE(norm(difference), tolerance * size) << name << ", whose size is " << size;
-  }
+  testing::expect_close(numbers_of(outcome), numbers_of(expected), tolerance, "pass");
 }
 
 // Products of at most 264 terms, summed in another order, behind a few others: fp32 rounds each addition by 2^-24 of a sum that grows

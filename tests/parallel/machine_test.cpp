@@ -18,7 +18,7 @@ TEST(Machine, EveryLayoutGivesTheNumbersOfOneRank) {
     for (const auto [p, d] : {LayoutCase{2, 1}, {4, 1}, {8, 1}, {1, 2}, {1, 4}, {2, 2}, {2, 4}, {4, 2}}) {
       job.pipeline = p;
       job.data = d;
-      expect_close(alone, run_small_job(job), 2e-6, fmt::format("pipeline {} data {} tied {}", p, d, tied));
+      expect_close(run_small_job(job), alone, 2e-6, job.text());
     }
   }
 }
@@ -35,7 +35,7 @@ TEST(Machine, LayoutsOfThreeRanksGiveTheNumbersOfOne) {
     for (const auto [p, d] : {LayoutCase{3, 1}, {1, 3}, {3, 2}}) {
       job.pipeline = p;
       job.data = d;
-      expect_close(alone, run_small_job(job), 2e-6, fmt::format("pipeline {} data {} tied {}", p, d, tied));
+      expect_close(run_small_job(job), alone, 2e-6, job.text());
     }
   }
 }
@@ -52,7 +52,7 @@ TEST(Machine, SchedulesGiveEqualBits) {
       job.sends = Sends::buffered;
       const StepResult b = run_small_job(job, 2);  // the second step starts from used memory
       EXPECT_EQ(a.sums, b.sums);
-      EXPECT_EQ(a.grads, b.grads) << "pipeline " << p << " data " << d << " tied " << tied;
+      EXPECT_EQ(a.grads, b.grads) << job.text();
     }
 }
 
@@ -62,9 +62,7 @@ TEST(Machine, UsesExactlyWhatWasPlanned) {
     job.options.schedule = schedule;
     for (const int p : {1, 2, 4, 8}) {
       job.pipeline = p;
-      for (const auto& [plan, unused] : run_small_job(job).peaks)
-        EXPECT_EQ(unused, std::vector<int>(unused.size(), 0))
-            << schedule << " pipeline " << p << ": slabs or scratch bytes that nobody took";
+      expect_all_used(run_small_job(job), schedule + (" " + job.text()));
     }
   }
 }
