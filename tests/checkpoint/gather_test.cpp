@@ -21,18 +21,25 @@ ModelConfig small_model() {
   return model;
 }
 
-// Runs `check` on every rank of two stages.
+// Runs `check` on every rank of a job.
+void on_ranks(testing::SmallJob job, const std::function<void(Machine&)>& check) {
+  job.options.microbatches = 2;
+  run_in_process(
+      job.degrees().world(),
+      [&](Group world) {
+        const MemoryPlan plan = plan_memory(job.options, Mesh::planned(world.rank(), job.degrees()));
+        Machine machine(job.options, Mesh(world, job.degrees()), Backing::host, plan.peak, [world] { world.progress(); });
+        machine.flat().initialize(machine.context(), kSeed);
+        check(machine);
+      },
+      job.sends);
+}
+
 void on_two_stages(const ModelConfig& model, const std::function<void(Machine&)>& check) {
-  run_in_process(2, [&](Group world) {
-    MachineOptions options = testing::small_job({}, true).options;
-    options.model = model;
-    options.microbatches = 2;
-    const Degrees degrees{1, 2, 1};
-    const MemoryPlan plan = plan_memory(options, Mesh::planned(world.rank(), degrees));
-    Machine machine(options, Mesh(world, degrees), Backing::host, plan.peak, [world] { world.progress(); });
-    machine.flat().initialize(machine.context(), kSeed);
-    check(machine);
-  });
+  testing::SmallJob job = testing::small_job({}, true);
+  job.options.model = model;
+  job.pipeline = 2;
+  on_ranks(job, check);
 }
 
 float initial(const std::string& name, std::int64_t element) {
@@ -109,6 +116,91 @@ TEST(GatherEntry, SeveralSideBySide) {
     }
     EXPECT_EQ(norms.first, std::vector<float>(64, 1.0f));
     EXPECT_EQ(norms.second, 2);
+  });
+}
+
+// Every tensor of a model as one rank alone begins with it.
+struct Tensors {
+  explicit Tensors(const MachineOptions& options) {
+    Model model = build_model(options.model, options.exits);
+    const Visitor read = [this](Parameter& p) {
+      std::vector<float> memory(static_cast<std::size_t>(p.shape.elements()));
+      initialize(p, Tensor(memory.data(), p.shape, DType::f32), kSeed);
+      for (const Piece& piece : p.pieces) {
+        shapes[piece.name] = piece.global;
+        values[piece.name].resize(static_cast<std::size_t>(piece.global.elements()));
+        runs(piece, [&](const Run& run) { std::copy_n(memory.begin() + run.local, run.count, values[piece.name].begin() + run.global); });
+      }
+    };
+    for (Unit& unit : model.units) unit.module->visit(read);
+    for (Head& head : model.heads) head.visit(read);
+  }
+  std::map<std::string, std::vector<float>> values;
+  std::map<std::string, Shape> shapes;
+};
+
+// Asks for `count` at a time of all there are.
+using Ask = std::function<std::span<const float>(std::int64_t first, std::int64_t count)>;
+std::vector<float> in_parts(std::int64_t all, std::int64_t count, const Ask& ask) {
+  std::vector<float> values;
+  for (std::int64_t first = 0; first < all; first += count) {
+    const auto part = ask(first, std::min(count, all - first));
+    values.insert(values.end(), part.begin(), part.end());
+  }
+  return values;
+}
+
+void check_everything(Machine& machine, const Tensors& expected) {
+  Gatherer gatherer(machine);
+  const bool first = machine.mesh().world_rank() == 0;
+  for (const auto& [name, tensor] : expected.values) {
+    const Shape& shape = expected.shapes.at(name);
+    const auto elements = in_parts(shape.elements(), 333, [&](auto at, auto count) { return gatherer.gather(name, at, count); });
+    EXPECT_EQ(elements, first ? tensor : std::vector<float>{}) << name;
+    if (shape.rank < 2) continue;
+    std::vector<float> transposed;
+    for (std::size_t i = 0; first && i < tensor.size(); ++i) {
+      const auto rows = static_cast<std::size_t>(shape[0]), columns = static_cast<std::size_t>(shape[1]);
+      transposed.push_back(tensor[i % rows * columns + i / rows]);
+    }
+    EXPECT_EQ(in_parts(shape[1], 7, [&](auto at, auto count) { return gatherer.gather_columns(name, at, count); }), transposed) << name;
+  }
+}
+
+// In full precision, whoever holds it: of bf16 weights the masters, which may be another data rank's.
+TEST(Gatherer, EveryTensorFromAnyLayout) {
+  for (const char* architecture : {"llama", "gpt2"}) {
+    testing::SmallJob job = testing::small_job(testing::exits_of_every_kind(), true, architecture);
+    const Tensors expected(job.options);
+    // 8 layers of 9 or 16, embeddings and final norm, exits of 1, 5 or 7, 10 or 18, 7 or 13 and 1 or 2 tensors of their own.
+    EXPECT_EQ(expected.shapes.size(), job.options.model.gpt2() ? 173u : 98u);
+    for (const Degrees& degrees : {Degrees{4, 1, 1}, Degrees{2, 2, 1}, Degrees{2, 1, 2}, Degrees{1, 2, 2}, Degrees{2, 2, 2}})
+      for (const DType precision : {DType::f32, DType::bf16})
+        for (const bool shard_state : {false, true}) {
+          job.tensor = degrees.tensor, job.pipeline = degrees.pipeline, job.data = degrees.data;
+          job.options.precision = precision, job.options.shard_state = shard_state;
+          SCOPED_TRACE(job.text());
+          on_ranks(job, [&](Machine& machine) { check_everything(machine, expected); });
+        }
+  }
+}
+
+// After an update what comes back is what was updated.
+TEST(Gatherer, UpdatedMasters) {
+  testing::SmallJob job = testing::small_job({}, false, "gpt2");
+  job.tensor = job.data = 2;
+  job.options.precision = DType::bf16, job.options.shard_state = true;
+  on_ranks(job, [](Machine& machine) {
+    const Tensors before(machine.options());
+    for (const Kept& kept : machine.flat().kept()) {
+      float* exact = machine.flat().exact(kept.range).as<float>();
+      for (std::int64_t i = 0; i < kept.range.count(); ++i) exact[i] *= 2;
+    }
+    Gatherer gatherer(machine);
+    for (const auto& [name, tensor] : before.values) {
+      const auto after = copy_of(gatherer.gather(name, 0, static_cast<std::int64_t>(tensor.size())));
+      for (std::size_t i = 0; i < after.size(); ++i) ASSERT_EQ(after[i], 2 * tensor[i]) << name << " " << i;
+    }
   });
 }
 

@@ -49,6 +49,7 @@ TEST_P(MachineLayouts, GiveTheNumbersOfOneRankInThePlannedMemory) {
     for (const SmallJob& variant : variants(job, degrees)) {
       const StepResult result = run_small_job(variant);
       expect_close(result, alone, kRounding, variant.text());
+      expect_squares(result, variant.text());
       expect_all_used(result, variant.text());
     }
 }

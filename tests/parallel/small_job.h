@@ -87,8 +87,9 @@ inline void fill_inputs(Machine& machine, const SmallJob& job) {
 
 // What one rank has after some steps: the last one's sums and gradients, and the weights in full precision.
 struct RankResult {
-  std::vector<double> sums;  // [exits, kLossSums]
-  ByName grads, weights;     // the elements that this rank answers for
+  std::vector<double> sums;               // [exits, kLossSums]
+  ByName grads, weights;                  // the elements that this rank answers for
+  std::map<std::string, double> squares;  // of whole gradients
   MemoryPlan memory;
   std::vector<int> unused;  // slabs of each pool and bytes of scratch that nobody took
 };
@@ -133,9 +134,11 @@ inline RankResult result_of(Machine& machine) {
 }
 
 // As the trainer does it.
-inline void update(Machine& machine, const LogicalNames& names, const OptimizerConfig& config, int t) {
+inline void reduce_statistics(Machine& machine, const LogicalNames& names) {
   gradient_squares(machine.context(), machine.flat(), names, machine.mesh().at.tensor, machine.squares());
   all_reduce(machine.context(), machine.statistics(), machine.mesh().world).wait(machine.context());
+}
+inline void update(Machine& machine, const OptimizerConfig& config, int t) {
   set_scalars(machine.scalars(), {config.lr, clip_factor(gradient_norm(machine.squares()), config.clip_grad_norm), t}, config);
   apply_update(machine.context(), machine.flat(), config, machine.scalars());
   machine.share_values();
@@ -153,12 +156,12 @@ inline RankResult run_rank(SmallJob job, const Group& world, int steps = 1) {
   for (int t = 1; t <= steps; ++t) {
     fill_zero(machine.context(), machine.statistics());
     machine.train("a step", times);
-    if (job.optimizer)
-      update(machine, names, *job.optimizer, t);
-    else
-      all_reduce(machine.context(), machine.statistics(), world).wait(machine.context());
+    reduce_statistics(machine, names);
+    if (job.optimizer) update(machine, *job.optimizer, t);
   }
-  return result_of(machine);
+  RankResult result = result_of(machine);
+  for (std::int64_t i = 0; i < names.size(); ++i) result.squares[names.name(i)] = machine.squares().as<double>()[i];
+  return result;
 }
 
 // Elements that several ranks answer for have the same bits on all of them.
@@ -178,6 +181,7 @@ inline void merge(ByName& all, const ByName& part) {
 struct StepResult {
   std::vector<double> sums;
   ByName grads, weights;
+  std::map<std::string, double> squares;
   std::vector<std::pair<MemoryPlan, std::vector<int>>> peaks;  // by rank
 };
 
@@ -193,6 +197,7 @@ inline StepResult run_small_job(const SmallJob& job, int steps = 1) {
         const RankResult mine = run_rank(job, world, steps);
         const std::lock_guard lock(mutex);
         result.sums = mine.sums;
+        result.squares = mine.squares;
         result.peaks[static_cast<std::size_t>(world.rank())] = {mine.memory, mine.unused};
         merge(result.grads, mine.grads);
         merge(result.weights, mine.weights);
@@ -212,6 +217,15 @@ inline void expect_close(const StepResult& result, const StepResult& expected, d
   expect_close(result.sums, expected.sums, tolerance, what);
   ASSERT_EQ(result.grads.size(), expected.grads.size()) << what;
   expect_close(result.grads, expected.grads, tolerance, what);
+}
+
+// Every element is counted once: doubles add the same terms in another order.
+inline void expect_squares(const StepResult& result, const std::string& what) {
+  ASSERT_EQ(result.squares.size(), result.grads.size()) << what;
+  for (const auto& [name, grad] : result.grads) {
+    const double expected = std::pow(norm(grad), 2);
+    EXPECT_NEAR(result.squares.at(name), expected, static_cast<double>(grad.size()) * 0x1p-52 * expected) << what << ": " << name;
+  }
 }
 
 inline void expect_all_used(const StepResult& result, const std::string& what) {
