@@ -111,7 +111,7 @@ static inline Floats exp2(Floats x) {
   p = p * r + 0.240226477f;
   p = p * r + 0.693147182f;
   p = p * r + 1.0f;
-  const Floats y = (Floats)((Ints)p + ((Ints)shifted << 23));  // times 2^n
+  const Floats y = (Floats)((Words)p + ((Words)shifted << 23));  // times 2^n
   return x < -126.0f ? Floats{} : y;
 }
 
