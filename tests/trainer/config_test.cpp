@@ -16,7 +16,7 @@ namespace offramp {
 namespace {
 
 namespace fs = std::filesystem;
-const fs::path kHere = fs::path(__FILE__).parent_path();
+const fs::path kHere = fs::path(OFFRAMP_TESTS) / "trainer";
 const std::string kGood = (kHere / "good.yaml").string();
 
 std::string text_of(const fs::path& path) {
