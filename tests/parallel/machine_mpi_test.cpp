@@ -24,6 +24,7 @@ void expect_all_held(const RankResult& mine, const ByName& expected) {
 
 void check_layout(const SmallJob& job, const StepResult& alone, double tolerance) {
   const std::string what = job.text() + fmt::format(" buckets of {}", job.options.bucket_elements);
+  testing_mpi::context().activity->begin(what);  // of what may hang: one layout, not the whole test
   const RankResult mine = run_rank(job, world(), 2);  // the second step starts from used memory
   expect_close(mine.sums, alone.sums, tolerance, what);
   expect_close(mine.grads, alone.grads, tolerance, what);
@@ -91,7 +92,10 @@ TEST(MachineOverMpi, Bf16GivesTheNumbersOfInProcessRanks) {
   for (const char* architecture : {"llama", "gpt2"}) {
     SmallJob job = divisible_job(architecture);
     job.options.precision = DType::bf16;
-    for (const SmallJob& layout : tensor_layouts(job)) check_layout(layout, run_small_job(layout, 2), 1e-5);
+    for (const SmallJob& layout : tensor_layouts(job)) {
+      testing_mpi::context().activity->begin("threads of " + layout.text());
+      check_layout(layout, run_small_job(layout, 2), 1e-5);
+    }
   }
 }
 
