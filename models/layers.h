@@ -40,6 +40,8 @@ class Linear final : public WeightGradient {
   std::int64_t out() const { return weight_.shape[0]; }
 
  private:
+  void forward_gathered(Context& ctx, Tensor y, Tensor x);
+  void forward_summed(Context& ctx, Tensor y, Tensor x, const Onto& onto);
   bool gathers() const { return split_ == Split::column && tensor_.splits_rows(); }
   void backward_branch(Context& ctx, Tensor dx, Tensor dy, Tensor x, Slot& slot);
   void backward_column(Context& ctx, Tensor dx, Tensor dy, Tensor x, Slot& slot);

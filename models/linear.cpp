@@ -1,9 +1,26 @@
+#include <array>
+
 #include "models/layers.h"
 
 namespace offramp {
 namespace {
 
 bool draws(const Linear::Onto& onto) { return onto.dropout.p > 0 || onto.layer.p > 0; }
+
+constexpr std::size_t at(int i) { return static_cast<std::size_t>(i); }
+
+// A rank's rows in equal parts, so that one can travel while another is multiplied; few rows stay together.
+struct Parts {
+  static constexpr int kMost = 2;
+  static constexpr std::int64_t kFewestRows = 128;  // of a part: below, products lose more than the overlap gains
+  int count = 1;
+  std::int64_t rows;
+  explicit Parts(std::int64_t all) : rows(all) {
+    while (count < kMost && all % (count + 1) == 0 && all / (count + 1) >= kFewestRows) rows = all / ++count;
+  }
+  // Part p of rank r's rows, in a tensor that begins with those of rank 0.
+  Tensor of(Tensor t, int p, int r = 0) const { return t.narrow(0, (r * count + p) * rows, rows); }
+};
 
 // All rows of a tensor whose rows are split over the group: one part a rank, in rank order.
 Shape whole(const Tensor& part, const TensorParallel& tensor) { return {part.shape[0] * tensor.size(), part.shape[1]}; }
@@ -28,18 +45,49 @@ void Linear::visit(const Visitor& visitor) {
 }
 
 void Linear::forward(Context& ctx, Tensor y, Tensor x, const Onto& onto) {
-  const bool sums = split_ == Split::row && tensor_.splits();
+  if (gathers()) return forward_gathered(ctx, y, x);
+  if (split_ == Split::row && tensor_.splits()) return forward_summed(ctx, y, x, onto);
+  if (!draws(onto)) return linear(ctx, y, x, weight_.value, {bias_.value, onto.residual});
+  linear(ctx, y, x, weight_.value);
+  join(ctx, y, onto.residual, y, {bias_.value, onto.dropout, onto.layer});
+}
+
+// All parts of x set out at once; what has come is multiplied while the rest travels.
+void Linear::forward_gathered(Context& ctx, Tensor y, Tensor x) {
+  const Parts parts(x.shape[0]);
   Scratch scope(ctx);
-  if (gathers()) {
-    const Tensor all = scope.tensor(whole(x, tensor_), x.dtype);  // [n, in]
-    all_gather(ctx, all, x, tensor_.group).wait(ctx);
-    x = all;
+  std::array<Work, Parts::kMost> arriving;
+  std::array<Tensor, Parts::kMost> of_all;  // [ranks * part, in]: a part's rows of every rank
+  for (int p = 0; p < parts.count; ++p) {
+    of_all[at(p)] = scope.tensor({tensor_.size() * parts.rows, x.shape[1]}, x.dtype);
+    arriving[at(p)] = all_gather(ctx, of_all[at(p)], parts.of(x, p), tensor_.group);
   }
-  if (!sums && !draws(onto)) return linear(ctx, y, x, weight_.value, {bias_.value, onto.residual});
-  Tensor branch = y;  // [n, out]; with sequence parallelism all rows of this rank's summands
-  if (sums && tensor_.splits_rows()) branch = scope.tensor({x.shape[0], out()}, y.dtype);
-  linear(ctx, branch, x, weight_.value);
-  if (sums) (tensor_.splits_rows() ? reduce_scatter(ctx, y, branch, tensor_.group) : all_reduce(ctx, y, tensor_.group)).wait(ctx);
+  for (int p = 0; p < parts.count; ++p) {
+    arriving[at(p)].wait(ctx);
+    for (int r = 0; r < tensor_.size(); ++r)
+      linear(ctx, parts.of(y, p, r), of_all[at(p)].narrow(0, r * parts.rows, parts.rows), weight_.value, {bias_.value});
+  }
+}
+
+// The sum of a part travels while the next one is multiplied. With sequence parallelism a part is some rows of every rank's, and each
+// rank gets its own of the sum.
+void Linear::forward_summed(Context& ctx, Tensor y, Tensor x, const Onto& onto) {
+  const bool scatters = tensor_.splits_rows();
+  const Parts parts(y.shape[0]);
+  Scratch scope(ctx);
+  std::array<Work, Parts::kMost> summed;
+  for (int p = 0; p < parts.count; ++p) {
+    if (scatters) {
+      const Tensor summands = scope.tensor({tensor_.size() * parts.rows, out()}, y.dtype);
+      for (int r = 0; r < tensor_.size(); ++r)
+        linear(ctx, summands.narrow(0, r * parts.rows, parts.rows), parts.of(x, p, r), weight_.value);
+      summed[at(p)] = reduce_scatter(ctx, parts.of(y, p), summands, tensor_.group);
+    } else {
+      linear(ctx, parts.of(y, p), parts.of(x, p), weight_.value);
+      summed[at(p)] = all_reduce(ctx, parts.of(y, p), tensor_.group);
+    }
+  }
+  for (int p = 0; p < parts.count; ++p) summed[at(p)].wait(ctx);
   join(ctx, y, onto.residual, y, {bias_.value, onto.dropout, onto.layer});
 }
 
