@@ -5,7 +5,7 @@
 namespace offramp {
 namespace {
 
-constexpr std::int64_t kGranule = 16;    // rows that matrix kernels take at once
+constexpr std::int64_t kGranule = 16;       // rows that matrix kernels, and columns that others, take at once
 constexpr std::int64_t kLargestBlock = 64;  // narrow enough for a choice of widths, wide enough for vectors
 
 }  // namespace
@@ -19,9 +19,13 @@ VocabularyRange vocabulary_range(std::int64_t vocabulary, const TensorParallel& 
 std::int64_t block_of(std::int64_t count, int size) {
   OFFRAMP_CHECK(count % size == 0, "[block_of] {} elements over {} ranks", count, size);
   if (size == 1) return count;
-  std::int64_t block = std::min(count / size, kLargestBlock);
-  while (count / size % block != 0) --block;
-  return block;
+  const auto largest = [&](std::int64_t multiple) {  // that divides a rank's part; 0: none
+    std::int64_t block = std::min(count / size, kLargestBlock) / multiple * multiple;
+    while (block > 0 && count / size % block != 0) block -= multiple;
+    return block;
+  };
+  const std::int64_t of_whole_vectors = largest(kGranule);
+  return of_whole_vectors > 0 ? of_whole_vectors : largest(1);
 }
 
 }  // namespace offramp

@@ -31,7 +31,8 @@ struct VocabularyRange {
 };
 VocabularyRange vocabulary_range(std::int64_t vocabulary, const TensorParallel& tensor);
 
-// Elements of the blocks that an axis of `count` elements is dealt out in; count is a multiple of size. One rank: a single block.
+// Elements of the blocks that an axis of `count` elements is dealt out in, at most 64, of whole vectors (16) where they divide a rank's
+// part; count is a multiple of size. One rank: a single block.
 std::int64_t block_of(std::int64_t count, int size);
 
 }  // namespace offramp
