@@ -5,7 +5,7 @@ from job import training_lines, validation_lines
 from jobs import ALL
 from reference import Reference
 
-TOLERANCE = 1e-5  # relative. The contract promises 1e-4; two fp32 trainings that differ in the order of sums alone stay within 2e-6
+TOLERANCE = 1e-5  # relative, of fp32 against double. The contract promises 1e-4
 
 
 def agree(ours: dict, theirs: dict) -> list[str]:

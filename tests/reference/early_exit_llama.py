@@ -8,7 +8,8 @@ from early_exit import EarlyExitModel
 def rotate(x, angles):
     """Rotary embedding in Hugging Face's layout: element i turns with element i + d/2. x [b, heads, s, d], angles [b, 1, s, d/2]."""
     a, b = x.chunk(2, -1)
-    return torch.cat([a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()], -1)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
 class EarlyExitLlama(EarlyExitModel):
@@ -47,4 +48,4 @@ class EarlyExitLlama(EarlyExitModel):
         """Rotation angles [b, 1, s, d/2] beside the rest."""
         where = super().where(tokens, document_mask)
         frequencies = 1.0 / self.config["rope_theta"] ** (torch.arange(0, self.head_size, 2, dtype=torch.float64) / self.head_size)
-        return where | {"angles": (where["positions"][..., None].double() * frequencies).float()[:, None]}
+        return where | {"angles": (where["positions"][..., None].double() * frequencies)[:, None]}

@@ -76,7 +76,8 @@ def configuration(directory: Path, *, architecture: str, tied: bool, exits: list
         "exit_loss": {"schedule": "linear", "start_scale": 0.2, "warmup_steps": 10},
         "training": {"sequence_length": 32, "micro_batch_size": 1, "global_batch_size": 8, "steps": 20, "validation_samples": 5,
                      "timeout_s": 60},
-        "optimizer": {"lr": 0.002, "clip_grad_norm": 0.5, "lr_schedule": {"name": "cosine", "warmup_steps": 4}},
+        # Adam divides a gradient by its size: of an element whose gradient is next to 0, an eps of 1e-8 would leave nothing but rounding.
+        "optimizer": {"lr": 0.002, "eps": 1.0e-6, "clip_grad_norm": 0.5, "lr_schedule": {"name": "cosine", "warmup_steps": 4}},
         "data": {"train": f"{corpus}_train", "validation": f"{corpus}_valid"} | masks,
         "logging": {"tensorboard": False},
     }

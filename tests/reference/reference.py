@@ -2,7 +2,7 @@
 
     python reference.py JOB.yaml EXPORT     # EXPORT: written by the same configuration with `training.steps: 0`
 
-Independent of what it checks: it follows the contract's formulas and nothing else. The order of data must be unshuffled.
+Independent of what it checks: it follows the contract's formulas and nothing else, in double precision. The order of data must be unshuffled.
 """
 
 import json
@@ -83,6 +83,8 @@ class Reference:
         dropouts = [config["model"].get(f"{which}_dropout", 0) for which in ("attention", "hidden")]
         assert not any(dropouts), "the reference drops nothing but layers"
         self.model = ARCHITECTURES[config["model"].get("architecture", "llama")](exported, config.get("exits", []))
+        for weight in self.model.weights.values():  # another fp32 training would be as far from the truth as the one that is checked
+            weight.data = weight.data.double()
         self.optimizer = Optimizer(config["optimizer"], self.model)
         self.document_mask = data.get("document_mask", False)
         self.train_samples = Samples(data["train"], self.training["sequence_length"], data.get("loss_mask"))
