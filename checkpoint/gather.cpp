@@ -104,8 +104,8 @@ std::vector<Gatherer::Stretch> Gatherer::stretches(const Holder& holder, const W
   };
   const Flat& flat = holder.held->flat;
   const Range place = flat.place(*holder.parameter);
-  for (const Kept& kept : flat.kept()) {
-    const Range part = kept.range & place;
+  for (const Range& kept : flat.kept()) {
+    const Range part = kept & place;
     if (part.count() > 0) runs(*holder.piece, part.begin - place.begin, part.end - place.begin, add);
   }
   return parts;

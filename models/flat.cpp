@@ -108,20 +108,19 @@ std::vector<Update> update_ranges(const std::vector<Place>& places) {
     if (p.section > Section::tied) break;
     const bool grows = !updates.empty() && updates.back().decay == p.first().decayed() && updates.back().lr_scale == p.first().lr_scale;
     if (grows)
-      updates.back().kept.range.end = p.range.end;
+      updates.back().range.end = p.range.end;
     else
-      updates.push_back({{p.range}, p.first().decayed(), p.first().lr_scale});
+      updates.push_back({p.range, p.first().decayed(), p.first().lr_scale});
   }
   return updates;
 }
 
-std::vector<Update> kept_updates(const std::vector<Place>& places, std::span<const Kept> kept) {
+std::vector<Update> kept_updates(const std::vector<Place>& places, std::span<const Range> kept) {
   std::vector<Update> updates;
-  for (const Kept& k : kept)
+  for (const Range& k : kept)
     for (Update u : update_ranges(places)) {
-      u.kept.range = u.kept.range & k.range;
-      u.kept.state = k.state + u.kept.range.begin - k.range.begin;
-      if (u.kept.range.count() > 0) updates.push_back(u);
+      u.range = u.range & k;
+      if (u.range.count() > 0) updates.push_back(u);
     }
   return updates;
 }
@@ -138,19 +137,15 @@ Flat::Flat(Arena& arena, const std::vector<FlatEntry>& entries, const FlatOption
   const Plan plan = make_plan(entries, options.data_size);
   buckets_ = plan.buckets;
   const std::int64_t owned_end = plan.end_of(Section::tied);
-  if (options.shard_state) {
-    std::int64_t state = 0;
-    for (const Bucket& bucket : buckets_) {
-      kept_.push_back({shard(bucket), state});
-      state += kept_.back().range.count();
-    }
-  } else if (owned_end > 0) {
-    kept_.push_back({{0, owned_end}, 0});
-  }
+  if (options.shard_state)
+    for (const Bucket& bucket : buckets_) kept_.push_back(shard(bucket));
+  else if (owned_end > 0)
+    kept_.push_back({0, owned_end});
   updates_ = kept_updates(plan.places, kept_);
   values_ = arena.tensor({std::max(owned_end, plan.end_of(Section::guests))}, options.values);
   gradients_ = arena.tensor({std::max(owned_end, plan.end_of(Section::writers))}, DType::f32);
-  const std::int64_t state_elements = kept_.empty() ? 0 : kept_.back().state + kept_.back().range.count();
+  std::int64_t state_elements = 0;
+  for (const Range& kept : kept_) state_elements += kept.count();
   if (options.values != DType::f32) masters_ = arena.tensor({state_elements}, DType::f32);
   for (const auto& name : options.optimizer_state) state_[name] = arena.tensor({state_elements}, DType::f32);
 
@@ -189,20 +184,25 @@ Range Flat::place(const Parameter& parameter) const {
   return it->second;
 }
 
-Tensor Flat::master(const Kept& kept) const { return masters_.narrow(0, kept.state, kept.range.count()); }
+Tensor Flat::master(Range range) const { return masters_.defined() ? of_state(masters_, range) : Tensor{}; }
 
 Tensor Flat::exact(Range range) const {
-  if (!masters_.defined()) return values(range);
-  const auto holds = [&](const Kept& k) { return k.range.begin <= range.begin && range.end <= k.range.end; };
-  const auto it = std::find_if(kept_.begin(), kept_.end(), holds);
-  OFFRAMP_CHECK(it != kept_.end(), "[flat] elements {} to {} are kept elsewhere", range.begin, range.end);
-  return master({range, it->state + range.begin - it->range.begin});
+  return masters_.defined() ? of_state(masters_, range) : values(range);
 }
 
-Tensor Flat::state(const std::string& name, const Kept& kept) const {
+Tensor Flat::state(const std::string& name, Range range) const {
   const auto it = state_.find(name);
   OFFRAMP_CHECK(it != state_.end(), "[flat] no optimizer state is called {}", name);
-  return it->second.narrow(0, kept.state, kept.range.count());
+  return of_state(it->second, range);
+}
+
+Tensor Flat::of_state(const Tensor& buffer, Range range) const {
+  std::int64_t at = 0;
+  for (const Range& kept : kept_) {
+    if (kept.begin <= range.begin && range.end <= kept.end) return buffer.narrow(0, at + range.begin - kept.begin, range.count());
+    at += kept.count();
+  }
+  broken("a range within kept()", fmt::format("[flat] elements {} to {} are kept elsewhere", range.begin, range.end));
 }
 
 void Flat::initialize(Context& ctx, std::uint64_t seed) {
@@ -214,7 +214,7 @@ void Flat::initialize(Context& ctx, std::uint64_t seed) {
     ctx.beat();
   }
   if (masters_.defined())
-    for (const Kept& k : kept_) copy(ctx, master(k), gradients(k.range));
+    for (const Range& kept : kept_) copy(ctx, master(kept), gradients(kept));
 }
 
 std::size_t Flat::state_bytes() const {

@@ -35,14 +35,9 @@ struct Bucket {
   int segment = -1, tie = -1;
   bool replicated = false;  // every tensor rank holds these parameters
 };
-// A stretch of owned elements whose masters and state this rank keeps, at `state` of those buffers.
-struct Kept {
-  Range range;
-  std::int64_t state = 0;
-};
-// Kept elements in a row that are updated alike.
+// Elements in a row that this rank updates, alike.
 struct Update {
-  Kept kept;
+  Range range;
   bool decay = false;
   double lr_scale = 1;
 };
@@ -79,16 +74,17 @@ class Flat {
 
   Tensor values(Range range) const { return values_.narrow(0, range.begin, range.count()); }
   Tensor gradients(Range range) const { return gradients_.narrow(0, range.begin, range.count()); }
-  Tensor master(const Kept& kept) const;  // undefined where the values are f32 themselves
-  Tensor exact(Range range) const;        // f32, of a range within one Kept: masters, or the values where these are f32
-  Tensor state(const std::string& name, const Kept& kept) const;  // "exp_avg"
+  // Of a range within one of kept().
+  Tensor master(Range range) const;                          // undefined where the values are f32 themselves
+  Tensor exact(Range range) const;                           // f32: masters, or the values where these are f32
+  Tensor state(const std::string& name, Range range) const;  // "exp_avg"
   Tensor all_gradients() const { return gradients_; }
 
   std::span<const Bucket> buckets() const { return buckets_; }
   Range shard(const Bucket& bucket, int data_rank) const;  // equal parts of a bucket
   Range shard(const Bucket& bucket) const { return shard(bucket, options_.data_rank); }
   bool shards_state() const { return options_.shard_state; }
-  std::span<const Kept> kept() const { return kept_; }
+  std::span<const Range> kept() const { return kept_; }  // what this rank has masters and state of, in their order
   std::span<const Update> updates() const { return updates_; }
   std::span<Parameter* const> owned() const { return owned_; }    // each logical tensor's owner, in flat order
   std::span<Parameter* const> holders() const { return holders_; }  // every parameter with a value of its own: owned and guests
@@ -103,11 +99,13 @@ class Flat {
   std::size_t state_bytes() const;  // masters included
 
  private:
+  Tensor of_state(const Tensor& buffer, Range range) const;
+
   FlatOptions options_;
   Tensor values_, gradients_, masters_;
   std::map<std::string, Tensor> state_;
   std::vector<Bucket> buckets_;
-  std::vector<Kept> kept_;
+  std::vector<Range> kept_;
   std::vector<Update> updates_;
   std::vector<Parameter*> owned_, holders_;
   std::map<const Parameter*, Range> places_;

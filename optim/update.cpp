@@ -26,9 +26,8 @@ void adamw_range(Context& ctx, const Flat& flat, const OptimizerConfig& config, 
   options.eps = static_cast<float>(config.eps);
   options.weight_decay = update.decay ? static_cast<float>(config.weight_decay) : 0.0f;
   options.lr_scale = static_cast<float>(update.lr_scale);
-  const Kept& k = update.kept;
-  adamw(ctx, flat.values(k.range), flat.master(k), flat.state("exp_avg", k), flat.state("exp_avg_sq", k), flat.gradients(k.range), scalars,
-        options);
+  const Range r = update.range;
+  adamw(ctx, flat.values(r), flat.master(r), flat.state("exp_avg", r), flat.state("exp_avg_sq", r), flat.gradients(r), scalars, options);
 }
 
 void sgd_range(Context& ctx, const Flat& flat, const OptimizerConfig& config, const Update& update, Tensor scalars) {
@@ -37,9 +36,9 @@ void sgd_range(Context& ctx, const Flat& flat, const OptimizerConfig& config, co
   options.nesterov = config.nesterov;
   options.weight_decay = update.decay ? static_cast<float>(config.weight_decay) : 0.0f;
   options.lr_scale = static_cast<float>(update.lr_scale);
-  const Kept& k = update.kept;
-  const Tensor velocity = config.momentum > 0 ? flat.state("momentum", k) : Tensor{};
-  sgd(ctx, flat.values(k.range), flat.master(k), velocity, flat.gradients(k.range), scalars, options);
+  const Range r = update.range;
+  const Tensor velocity = config.momentum > 0 ? flat.state("momentum", r) : Tensor{};
+  sgd(ctx, flat.values(r), flat.master(r), velocity, flat.gradients(r), scalars, options);
 }
 
 }  // namespace

@@ -192,9 +192,9 @@ TEST(Gatherer, UpdatedMasters) {
   job.options.precision = DType::bf16, job.options.shard_state = true;
   on_ranks(job, [](Machine& machine) {
     const Tensors before(machine.options());
-    for (const Kept& kept : machine.flat().kept()) {
-      float* exact = machine.flat().exact(kept.range).as<float>();
-      for (std::int64_t i = 0; i < kept.range.count(); ++i) exact[i] *= 2;
+    for (const Range& kept : machine.flat().kept()) {
+      float* exact = machine.flat().exact(kept).as<float>();
+      for (std::int64_t i = 0; i < kept.count(); ++i) exact[i] *= 2;
     }
     Gatherer gatherer(machine);
     for (const auto& [name, tensor] : before.values) {

@@ -60,9 +60,9 @@ TEST_F(EverySection, LiesInOrderAtMultiplesOfSixteen) {
   EXPECT_EQ(flat.value_bytes(), 112u * 4);  // no value of a further writer
   EXPECT_EQ(flat.gradient_bytes(), 144u * 4);
   EXPECT_EQ(flat.state_bytes(), 2u * 96u * 4);  // of what is owned
-  EXPECT_EQ(flat.state("exp_avg_sq", {{32, 48}, 32}).data - flat.state("exp_avg_sq", {{0, 1}, 0}).data, 32 * 4);
-  EXPECT_NE(flat.state("exp_avg", {{0, 1}, 0}).data, flat.state("exp_avg_sq", {{0, 1}, 0}).data);
-  EXPECT_THROW(flat.state("momentum", {{0, 1}, 0}), Error);
+  EXPECT_EQ(flat.state("exp_avg_sq", {32, 48}).data - flat.state("exp_avg_sq", {0, 1}).data, 32 * 4);
+  EXPECT_NE(flat.state("exp_avg", {0, 1}).data, flat.state("exp_avg_sq", {0, 1}).data);
+  EXPECT_THROW(flat.state("momentum", {0, 1}), Error);
 }
 
 TEST_F(EverySection, OwnedAndHolders) {
@@ -131,7 +131,7 @@ TEST(Flat, UpdatesSplitAtDecayAndLearningRate) {
   const Flat flat(arena, entries, {});
   std::vector<std::array<double, 4>> found;
   for (const Update& u : flat.updates())
-    found.push_back({static_cast<double>(u.kept.range.begin), static_cast<double>(u.kept.range.end), u.decay ? 1.0 : 0.0, u.lr_scale});
+    found.push_back({static_cast<double>(u.range.begin), static_cast<double>(u.range.end), u.decay ? 1.0 : 0.0, u.lr_scale});
   EXPECT_EQ(found, (std::vector<std::array<double, 4>>{{0, 16, 1, 1}, {16, 80, 1, 2}, {80, 96, 0, 2}, {96, 112, 1, 1}, {112, 128, 0, 1}}));
 }
 
@@ -172,18 +172,18 @@ TEST_P(Sharded, EveryElementIsKeptOnceOrByAll) {
     EXPECT_EQ(offset_of(r.flat, r.v.grad), 32);
     EXPECT_EQ(offset_of(r.flat, r.guest.grad), 144);
     std::int64_t state = 0;
-    for (const Kept& k : r.flat.kept()) {
-      EXPECT_EQ(k.state, state);
-      state += k.range.count();
-      for (std::int64_t i = k.range.begin; i < k.range.end; ++i) ++kept.at(static_cast<std::size_t>(i));
+    const float* first = r.flat.state("exp_avg", {r.flat.kept().front().begin, r.flat.kept().front().end}).as<float>();
+    for (const Range& k : r.flat.kept()) {
+      EXPECT_EQ(r.flat.state("exp_avg", k).as<float>() - first, state);
+      state += k.count();
+      for (std::int64_t i = k.begin; i < k.end; ++i) ++kept.at(static_cast<std::size_t>(i));
     }
     EXPECT_EQ(r.flat.state_bytes(), static_cast<std::size_t>(state) * 2 * 4);  // exp_avg and masters
     EXPECT_EQ(state, GetParam() ? 144 : 48);
     for (const Update& u : r.flat.updates()) {
-      const auto home =
-          std::find_if(r.flat.kept().begin(), r.flat.kept().end(), [&](const Kept& k) { return u.kept.range.begin < k.range.end; });
-      EXPECT_EQ(u.kept.state - home->state, u.kept.range.begin - home->range.begin);
-      for (std::int64_t i = u.kept.range.begin; i < u.kept.range.end; ++i) ++updated.at(static_cast<std::size_t>(i));
+      const auto home = std::find_if(r.flat.kept().begin(), r.flat.kept().end(), [&](const Range& k) { return u.range.begin < k.end; });
+      EXPECT_EQ(r.flat.state("exp_avg", u.range).as<float>() - r.flat.state("exp_avg", *home).as<float>(), u.range.begin - home->begin);
+      for (std::int64_t i = u.range.begin; i < u.range.end; ++i) ++updated.at(static_cast<std::size_t>(i));
     }
   }
   const int copies = GetParam() ? 3 : 1;
@@ -207,8 +207,8 @@ TEST_P(Sharded, InitialValuesAreRoundedFromTheirMasters) {
       const Range place = r.flat.place(*p);
       for (std::int64_t i = 0; i < place.count(); ++i)
         EXPECT_EQ(p->value.as<bf16>()[i].bits, bf16(exact[static_cast<std::size_t>(i)]).bits) << p->name() << " " << i;
-      for (const Kept& k : r.flat.kept()) {
-        const Range part = k.range & place;
+      for (const Range& k : r.flat.kept()) {
+        const Range part = k & place;
         for (std::int64_t i = part.begin; i < part.end; ++i, ++mastered)
           EXPECT_EQ(*r.flat.exact({i, i + 1}).as<float>(), exact[static_cast<std::size_t>(i - place.begin)]) << p->name() << " " << i;
       }

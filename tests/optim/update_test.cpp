@@ -195,9 +195,9 @@ TEST(ApplyUpdate, AdamBeginsWithTheBetasOfTheConfiguration) {
     const double rate = 0.5 * p.lr_scale, decay = p.shape.rank == 2 ? 0.125 : 0;
     ASSERT_NEAR(after, before * (1 - rate * decay) - std::copysign(rate, gradient), 2e-6) << p.name();
   });
-  const Kept& first = s.flat.updates().front().kept;
-  const Tensor m = s.flat.state("exp_avg", first), v = s.flat.state("exp_avg_sq", first), g = s.flat.gradients(first.range);
-  for (std::int64_t i = 0; i < first.range.count(); ++i) {
+  const Range first = s.flat.updates().front().range;
+  const Tensor m = s.flat.state("exp_avg", first), v = s.flat.state("exp_avg_sq", first), g = s.flat.gradients(first);
+  for (std::int64_t i = 0; i < first.count(); ++i) {
     const double gradient = g.as<float>()[i];
     ASSERT_NEAR(m.as<float>()[i], (1 - 0.9) * gradient, 2 * 0x1p-24 * std::abs(gradient)) << i;
     ASSERT_NEAR(v.as<float>()[i], (1 - 0.9999) * gradient * gradient, 4 * 0x1p-24 * 1e-4 * gradient * gradient) << i;

@@ -122,10 +122,10 @@ inline RankResult result_of(Machine& machine) {
   result.unused.push_back(static_cast<int>(machine.scratch().capacity() - aligned(machine.scratch().peak())));
   const Flat& flat = machine.flat();
   for (const Parameter* p : flat.owned())
-    for (const Kept& kept : flat.kept()) {
+    for (const Range& kept : flat.kept()) {
       const Range place = flat.place(*p);
-      Range part = kept.range & place;
-      if (part.count() < 0) part = {kept.range.begin, kept.range.begin};
+      Range part = kept & place;
+      if (part.count() < 0) part = {kept.begin, kept.begin};
       check_values(flat, *p, part);
       put(result.grads, *p, place, part, flat.gradients(part));
       put(result.weights, *p, place, part, flat.exact(part));
