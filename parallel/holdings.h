@@ -22,6 +22,7 @@ struct MachineOptions {
   bool sequence_parallel = false;  // divides what lies between split matrices over the tensor ranks
   bool shard_state = false;        // ZeRO-1: each data rank keeps and updates its part
   bool layer_drop = false;         // LayerSkip: samples may fall out of layers
+  bool snapshot = false;           // memory for a copy of this rank's shards, to save
   std::uint64_t seed = 0;
   std::int64_t bucket_elements = std::int64_t{1} << 22;
 };

@@ -24,6 +24,8 @@ struct MemoryPlan {
 
 class Machine {
  public:
+  static constexpr std::int64_t kVotes = 4;
+
   // Throws Error(Exit::memory) when the host has not `bytes` left.
   Machine(const MachineOptions& options, const Mesh& mesh, Backing backing, std::size_t bytes, std::function<void()> tick = {},
           Activity* activity = nullptr);
@@ -51,8 +53,12 @@ class Machine {
   Tensor sums() const { return sums_; }                               // [exits, kLossSums] f64, of the running step
   Tensor squares() const { return squares_; }                         // [logical tensors] f64
   Tensor phases() const { return phases_; }                           // [6] f64, seconds by PhaseTimes' members
+  Tensor votes() const { return votes_; }                             // [kVotes] f64: what ranks tell each other besides
   Tensor statistics() const { return statistics_; }                   // all of the above in a row: one reduction
   Tensor scalars() const { return scalars_; }                         // [4] f32, see adamw in ops.h
+
+  // [1 + kinds of optimizer state, elements] f32: room for a copy of this rank's shards; undefined unless options ask for it.
+  Tensor snapshot() const { return snapshot_; }
 
   // What train() runs is added to it from now on; null: nothing.
   void trace(Trace* trace) { trace_ = trace; }
@@ -88,7 +94,7 @@ class Machine {
   std::vector<MicrobatchInput> inputs_;
   std::vector<Tensor> exit_scale_;
   std::vector<float> layer_rates_;
-  Tensor sums_, squares_, phases_, statistics_, scalars_;
+  Tensor sums_, squares_, phases_, votes_, statistics_, scalars_, snapshot_;
   std::size_t stash_bytes_ = 0, scratch_bytes_ = 0;
   double flops_ = 0;
   MemoryPlan memory_;

@@ -27,6 +27,8 @@ VENDORS = {  # what such an include begins with: folders (a nested one allows no
     "CLI/": ["trainer"],
     "sentencepiece": ["data"],
     "nlohmann/": ["checkpoint", "trainer"],
+    "hdf5": ["checkpoint"],
+    "xxhash": ["checkpoint"],
 }
 NEEDS_NOTHING = ["parallel/schedule.h"]  # no header of ours
 EVERYWHERE = ["fmt/", "omp.h", "immintrin.h"]

@@ -12,14 +12,14 @@
 namespace offramp {
 namespace {
 
-constexpr const char* kVersion = "offramp 0.1.0";
-
 CLI::App* add_train(CLI::App& app, TrainArguments& to) {
   CLI::App* train = app.add_subcommand("train", "Train the model that a configuration describes; under mpirun or srun on many ranks");
   train->add_option("config", to.config, "The job's YAML file (docs/configuration.md)")->type_name("CONFIG.yaml");
   train->add_option("--set", to.sets, "Override one key: --set training.steps=20, --set exits.0.layer=3; may be repeated")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);  // one a --set: what follows it is the configuration
+  train->add_option("--resume", to.resume, "Go on from a checkpoint; auto: from the newest of checkpoint.directory, or from the start")
+      ->type_name("auto|CHECKPOINT");
   CLI::Option* dry = train->add_flag("--dry-run", to.dry_run, "Check everything and print what each rank will take, without training");
   train->add_option("--ranks", to.ranks, "Ranks of the dry run")->type_name("N")->check(CLI::Range(1, 1000000))->needs(dry);
   train->add_flag("--print-config", to.print_config, "Print the whole effective configuration as YAML and end");
@@ -51,6 +51,27 @@ CLI::App* add_data(CLI::App& app, BuildOptions& to) {
       ->type_name("F")
       ->capture_default_str();
   return build;
+}
+
+void add_checkpoint(CLI::App& app, CheckpointArguments& to) {
+  using Verb = CheckpointArguments::Verb;
+  CLI::App* checkpoint = app.add_subcommand("checkpoint", "Look at checkpoints, and make others of them");
+  checkpoint->require_subcommand(1);
+  const auto add = [&](const char* name, Verb verb, const char* what, int least, int most) {
+    CLI::App* command = checkpoint->add_subcommand(name, what);
+    command->callback([&to, verb] { to.verb = verb; });
+    command->add_option("checkpoints", to.inputs, "A step's directory, or a directory of them")->type_name("CHECKPOINT...")->required()->expected(least, most);
+    return command;
+  };
+  add("ls", Verb::ls, "List steps, sizes and the layouts that wrote them", 1, -1);
+  add("verify", Verb::verify, "Read every byte and compare checksums", 1, -1);
+  add("diff", Verb::diff, "Compare the tensors of two", 2, 2);
+  CLI::App* reshard = add("reshard", Verb::reshard, "Write the same state in another number of files", 1, 1);
+  reshard->add_option("--files", to.files, "Files to divide it into")->type_name("N")->check(CLI::Range(1, 100000))->capture_default_str();
+  CLI::App* average = add("average", Verb::average, "Write the mean of the weights of some", 1, -1);
+  average->add_option("--last", to.last, "Only so many of the newest")->type_name("K")->check(CLI::PositiveNumber);
+  for (CLI::App* command : {reshard, average})
+    command->add_option("--output", to.output, "Directory to put step-N into")->type_name("DIR")->required();
 }
 
 std::vector<std::string> names_of(const std::vector<const CLI::App*>& commands) {
@@ -102,11 +123,12 @@ std::string command_name(const CLI::App& app) {
 CommandLine parse_command_line(const std::vector<std::string>& arguments) {
   CommandLine line;
   CLI::App app("Offramp trains language models with early exits, in pipeline and data parallel.", "offramp");
-  app.set_version_flag("--version", kVersion);
+  app.set_version_flag("--version", std::string("offramp ") + kVersion);
   app.require_subcommand(1);
   const CLI::App* train = add_train(app, line.train);
   const CLI::App* tokenizer = add_tokenizer(app, line.tokenizer);
   const CLI::App* build = add_data(app, line.data);
+  add_checkpoint(app, line.checkpoint);
   refuse_unknown_command(app, arguments);
   try {
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));  // the library takes them from the back
@@ -121,6 +143,7 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
   if (train->parsed()) line.verb = CommandLine::Verb::train;
   if (tokenizer->parsed()) line.verb = CommandLine::Verb::train_tokenizer;
   if (build->parsed()) line.verb = CommandLine::Verb::build_data;
+  if (app.got_subcommand("checkpoint")) line.verb = CommandLine::Verb::checkpoint;
   if (line.verb == CommandLine::Verb::train && line.train.config.empty() && !line.train.config_reference) {
     fail(Exit::configuration, "CONFIG.yaml is missing; see offramp train --help");
   }

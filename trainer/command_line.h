@@ -9,23 +9,28 @@
 
 #include "data/build.h"
 #include "data/train_tokenizer.h"
+#include "trainer/checkpoint_commands.h"
 
 namespace offramp {
+
+inline constexpr const char* kVersion = "0.1.0";
 
 struct TrainArguments {
   std::string config;
   std::vector<std::string> sets;  // "a.b=value"
+  std::string resume;             // "auto", a checkpoint or a directory of them; empty: from the start
   bool dry_run = false, print_config = false, config_reference = false;
   int ranks = 0;  // of a dry run; 0: as the launcher started, or as few as the configuration allows
 };
 
 struct CommandLine {
-  enum class Verb { print, train, train_tokenizer, build_data };
+  enum class Verb { print, train, train_tokenizer, build_data, checkpoint };
   Verb verb = Verb::print;
   std::string text;  // print
   TrainArguments train;
   TrainTokenizerOptions tokenizer;
   BuildOptions data;
+  CheckpointArguments checkpoint;
 };
 
 // `arguments` without the program's name.

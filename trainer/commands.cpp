@@ -53,6 +53,8 @@ void run_alone(const CommandLine& line) {
       return print(describe(train_tokenizer(line.tokenizer)) + "\n");
     case CommandLine::Verb::build_data:
       return print(describe(build_data(line.data)) + "\n");
+    case CommandLine::Verb::checkpoint:
+      return print(run_checkpoint_command(line.checkpoint));
     case CommandLine::Verb::train:
       break;
   }
@@ -75,7 +77,7 @@ void run_training(const TrainArguments& arguments, const Group& world, Activity&
   ctx.activity = &activity;
   agree(ctx, world, mine);
   watchdog.set_timeout(located.config.training.timeout_s);
-  train(located.config, world, activity);
+  train(located.config, arguments.resume, world, activity);
 }
 
 }  // namespace offramp

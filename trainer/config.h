@@ -45,6 +45,11 @@ struct DataConfig {
   bool shuffle = true, document_mask = false;
   std::string loss_mask;
 };
+struct CheckpointConfig {
+  std::string directory;  // empty: no checkpoints
+  std::int64_t interval = 0;  // steps; 0: after the last one only
+  int keep = 0;               // 0: all
+};
 struct LoggingConfig {
   std::string directory;  // empty: no files
   std::int64_t interval = 1;
@@ -62,6 +67,7 @@ struct Config {
   OptimizerConfig optimizer;
   DataConfig data;
   std::string export_hf;  // empty: no export
+  CheckpointConfig checkpoint;
   LoggingConfig logging;
 
   // Microbatches a rank runs a step.

@@ -34,6 +34,7 @@ MachineOptions machine_options(const Config& config, const Degrees& degrees) {
   options.sequence_parallel = config.parallel.sequence_parallel;
   options.shard_state = config.parallel.zero_stage == 1;
   options.layer_drop = config.layerskip.enabled;
+  options.snapshot = !config.checkpoint.directory.empty();
   options.seed = config.training.seed;
   return options;
 }

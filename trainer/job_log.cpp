@@ -46,7 +46,10 @@ JobLog::JobLog(const Config& config, const Degrees& degrees)
       files_(config.logging.directory, config.logging.tensorboard),
       terminal_(stdout, {.last_step = config.last_step()}) {}
 
-void JobLog::begin() { note(opening(config_, degrees_)); }
+void JobLog::begin(const std::vector<std::string>& notes) {
+  note(opening(config_, degrees_));
+  for (const std::string& each : notes) note(each);
+}
 
 void JobLog::step(const StepRecord& record) {
   const auto interval = std::max<std::int64_t>(1, config_.logging.interval);

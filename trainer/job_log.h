@@ -1,12 +1,13 @@
 // Everything a job says while it trains, in one object on one rank: the files of log.h and the terminal of terminal.h.
 //
 //   JobLog log(config, degrees);                                      // opens the files
-//   log.begin();                                                      // says what runs where
+//   log.begin(notes);                                                 // says what runs where
 //   log.step(record);                                                 // every step; files get every logging.interval-th and the last
 //   log.validation(result);                                          // to the files, and as a table
 //   log.finish();
 #pragma once
 #include <string>
+#include <vector>
 
 #include "comm/mesh.h"
 #include "trainer/config.h"
@@ -18,7 +19,7 @@ namespace offramp {
 class JobLog {
  public:
   JobLog(const Config& config, const Degrees& degrees);
-  void begin();
+  void begin(const std::vector<std::string>& notes);
   void step(const StepRecord& record);
   void validation(const ValidationRecord& record);
   void note(const std::string& text);  // a line for people

@@ -77,7 +77,8 @@ double wanted_on_host(Context& ctx, const Group& world, std::size_t mine) {
 
 }  // namespace
 
-Trainer::Trainer(const Config& config, const Group& world, Activity& activity) : config_(config), world_(world), activity_(activity) {
+Trainer::Trainer(const Config& config, const std::string& resume, const Group& world, Activity& activity)
+    : config_(config), world_(world), activity_(activity) {
   omp_set_num_threads(config.training.threads);
   const Degrees degrees = degrees_of(config, world.size());
   activity.begin("splitting the world");
@@ -85,6 +86,8 @@ Trainer::Trainer(const Config& config, const Group& world, Activity& activity) :
   agreed(world, activity, "opening data", [&] { open_data(); });
   plan_machine();
   agreed(world, activity, "taking memory", [&] { build_machine(); });
+  checkpoints_ = std::make_unique<Checkpoints>(config_, world, *machine_, activity);
+  at_ = checkpoints_->resume(resume);
   measure_machine();
   agreed(world, activity, "opening logs", [&] {
     if (world_.rank() != 0) return;

@@ -19,15 +19,19 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 
 void Trainer::run() {
   try {
-    if (log_) log_->begin();
-    const std::int64_t last = config_.last_step();
-    for (std::int64_t t = 1; t <= last; ++t) {
+    if (log_) log_->begin(checkpoints_->notes());
+    const std::int64_t first = at_.step + 1, last = config_.last_step();
+    for (std::int64_t t = first; t <= last; ++t) {
       step(t);
+      if (checkpoints_->due(t)) warn(checkpoints_->save(at_));
       const std::int64_t interval = config_.training.validation_interval;
       if (t == last || (interval > 0 && t % interval == 0)) validate(t);
     }
-    if (last == 0) validate(0);
+    if (first > last) validate(at_.step);
     if (!config_.export_hf.empty()) export_model();
+    const auto failure = checkpoints_->finish();
+    warn(failure);
+    if (failure) throw AgreedError(Exit::checkpoint, error_line(world_.rank(), Exit::checkpoint, "the last checkpoint could not be written"));
     if (log_) log_->finish();
   } catch (const AgreedError&) {
     throw;
@@ -45,6 +49,7 @@ void Trainer::step(std::int64_t t) {
   machine_->train(fmt::format("step {}", t), times_);
   const Outcome outcome = reduce(t);
   if (finite(t, outcome)) update(t, outcome);
+  at_.step = t, at_.samples += config_.training.global_batch_size;
   profiler_->end(t);
   log_step(t, outcome, now() - begin);
 }
@@ -54,7 +59,7 @@ std::int64_t Trainer::load(std::int64_t t) {
   activity_.begin(fmt::format("step {}, data", t));
   const double begin = now();
   const std::int64_t batch = config_.training.global_batch_size;
-  std::int64_t counted = loader_->fill((t - 1) * batch, std::numeric_limits<std::int64_t>::max(), machine_->inputs());
+  std::int64_t counted = loader_->fill(at_.samples, std::numeric_limits<std::int64_t>::max(), machine_->inputs());
   if (mesh_.degrees.data > 1 && train_->has_loss_mask()) {
     double sum = static_cast<double>(counted);
     all_reduce(machine_->context(), Tensor(&sum, {1}, DType::f64), mesh_.data).wait(machine_->context());
@@ -62,7 +67,7 @@ std::int64_t Trainer::load(std::int64_t t) {
   } else if (!train_->has_loss_mask()) {
     counted = batch * config_.training.sequence_length;
   }
-  loader_->prefetch(t * batch, machine_->inputs().size());
+  loader_->prefetch(at_.samples + batch, machine_->inputs().size());
   times_.data += now() - begin;
   return counted;
 }
@@ -87,10 +92,12 @@ Trainer::Outcome Trainer::reduce(std::int64_t t) {
   gradient_squares(ctx, machine_->flat(), *names_, mesh_.at.tensor, machine_->squares());
   times_.optimizer += now() - begin;
   share_phases();
+  checkpoints_->vote();
   const double waiting = now();
   activity_.begin(fmt::format("step {}, statistics", t));
   all_reduce(ctx, machine_->statistics(), world_).wait(ctx);
   times_.communication += now() - waiting;
+  warn(checkpoints_->hear());
   Outcome outcome;
   const double* phases = machine_->phases().as<double>();
   outcome.phases = {phases[0], phases[1], phases[2], phases[3], phases[4], phases[5]};
@@ -142,7 +149,7 @@ void Trainer::update(std::int64_t t, const Outcome& outcome) {
   const double begin = now();
   Context& ctx = machine_->context();
   const double lr = learning_rate(config_.optimizer.lr_schedule, config_.optimizer.lr, t, config_.training.steps);
-  set_scalars(machine_->scalars(), {lr, clip_factor(outcome.grad_norm, config_.optimizer.clip_grad_norm), ++updates_}, config_.optimizer);
+  set_scalars(machine_->scalars(), {lr, clip_factor(outcome.grad_norm, config_.optimizer.clip_grad_norm), ++at_.updates}, config_.optimizer);
   apply_update(ctx, machine_->flat(), config_.optimizer, machine_->scalars());
   machine_->share_values();
   times_.optimizer += now() - begin;
@@ -182,6 +189,18 @@ void Trainer::export_model() {
   if (log_) log_->note(fmt::format("exported to {}", config_.export_hf));
 }
 
-void train(const Config& config, const Group& world, Activity& activity) { Trainer(config, world, activity).run(); }
+// A checkpoint that could not be written is no reason to end: the one before it is still there.
+void Trainer::warn(const std::optional<std::string>& failure) {
+  if (!failure) return;
+  const std::string what = "no checkpoint was written: " + (failure->empty() ? "another rank says why" : *failure);
+  if (log_)
+    log_->warn(what);
+  else if (!failure->empty())
+    fmt::print(stderr, "{}\n", error_line(world_.rank(), Exit::checkpoint, what));
+}
+
+void train(const Config& config, const std::string& resume, const Group& world, Activity& activity) {
+  Trainer(config, resume, world, activity).run();
+}
 
 }  // namespace offramp

@@ -1,6 +1,6 @@
 // The training loop:  data -> run the program -> statistics (one reduction, one read) -> update -> log -> validate.
 //
-//   Trainer trainer(config, world, activity);   // collective: opens data, plans and takes memory, initialises
+//   Trainer trainer(config, "auto", world, activity);   // collective: opens data, plans and takes memory, initialises or resumes
 //   trainer.run();                              // to the last step; then final validation and export
 //
 // Every rank of the world does the same calls. Errors that all ranks see alike are AgreedErrors.
@@ -11,6 +11,7 @@
 #include "data/dataset.h"
 #include "optim/update.h"
 #include "trainer/config.h"
+#include "trainer/checkpoints.h"
 #include "trainer/export.h"
 #include "trainer/job.h"
 #include "trainer/loader.h"
@@ -21,7 +22,8 @@ namespace offramp {
 
 class Trainer {
  public:
-  Trainer(const Config& config, const Group& world, Activity& activity);
+  // resume: what --resume names (trainer/checkpoints.h).
+  Trainer(const Config& config, const std::string& resume, const Group& world, Activity& activity);
   void run();
 
   Machine& machine() { return *machine_; }
@@ -58,6 +60,7 @@ class Trainer {
   ByLayer by_layer(const std::vector<double>& of_exits) const;
   void validate(std::int64_t t);
   void validate(std::int64_t t, ValidationSet& set);
+  void warn(const std::optional<std::string>& failure);
   ExportOptions export_options() const;
   void export_model();
 
@@ -74,12 +77,13 @@ class Trainer {
   std::unique_ptr<JobLog> log_;  // on rank 0
   PhaseTimes times_;               // of this rank, since they were last shared
   std::size_t planned_bytes_ = 0;
-  std::int64_t updates_ = 0;       // steps that changed parameters
+  std::unique_ptr<Checkpoints> checkpoints_;
+  Position at_;
   double flops_per_step_ = 0, peak_flops_ = 0, peak_bytes_ = 0;
 };
 
 // `offramp train CONFIG` on this rank's thread.
-void train(const Config& config, const Group& world, Activity& activity);
+void train(const Config& config, const std::string& resume, const Group& world, Activity& activity);
 // `offramp train CONFIG --dry-run`: checks the layout and prints what each of `ranks` ranks will take.
 void dry_run(const Config& config, int ranks);
 

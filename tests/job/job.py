@@ -131,9 +131,9 @@ class Job:
         return Result(status, self.output())
 
 
-def metrics(directory):
+def metrics(directory, logs="out"):
     try:
-        lines = (directory / "out" / "metrics.jsonl").read_text().splitlines()
+        lines = (directory / logs / "metrics.jsonl").read_text().splitlines()
     except FileNotFoundError:
         return []
     return [record for record in map(json.loads, lines) if "split" not in record]

@@ -23,7 +23,7 @@ TEST(JobLog, WritesEveryIntervalAndTheLastStep) {
   TemporaryDirectory directory;
   testing::internal::CaptureStdout();
   JobLog log(small_job(directory.path()), {.pipeline = 2, .data = 2});
-  log.begin();
+  log.begin({});
   for (std::int64_t step = 1; step <= 11; ++step) log.step({.step = step, .loss = 1});
   log.validation({.step = 11,
                   .set = "docs",

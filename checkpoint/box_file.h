@@ -1,0 +1,19 @@
+// The file of one writer of a checkpoint: its boxes' numbers, and what it adds to the manifest. One pass over the file in the order of
+// its bytes: what goes to the disk is summed on its way from memory, not read back.
+#pragma once
+#include <functional>
+
+#include "checkpoint/manifest.h"
+
+namespace offramp {
+
+// Puts rows first .. first + count of a box at `out`, dense.
+using BoxRows = std::function<void(std::size_t box, std::int64_t first, std::int64_t count, float* out)>;
+
+// Writes and syncs <directory>/<name>. Names the boxes' datasets, and sets their offsets. Error(Exit::checkpoint).
+StoredFile write_box_file(const std::string& directory, const std::string& name, std::vector<StoredBox>& boxes, const BoxRows& rows);
+
+// Of a file that is there already.
+StoredFile summed_file(const std::string& directory, const std::string& name);
+
+}  // namespace offramp

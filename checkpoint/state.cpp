@@ -1,0 +1,134 @@
+#include "checkpoint/state.h"
+
+#include <algorithm>
+
+#include "tensor/check.h"
+
+namespace offramp {
+namespace {
+
+// Where kinds of numbers of a range within one Kept lie.
+Tensor numbers(const Flat& flat, const std::string& kind, Range range) {
+  return kind == kWeights ? flat.exact(range) : flat.state(kind, range);
+}
+
+constexpr std::int64_t kBuffer = std::int64_t{1} << 20;  // elements read at once, if a row is no larger
+
+class Loader {
+ public:
+  Loader(Machine& machine, Checkpoint& checkpoint, const LoadOptions& options)
+      : machine_(machine), flat_(machine.flat()), checkpoint_(checkpoint), options_(options) {}
+
+  void run() {
+    std::vector<std::string> kinds = saved_kinds(machine_.options());
+    if (!options_.optimizer) kinds.resize(1);
+    for (const std::string& kind : kinds)
+      for (Parameter* p : flat_.owned()) {
+        const Range place = flat_.place(*p);
+        for (const Range& kept : flat_.kept()) {
+          const Range part = kept & place;
+          if (part.count() <= 0) continue;
+          for (const Piece& piece : p->pieces) load(kind, piece, place, part);
+        }
+      }
+    if (machine_.options().precision == DType::f32) return;
+    for (const Range& kept : flat_.kept()) copy(machine_.context(), flat_.values(kept), flat_.exact(kept));
+  }
+
+ private:
+  void load(const std::string& kind, const Piece& piece, Range place, Range part) {
+    if (!stored(kind, piece)) return;
+    float* out = numbers(flat_, kind, part).as<float>();
+    const std::int64_t begin = part.begin - place.begin;
+    for (const HeldBox& held : boxes_of(piece, begin, part.end - place.begin)) {
+      const Box& box = held.box;
+      const std::int64_t most = std::max<std::int64_t>(1, kBuffer / box.columns);
+      for (std::int64_t r = 0; r < box.rows; r += most) {
+        const Box wanted{box.row + r, std::min(most, box.rows - r), box.column, box.columns};
+        buffer_.resize(static_cast<std::size_t>(wanted.elements()));
+        checkpoint_.read(kind, piece.name, wanted, buffer_.data());
+        copy_box(out + held.local + r * held.step - begin, held.step, buffer_.data(), box.columns, wanted);
+        machine_.context().beat();
+      }
+    }
+  }
+
+  bool stored(const std::string& kind, const Piece& piece) const {
+    const Shape* shape = checkpoint_.shape(kind, piece.name);
+    const std::string where = checkpoint_.directory() + "/manifest.json";
+    if (shape && *shape == piece.global) return true;
+    if (shape)
+      fail(Exit::checkpoint, "{}: {} is {}, the model's is {}: use the model: block that it was trained with", where, piece.name,
+           to_text(*shape), to_text(piece.global));
+    const auto begins = [&](const std::string& prefix) { return piece.name.starts_with(prefix); };
+    if (std::any_of(options_.may_be_missing.begin(), options_.may_be_missing.end(), begins)) return false;
+    if (kind != kWeights && checkpoint_.shape(kWeights, piece.name))
+      fail(Exit::checkpoint, "{}: has weights but no {} of {}: it is no state to resume from", where, kind,
+           piece.name);
+    fail(Exit::checkpoint, "{}: has no tensor {}; the nearest is {}", where, piece.name, nearest(piece.name));
+  }
+
+  // By the longest common beginning and end.
+  std::string nearest(const std::string& name) const {
+    std::string best = "none";
+    std::size_t most = 0;
+    for (const TensorEntry& entry : checkpoint_.entries(kWeights)) {
+      const auto front = std::mismatch(name.begin(), name.end(), entry.name.begin(), entry.name.end()).first - name.begin();
+      const auto back = std::mismatch(name.rbegin(), name.rend(), entry.name.rbegin(), entry.name.rend()).first - name.rbegin();
+      const auto alike = static_cast<std::size_t>(front + back);
+      if (alike > most) most = alike, best = entry.name;
+    }
+    return best;
+  }
+
+  Machine& machine_;
+  const Flat& flat_;
+  Checkpoint& checkpoint_;
+  const LoadOptions& options_;
+  std::vector<float> buffer_;
+};
+
+}  // namespace
+
+std::vector<std::string> saved_kinds(const MachineOptions& options) {
+  std::vector<std::string> kinds{kWeights};
+  kinds.insert(kinds.end(), options.optimizer_state.begin(), options.optimizer_state.end());
+  return kinds;
+}
+
+std::vector<SavedBox> saved_boxes(const Machine& machine) {
+  const Flat& flat = machine.held().flat;
+  const int tensor = machine.mesh().at.tensor;
+  std::vector<SavedBox> boxes;
+  std::int64_t shard_at = 0;
+  for (const Bucket& bucket : flat.buckets()) {
+    const Range shard = flat.shard(bucket);
+    for (const Parameter* p : flat.owned()) {
+      const Range place = flat.place(*p), part = shard & place;
+      if (part.count() <= 0 || (p->replicated && tensor > 0)) continue;
+      for (const Piece& piece : p->pieces)
+        for (const HeldBox& held : boxes_of(piece, part.begin - place.begin, part.end - place.begin))
+          boxes.push_back({piece.name, piece.global, held.box, shard_at + place.begin + held.local - shard.begin, held.step});
+    }
+    shard_at += shard.count();
+  }
+  return boxes;
+}
+
+void take_snapshot(Machine& machine, Tensor snapshot) {
+  const Flat& flat = machine.flat();
+  const std::vector<std::string> kinds = saved_kinds(machine.options());
+  for (std::size_t k = 0; k < kinds.size(); ++k) {
+    float* out = snapshot.narrow(0, static_cast<std::int64_t>(k), 1).as<float>();
+    for (const Bucket& bucket : flat.buckets()) {
+      const Range shard = flat.shard(bucket);
+      std::copy_n(numbers(flat, kinds[k], shard).as<float>(), shard.count(), out);
+      out += shard.count();
+      machine.context().beat();
+    }
+  }
+}
+
+void load_state(Machine& machine, Checkpoint& checkpoint, const LoadOptions& options) { Loader(machine, checkpoint, options).run(); }
+
+}  // namespace offramp

@@ -1,0 +1,37 @@
+// A rank's state in a checkpoint: full-precision weights and optimizer state, as boxes. Of each element one rank of the world writes:
+// the first tensor rank of what all have, and of each bucket the data rank whose shard it is, whether or not state is sharded. So files
+// are of equal size, and their number is all they tell of the layout.
+//
+//   const std::vector<SavedBox> boxes = saved_boxes(machine);
+//   take_snapshot(machine, machine.snapshot());
+//   load_state(machine, checkpoint);                 // collective; whatever layout wrote it
+#pragma once
+#include "checkpoint/checkpoint.h"
+#include "parallel/machine.h"
+
+namespace offramp {
+
+// The kinds of numbers that a machine saves, in the order of its snapshot's rows.
+std::vector<std::string> saved_kinds(const MachineOptions& options);
+
+// A box of a tensor in each row of the snapshot: element (r, c) at `at + r * step + c`.
+struct SavedBox {
+  std::string tensor;
+  Shape shape;
+  Box box;
+  std::int64_t at = 0, step = 0;
+};
+std::vector<SavedBox> saved_boxes(const Machine& machine);
+
+// snapshot [kinds, elements] f32: a copy of this rank's shards.
+void take_snapshot(Machine& machine, Tensor snapshot);
+
+struct LoadOptions {
+  bool optimizer = true;                   // false: weights alone
+  std::vector<std::string> may_be_missing;  // prefixes of tensors that keep what they are initialised with
+};
+// Throws Error(Exit::checkpoint) on some ranks where tensors are missing or of other shapes; agree on it. The weights of other ranks
+// (sharded, tied) come by machine.share_values(), which is for the caller to call once all agree.
+void load_state(Machine& machine, Checkpoint& checkpoint, const LoadOptions& options = {});
+
+}  // namespace offramp

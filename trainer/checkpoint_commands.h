@@ -1,0 +1,19 @@
+// offramp checkpoint ls | verify | diff | reshard | average. One process, no ranks.
+#pragma once
+#include <string>
+#include <vector>
+
+namespace offramp {
+
+struct CheckpointArguments {
+  enum class Verb { ls, verify, diff, reshard, average } verb = Verb::ls;
+  std::vector<std::string> inputs;  // steps' directories, or directories of them
+  std::string output;               // reshard, average: the directory to put step-N into
+  int files = 1;                    // reshard: writers
+  int last = 0;                     // average: so many of the newest of a directory; 0: all that are named
+};
+
+// What to print. Throws Error(Exit::checkpoint) for what cannot be read, of verify for what is damaged.
+std::string run_checkpoint_command(const CheckpointArguments& arguments);
+
+}  // namespace offramp

@@ -1,0 +1,174 @@
+#include "trainer/checkpoints.h"
+
+#include <chrono>
+#include <filesystem>
+#include <random>
+#include <thread>
+
+#include "checkpoint/file.h"
+#include "checkpoint/publish.h"
+#include "comm/host.h"
+#include "tensor/check.h"
+#include "trainer/resume.h"
+
+namespace offramp {
+namespace {
+
+constexpr const char* kAuto = "auto";
+
+// The same on every rank: what rank 0 drew.
+std::string draw_run_id(Context& ctx, const Group& world) {
+  std::int32_t drawn = static_cast<std::int32_t>(std::random_device()());
+  broadcast(ctx, Tensor(&drawn, {1}, DType::i32), world, 0).wait(ctx);
+  return fmt::format("{:08x}", static_cast<std::uint32_t>(drawn));
+}
+
+// The steps that rank 0 sees: a network's directory may look different elsewhere.
+std::vector<std::int64_t> agreed_steps(Context& ctx, const Group& world, const std::string& directory) {
+  std::vector<std::int64_t> steps;
+  if (world.rank() == 0) steps = steps_in(directory);
+  auto count = static_cast<std::int32_t>(steps.size());
+  broadcast(ctx, Tensor(&count, {1}, DType::i32), world, 0).wait(ctx);
+  std::vector<double> numbers(steps.begin(), steps.end());
+  numbers.resize(static_cast<std::size_t>(count));
+  if (count > 0) broadcast(ctx, Tensor(numbers.data(), {count}, DType::f64), world, 0).wait(ctx);
+  return {numbers.begin(), numbers.end()};
+}
+
+}  // namespace
+
+Checkpoints::Checkpoints(const Config& config, const Group& world, Machine& machine, Activity& activity)
+    : config_(config), world_(world), machine_(machine), activity_(activity), run_id_(draw_run_id(machine.context(), world)) {
+  agree(machine.context(), world, failure_of([&] {
+    data_ = fingerprints(config);
+    if (config.checkpoint.directory.empty() || world.rank() != 0) return;
+    std::error_code error;
+    std::filesystem::create_directories(config.checkpoint.directory, error);
+    if (error) fail_io(config.checkpoint.directory, "create", error.value());
+    remove_unfinished(config.checkpoint.directory);
+  }));
+  if (config.checkpoint.directory.empty()) return;
+  const SaverOptions options{config.checkpoint.directory, run_id_, world.rank(), world.size(), config.checkpoint.keep};
+  saver_ = std::make_unique<Saver>(options, saved_kinds(machine.options()), saved_boxes(machine), machine.snapshot());
+}
+
+std::optional<Error> Checkpoints::failure_of(const std::function<void()>& body) const {
+  try {
+    body();
+  } catch (const Error& e) {
+    return e;
+  }
+  return std::nullopt;
+}
+
+Position Checkpoints::resume(const std::string& request) {
+  if (request.empty()) return {};
+  activity_.begin("looking for a checkpoint");
+  if (const auto directory = choose(request)) load(*directory);
+  return position_;
+}
+
+// Of a directory of checkpoints the newest that verifies. All ranks choose alike.
+std::optional<std::string> Checkpoints::choose(const std::string& request) {
+  const std::string directory = request == kAuto ? config_.checkpoint.directory : request;
+  Context& ctx = machine_.context();
+  agree(ctx, world_, failure_of([&] {
+    if (directory.empty()) fail(Exit::configuration, "--resume auto needs checkpoint.directory");
+  }));
+  if (is_step_directory(directory)) {
+    agree(ctx, world_, failure_of([&] { Checkpoint(directory).verify(world_.rank(), world_.size(), [&] { activity_.beat(); }); }));
+    return directory;
+  }
+  const std::vector<std::int64_t> steps = agreed_steps(ctx, world_, directory);
+  for (const std::int64_t step : steps)
+    if (sound(step_directory(directory, step))) return step_directory(directory, step);
+  agree(ctx, world_, failure_of([&] {
+    if (!steps.empty()) fail(Exit::checkpoint, "{}: of {} checkpoints none is sound; the job does not start from nothing by itself", directory, steps.size());
+    if (request != kAuto) fail(Exit::checkpoint, "{}: no checkpoint is there; name a directory step-N, or one that holds some", directory);
+  }));
+  notes_.push_back(fmt::format("no checkpoint in {} yet: starting at step 0", directory));
+  return std::nullopt;
+}
+
+// Every rank reads its part of the files.
+bool Checkpoints::sound(const std::string& directory) {
+  activity_.begin("verifying " + directory);
+  const auto rank = static_cast<std::size_t>(world_.rank()), ranks = static_cast<std::size_t>(world_.size());
+  const auto error = failure_of([&] { Checkpoint(directory).verify(rank, ranks, [&] { activity_.beat(); }); });
+  double failed = error ? 1 : 0;
+  all_reduce(machine_.context(), Tensor(&failed, {1}, DType::f64), world_).wait(machine_.context());
+  if (error) fmt::print(stderr, "{}\n", error_line(world_.rank(), Exit::checkpoint, error->what()));
+  if (failed > 0) notes_.push_back(fmt::format("{}: is damaged; an older one is used", directory));
+  return failed == 0;
+}
+
+void Checkpoints::load(const std::string& directory) {
+  activity_.begin("loading " + directory);
+  const Degrees& degrees = machine_.mesh().degrees;
+  agree(machine_.context(), world_, failure_of([&] {
+    Checkpoint checkpoint(directory);
+    const Manifest& m = checkpoint.manifest();
+    check_resume(m, config_, data_);
+    load_state(machine_, checkpoint);
+    position_ = {m.step, m.samples, m.updates};
+    notes_.push_back(fmt::format("resumed from {}", directory));
+    if (const std::string why = no_longer_bitwise(m, config_, degrees); !why.empty())
+      notes_.push_back(fmt::format("from here on the numbers may differ in their last bits from those of a run that never stopped: {}", why));
+  }));
+  machine_.share_values();
+}
+
+bool Checkpoints::due(std::int64_t step) const {
+  if (!saver_ || step <= position_.step) return false;
+  const std::int64_t interval = config_.checkpoint.interval;
+  return step == config_.last_step() || (interval > 0 && step % interval == 0);
+}
+
+std::optional<std::string> Checkpoints::save(const Position& at) {
+  auto failure = wait();
+  activity_.begin(fmt::format("step {}, a copy for its checkpoint", at.step));
+  take_snapshot(machine_, machine_.snapshot());
+  saver_->begin(head(at));
+  return failure;
+}
+
+void Checkpoints::vote() const {
+  if (!saver_) return;
+  const Saver::Progress mine = saver_->progress();
+  double* votes = machine_.votes().as<double>();
+  votes[0] = mine.written, votes[1] = mine.failed, votes[2] = mine.published;
+}
+
+std::optional<std::string> Checkpoints::hear() {
+  if (!saver_) return std::nullopt;
+  const double* votes = machine_.votes().as<double>();
+  return saver_->advance({votes[0], votes[1], votes[2]});
+}
+
+// Between steps, where no statistics are summed.
+std::optional<std::string> Checkpoints::wait() {
+  std::optional<std::string> failure;
+  while (saver_ && saver_->busy() && !failure) {
+    activity_.begin("waiting for a checkpoint to be written");
+    vote();
+    const Tensor votes = machine_.votes();
+    all_reduce(machine_.context(), votes, world_).wait(machine_.context());
+    failure = hear();
+    fill_zero(machine_.context(), votes);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return failure;
+}
+
+std::optional<std::string> Checkpoints::finish() { return wait(); }
+
+Manifest Checkpoints::head(const Position& at) const {
+  Manifest m{.run_id = run_id_, .step = at.step, .samples = at.samples, .updates = at.updates};
+  m.configuration = remembered(config_);
+  m.layout = layout_of(config_, machine_.mesh().degrees);
+  m.made_by = made_by();
+  m.data = data_;
+  return m;
+}
+
+}  // namespace offramp

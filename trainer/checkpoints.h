@@ -1,0 +1,57 @@
+// Checkpoints of a job: where it goes on from, and its saves, which run beside the training.
+//
+//   Checkpoints checkpoints(config, world, machine, activity);
+//   Position at = checkpoints.resume("auto");       // loads; {0, 0, 0} where there is nothing yet
+//   ...
+//   checkpoints.vote();                              // before a step's statistics are summed
+//   if (auto warning = checkpoints.hear()) ...       // after: how far the save under way is
+//   if (checkpoints.due(t)) checkpoints.save({t, samples, updates});
+//   checkpoints.finish();                            // waits for the last one
+//
+// Everything but vote() and due() is collective.
+#pragma once
+#include "checkpoint/saver.h"
+#include "trainer/config.h"
+
+namespace offramp {
+
+struct Position {
+  std::int64_t step = 0, samples = 0, updates = 0;  // done, consumed, steps that changed parameters
+};
+
+class Checkpoints {
+ public:
+  Checkpoints(const Config& config, const Group& world, Machine& machine, Activity& activity);
+
+  // What --resume names: empty, "auto", a checkpoint, or a directory of them. All ranks throw the same AgreedError: Exit::checkpoint where
+  // nothing that is there can be read, Exit::configuration where the configuration is another one, Exit::data where the data is.
+  Position resume(const std::string& request);
+  const std::vector<std::string>& notes() const { return notes_; }  // what to tell of the resume, a line each
+
+  bool due(std::int64_t step) const;
+  // These three return what Saver::advance says of the save before.
+  std::optional<std::string> save(const Position& at);
+  std::optional<std::string> hear();
+  std::optional<std::string> finish();
+  void vote() const;
+
+ private:
+  std::optional<std::string> choose(const std::string& request);
+  bool sound(const std::string& directory);
+  std::optional<Error> failure_of(const std::function<void()>& body) const;
+  void load(const std::string& directory);
+  std::optional<std::string> wait();
+  Manifest head(const Position& at) const;
+
+  const Config& config_;
+  Group world_;
+  Machine& machine_;
+  Activity& activity_;
+  std::unique_ptr<Saver> saver_;  // none without a directory
+  std::string run_id_;
+  std::map<std::string, std::string> data_;  // fingerprints
+  Position position_;
+  std::vector<std::string> notes_;
+};
+
+}  // namespace offramp
