@@ -6,12 +6,24 @@
 
 namespace offramp {
 
+// A Llama's rotary frequencies after training on longer sequences: default as they are, llama3 stretched as RopeFrequencies
+// (tensor/ops.h) says; the rest means something to llama3 only.
+struct RopeScaling {
+  std::string rope_type = "default";  // default | llama3
+  double factor = 1, low_freq_factor = 1, high_freq_factor = 4;
+  std::int64_t original_max_position_embeddings = 8192;
+
+  bool llama3() const { return rope_type == "llama3"; }
+  bool operator==(const RopeScaling&) const = default;
+};
+
 struct ModelConfig {
   std::string architecture = "llama";  // llama | gpt2
   std::int64_t num_hidden_layers = 0, hidden_size = 0, intermediate_size = 0;
   std::int64_t num_attention_heads = 0, num_key_value_heads = 0;  // grouped-query attention where they differ
   std::int64_t vocab_size = 0, max_position_embeddings = 0;
   double rope_theta = 10000.0, rms_norm_eps = 1e-5;  // of a Llama
+  RopeScaling rope_scaling;                          // of a Llama
   double layer_norm_epsilon = 1e-5;                  // of a GPT-2
   double attention_dropout = 0, hidden_dropout = 0;  // of attention's probabilities; of what is added to the residual stream
   bool tie_word_embeddings = false;

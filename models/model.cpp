@@ -103,10 +103,20 @@ Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, co
   return model;
 }
 
+RopeFrequencies rope_frequencies(const ModelConfig& config) {
+  const RopeScaling& scaling = config.rope_scaling;
+  if (!scaling.llama3()) return {.theta = config.rope_theta};
+  return {.theta = config.rope_theta,
+          .factor = scaling.factor,
+          .low = scaling.low_freq_factor,
+          .high = scaling.high_freq_factor,
+          .original_positions = static_cast<double>(scaling.original_max_position_embeddings)};
+}
+
 void Model::prepare(Context& ctx, Arena& arena) {
   if (!rope_table) return;
   *rope_table = arena.tensor({config.max_position_embeddings, config.head_size()}, DType::f32);
-  offramp::rope_table(ctx, *rope_table, config.rope_theta);
+  offramp::rope_table(ctx, *rope_table, rope_frequencies(config));
 }
 
 }  // namespace offramp

@@ -32,6 +32,9 @@ struct ModelOptions {
 // Throws Error(Exit::configuration) for an architecture it does not know.
 Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, const ModelOptions& options = {});
 
+// Of a Llama's heads, for the table and for formats that store what became of them.
+RopeFrequencies rope_frequencies(const ModelConfig& config);
+
 // Units of the transformer (models/attention.cpp, mlp.cpp, embedding.cpp). `prefix` is a layer's Hugging Face name,
 // "model.layers.3" or "exits.4.block"; every parameter of the unit is the owner's.
 struct UnitOptions {

@@ -2,6 +2,10 @@
 // counted, scratch taken, kernel called.
 #include "tensor/ops.h"
 
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
 #include "tensor/cpu/kernels.h"
 #include "tensor/operation.h"
 
@@ -142,15 +146,24 @@ void join_backward(Context& context, Tensor d_branch, Tensor dy, const Join& opt
   cpu::join_backward(d_branch, dy, options);
 }
 
-void rope_table(Context& context, Tensor table, double theta) {
+double RopeFrequencies::at(std::int64_t i, std::int64_t d) const {
+  const double f = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(d));
+  const double turns = original_positions * f / (2 * std::numbers::pi);
+  const double kept = std::clamp((turns - low) / (high - low), 0.0, 1.0);  // of the frequency; the rest of it is divided
+  return factor == 1 ? f : (1 - kept) * f / factor + kept * f;
+}
+
+void rope_table(Context& context, Tensor table, const RopeFrequencies& frequencies) {
   const Expect expect("rope_table");
   expect.rank(table, "table", 2);
   expect.f32(table, "table", table.shape);
   OFFRAMP_CHECK(table.shape[1] % 2 == 0, "[rope_table] head size {} is odd, rotation needs pairs", table.shape[1]);
-  OFFRAMP_CHECK(theta > 0, "[rope_table] theta is {}, wanted a positive number", theta);
+  OFFRAMP_CHECK(frequencies.theta > 0, "[rope_table] theta is {}, wanted a positive number", frequencies.theta);
+  OFFRAMP_CHECK(frequencies.factor > 0 && frequencies.high > frequencies.low, "[rope_table] factor {}, low {}, high {}", frequencies.factor,
+                frequencies.low, frequencies.high);
   const Operation op(context, "rope_table", count_of(table), {table});
   if (op.planned()) return;
-  cpu::rope_table(table, theta);
+  cpu::rope_table(table, frequencies);
 }
 
 void rope(Context& context, Tensor qkv, Tensor table, const Sequences& sequences, bool inverse) {

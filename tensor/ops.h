@@ -92,8 +92,16 @@ void attention(Context&, Tensor out, Tensor lse, Tensor qkv, const Sequences&, c
 void attention_backward(Context&, Tensor d_qkv, Tensor d_out, Tensor out, Tensor lse, Tensor qkv, const Sequences&,
                         const AttentionDrop& drop = {});
 
-// table [max_position, d] f32 =: cos of d/2 angles, then sin of them; angle i = position * theta^(-2i/d).
-void rope_table(Context&, Tensor table, double theta);
+// The angles by which the pairs of a head of d elements turn from one position to the next: f_i = theta^(-2i/d). Llama 3's way to
+// longer sequences divides by `factor` those that turn less than `low` times over the original positions, leaves those that turn
+// more than `high` times, and goes from one to the other linearly in the number of turns. factor 1: nothing is changed.
+struct RopeFrequencies {
+  double theta = 10000;
+  double factor = 1, low = 1, high = 4, original_positions = 8192;
+  double at(std::int64_t i, std::int64_t d) const;
+};
+// table [max_position, d] f32 =: cos of d/2 angles, then sin of them; angle i = position * f_i.
+void rope_table(Context&, Tensor table, const RopeFrequencies& frequencies);
 // Rotates the key and the query heads of qkv [n, G, 2+q, d] A in place (Hugging Face's half-split pairs i, i + d/2).
 // inverse: by the negative angle, which is the backward.
 void rope(Context&, Tensor qkv, Tensor table, const Sequences&, bool inverse);

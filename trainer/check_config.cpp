@@ -26,6 +26,11 @@ void ConfigChecker::model() {
     }
   }
   if (known({"model.architecture", "model.num_attention_heads", "model.num_key_value_heads"})) heads();
+  const std::string_view low = "model.rope_scaling.low_freq_factor", high = "model.rope_scaling.high_freq_factor";
+  if (m.rope_scaling.llama3() && known({"model.rope_scaling.rope_type", low, high}) &&
+      m.rope_scaling.high_freq_factor <= m.rope_scaling.low_freq_factor) {
+    blame(high, "{} is not more than low_freq_factor {}", m.rope_scaling.high_freq_factor, m.rope_scaling.low_freq_factor);
+  }
   if (known({"training.sequence_length", "model.max_position_embeddings"}) && config.training.sequence_length > m.max_position_embeddings) {
     blame("training.sequence_length", "{} is more than model.max_position_embeddings {}", config.training.sequence_length,
           m.max_position_embeddings);

@@ -9,7 +9,12 @@ bool with_layerskip(const Config& config) { return config.layerskip.enabled; }
 bool without_layerskip(const Config& config) { return !config.layerskip.enabled; }
 bool rotates(const Config& config) { return config.layerskip.enabled && config.layerskip.curriculum == "rotational"; }
 
+bool is_llama(const Config& config) { return !config.model.gpt2(); }
+bool stretches(const Config& config) { return config.model.rope_scaling.llama3(); }
+
 constexpr std::string_view kArchitecture = "model.architecture";
+constexpr KeyCondition kStretched{stretches, "model.rope_scaling.rope_type", "belongs to rope_type: llama3; name that, or remove this key"};
+constexpr std::string_view kWithLlama3 = "required with `rope_type: llama3`";
 constexpr KeyCondition kNoLayerSkip{without_layerskip, "layerskip", "layerskip sets the weights of all losses; remove this key"};
 constexpr KeyCondition kLayerSkip{with_layerskip, "layerskip"};  // the section itself says so: its keys are given nowhere else
 
@@ -59,6 +64,26 @@ std::vector<SchemaKey> model_keys() {
        {.range = kFraction}},
       {"model.tie_word_embeddings", KEY_AT(model.tie_word_embeddings), "One matrix for the embedding and the final output."},
       {"model.initializer_range", KEY_AT(model.initializer_range), "Standard deviation of the initial weights.", {.range = kPositive}},
+      {"model.rope_scaling.rope_type",
+       KEY_AT(model.rope_scaling.rope_type),
+       "What becomes of a Llama's rotary frequencies: nothing, or what Llama 3 does for sequences longer than it was first trained on.",
+       {.choices = {"default", "llama3"}, .means = {is_llama, kArchitecture, "gpt2 learns its positions; remove this key"}}},
+      {"model.rope_scaling.factor",
+       KEY_AT(model.rope_scaling.factor),
+       "llama3: by which slow frequencies are divided.",
+       {.required = stretches, .range = {.min = 1}, .default_note = kWithLlama3, .means = kStretched}},
+      {"model.rope_scaling.low_freq_factor",
+       KEY_AT(model.rope_scaling.low_freq_factor),
+       "llama3: slow is what turns less often than this over the original positions.",
+       {.required = stretches, .range = kPositive, .default_note = kWithLlama3, .means = kStretched}},
+      {"model.rope_scaling.high_freq_factor",
+       KEY_AT(model.rope_scaling.high_freq_factor),
+       "llama3: what turns more often than this stays as it is; more than `low_freq_factor`.",
+       {.required = stretches, .range = kPositive, .default_note = kWithLlama3, .means = kStretched}},
+      {"model.rope_scaling.original_max_position_embeddings",
+       KEY_AT(model.rope_scaling.original_max_position_embeddings),
+       "llama3: the original positions.",
+       {.required = stretches, .range = kSize, .default_note = kWithLlama3, .means = kStretched}},
   };
 }
 

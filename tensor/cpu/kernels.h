@@ -29,7 +29,7 @@ void column_sums(Tensor sum, Tensor x, Tensor partial);
 void join(Tensor y, Tensor residual, Tensor branch, const Join& options);
 void join_backward(Tensor d_branch, Tensor dy, const Join& options);
 
-void rope_table(Tensor table, double theta);
+void rope_table(Tensor table, const RopeFrequencies& frequencies);
 void rope(Tensor qkv, Tensor table, const Sequences& sequences, bool inverse);
 
 void swiglu(Tensor y, Tensor gate_up);

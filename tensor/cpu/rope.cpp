@@ -1,4 +1,5 @@
 #include <cmath>
+#include <vector>
 
 #include "tensor/check.h"
 #include "tensor/cpu/element.h"
@@ -6,13 +7,15 @@
 
 namespace offramp::cpu {
 
-void rope_table(Tensor table, double theta) {
+void rope_table(Tensor table, const RopeFrequencies& frequencies) {
   const std::int64_t positions = table.shape[0], d = table.shape[1], half = d / 2;
   float* t = table.as<float>();
+  std::vector<double> turns(static_cast<std::size_t>(half));
+  for (std::int64_t i = 0; i < half; ++i) turns[static_cast<std::size_t>(i)] = frequencies.at(i, d);
 #pragma omp parallel for if (positions * d > kParallelElements)
   for (std::int64_t p = 0; p < positions; ++p) {
     for (std::int64_t i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(p) * std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(d));
+      const double angle = static_cast<double>(p) * turns[static_cast<std::size_t>(i)];
       t[p * d + i] = static_cast<float>(std::cos(angle));
       t[p * d + half + i] = static_cast<float>(std::sin(angle));
     }

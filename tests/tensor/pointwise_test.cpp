@@ -1,4 +1,6 @@
 // SwiGLU, GELU, rotation, embedding.
+#include <numbers>
+
 #include "registry.h"
 
 namespace offramp::testing {
@@ -139,7 +141,7 @@ double angle(std::int64_t position, std::int64_t i, std::int64_t d) {
 Case rope_table_case(std::int64_t positions, std::int64_t d) {
   return {.name = fmt::format("rope_table positions={} d={}", positions, d),
           .operands = {required(output("table", {positions, d}))},
-          .run = [](Context& c, const Tensors& t) { rope_table(c, t["table"], 10000.0); },
+          .run = [](Context& c, const Tensors& t) { rope_table(c, t["table"], {.theta = 10000.0}); },
           .reference =
               [=](Values& v) {
                 for (std::int64_t p = 0; p < positions; ++p) {
@@ -184,6 +186,23 @@ Case rope_case(Rotation r) {
 
 TEST(Rope, Table) {
   for (const auto& [positions, d] : {std::pair{1, 2}, {7, 6}, {512, 128}}) check_case(rope_table_case(positions, d));
+}
+
+// The factors that frequencies are divided by, as transformers 5's LlamaConfig makes them for these settings, here of 16 pairs.
+TEST(Rope, StretchedFrequencies) {
+  const RopeFrequencies f{.theta = 500.0, .factor = 8, .low = 1, .high = 4, .original_positions = 64};
+  for (std::int64_t i = 0; i < 16; ++i) {
+    const double plain = std::pow(500.0, -2.0 * static_cast<double>(i) / 32.0), wavelength = 2 * std::numbers::pi / plain;
+    double expected = plain;
+    if (wavelength > 64.0 / 1) expected = plain / 8;
+    if (wavelength <= 64.0 / 1 && wavelength >= 64.0 / 4) {
+      const double smooth = (64.0 / wavelength - 1) / (4 - 1);
+      expected = (1 - smooth) * plain / 8 + smooth * plain;
+    }
+    EXPECT_DOUBLE_EQ(f.at(i, 32), expected) << i;
+  }
+  EXPECT_EQ(f.at(0, 32), 1.0);
+  EXPECT_EQ(f.at(15, 32), std::pow(500.0, -30.0 / 32.0) / 8);
 }
 
 TEST(Rope, RotatesKeysAndQueriesOnly) {

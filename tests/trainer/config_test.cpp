@@ -112,7 +112,8 @@ TEST(Config, DefaultsAreThoseOfTheReference) {
 const char* const kEveryKey = R"(
 model: {architecture: llama, num_hidden_layers: 6, hidden_size: 48, intermediate_size: 80, num_attention_heads: 6, num_key_value_heads: 3,
   vocab_size: 300, max_position_embeddings: 99, rope_theta: 5000.5, rms_norm_eps: 1.0e-6, tie_word_embeddings: true,
-  attention_dropout: 0.25, hidden_dropout: 0.5, initializer_range: 0.03}
+  attention_dropout: 0.25, hidden_dropout: 0.5, initializer_range: 0.03,
+  rope_scaling: {rope_type: llama3, factor: 32.0, low_freq_factor: 1.5, high_freq_factor: 5.0, original_max_position_embeddings: 64}}
 exits:
   - {layer: 5, head: attention, output: shared, norm: shared, loss_weight: 0.1, token_weight: confidence, detach: true, lr_scale: 0.0}
   - {layer: 1, head: bare, output: shared, loss_weight: 0.0}
@@ -146,6 +147,7 @@ TEST(Config, EveryKeyReachesItsField) {
   EXPECT_EQ(c.model.hidden_size, 48);
   EXPECT_EQ(c.model.num_key_value_heads, 3);
   EXPECT_EQ(c.model.rope_theta, 5000.5);
+  EXPECT_EQ(c.model.rope_scaling, (RopeScaling{"llama3", 32.0, 1.5, 5.0, 64}));
   ASSERT_EQ(c.exits.size(), 2u);  // sorted by layer
   EXPECT_EQ(c.exits[0].layer, 1);
   EXPECT_EQ(c.exits[0].head, HeadKind::bare);
