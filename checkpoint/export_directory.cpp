@@ -21,10 +21,10 @@ namespace fs = std::filesystem;
 // Files that an export may hold: the rest of a directory is somebody's own.
 bool is_ours(const fs::directory_entry& entry) {
   const std::string name = entry.path().filename().string();
-  constexpr std::array<std::string_view, 6> kNames = {
-      "config.json", "exits.json", "exits.safetensors", "special_tokens_map.json", "added_tokens.json", "generation_config.json"};
+  constexpr std::array<std::string_view, 3> kNames = {"config.json", "exits.json", "exits.safetensors"};
   const auto starts = [&](std::string_view prefix) { return name.starts_with(prefix); };
-  const bool known = std::find(kNames.begin(), kNames.end(), name) != kNames.end() || starts("tokenizer.") || starts("tokenizer_config.") ||
+  const auto among = [&](const auto& names) { return std::find(names.begin(), names.end(), name) != names.end(); };
+  const bool known = among(kNames) || among(kTokenizerFiles) || starts("tokenizer.") || starts("tokenizer_config.") ||
                      name == "model.safetensors" || name == "model.safetensors.index.json" ||
                      (starts("model-") && name.ends_with(".safetensors"));
   return known && entry.symlink_status().type() == fs::file_type::regular;

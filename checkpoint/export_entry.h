@@ -21,6 +21,9 @@ struct ExportEntry {
   bool transposed = false;         // each part is a matrix [out, in], the file has [in, out]
 };
 std::vector<TensorEntry> file_entries(std::span<const ExportEntry> entries);
+// Shape of each of the entry's parts, and all parts of all entries, in order.
+Shape part_shape(const ExportEntry& entry);
+std::vector<TensorEntry> logical_entries(std::span<const ExportEntry> entries);
 
 // Collective over the world. Hands `take` the entry's elements in order, part after part: on rank 0 their values, elsewhere, as
 // often, nothing. Memory is bounded by a few times Gatherer::kMost elements.

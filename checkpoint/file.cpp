@@ -3,7 +3,10 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -84,6 +87,21 @@ void OutputFile::finish() {
   }
   const auto parent = std::filesystem::path(path_).parent_path();
   sync_path(parent.empty() ? "." : parent.string());
+}
+
+void write_values(OutputFile& file, FloatType type, std::span<const float> values, const std::string& name) {
+  if (type == FloatType::f32) return file.write(values.data(), values.size_bytes());
+  std::array<std::byte, 65536> stored;
+  while (!values.empty()) {
+    const auto part = values.first(std::min(values.size(), stored.size() / size_of(type)));
+    const auto lost = [](float value) { return std::isfinite(value) && std::isinf(from_f16(to_f16(value))); };
+    if (const auto it = std::find_if(part.begin(), part.end(), lost); type == FloatType::f16 && it != part.end()) {
+      fail(Exit::checkpoint, "{}: '{}' holds {}, more than fp16 can; export as bf16 or fp32", file.path(), name, *it);
+    }
+    narrow(type, part, stored.data());
+    file.write(stored.data(), part.size() * size_of(type));
+    values = values.subspan(part.size());
+  }
 }
 
 void write_file(const std::string& path, std::string_view content) {

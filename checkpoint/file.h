@@ -7,8 +7,11 @@
 // Every failure is an Error(Exit::checkpoint) that names the file, the system's reason and what to do about it.
 #pragma once
 #include <cstddef>
+#include <span>
 #include <string>
 #include <string_view>
+
+#include "checkpoint/float_type.h"
 
 namespace offramp {
 
@@ -28,6 +31,10 @@ class OutputFile {
   int descriptor_ = -1;
   std::size_t unsynced_ = 0;  // bytes
 };
+
+// Values as a file of this type stores them, a bounded part at a time; `name` is the tensor's, for the error that a finite value
+// which f16 cannot hold is.
+void write_values(OutputFile& file, FloatType type, std::span<const float> values, const std::string& name);
 
 void write_file(const std::string& path, std::string_view content);
 

@@ -87,7 +87,7 @@ class Entries {
 };
 
 // Options that both architectures write, with the keys and values of transformers.
-Json common_config(const ModelConfig& model, std::int64_t end_token) {
+Json common_config(const ModelConfig& model, std::int64_t end_token, FloatType type) {
   Json json;
   json["initializer_range"] = model.initializer_range;
   json["tie_word_embeddings"] = model.tie_word_embeddings;
@@ -95,8 +95,18 @@ Json common_config(const ModelConfig& model, std::int64_t end_token) {
   json["eos_token_id"] = end_token < 0 ? Json(nullptr) : Json(end_token);
   json["pad_token_id"] = nullptr;
   json["use_cache"] = true;
-  json["torch_dtype"] = "float32";  // version 4 reads this, version 5 the next
-  json["dtype"] = "float32";
+  json["torch_dtype"] = torch_name_of(type);  // version 4 reads this, version 5 the next
+  json["dtype"] = torch_name_of(type);
+  return json;
+}
+
+Json rope_type(const RopeScaling& scaling) {
+  Json json = {{"rope_type", scaling.rope_type}};
+  if (!scaling.llama3()) return json;
+  json["factor"] = scaling.factor;
+  json["low_freq_factor"] = scaling.low_freq_factor;
+  json["high_freq_factor"] = scaling.high_freq_factor;
+  json["original_max_position_embeddings"] = scaling.original_max_position_embeddings;
   return json;
 }
 
@@ -113,8 +123,10 @@ Json llama_config(const ModelConfig& model) {
   json["head_dim"] = model.head_size();
   json["hidden_act"] = "silu";
   json["max_position_embeddings"] = model.max_position_embeddings;
-  json["rope_theta"] = model.rope_theta;  // version 4 reads this, version 5 the next
-  json["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", model.rope_theta}};
+  json["rope_theta"] = model.rope_theta;  // version 4 reads this and rope_scaling, version 5 rope_parameters
+  json["rope_parameters"] = rope_type(model.rope_scaling);
+  json["rope_parameters"]["rope_theta"] = model.rope_theta;
+  if (model.rope_scaling.llama3()) json["rope_scaling"] = rope_type(model.rope_scaling);
   json["rms_norm_eps"] = model.rms_norm_eps;
   json["attention_bias"] = false;
   json["mlp_bias"] = false;
@@ -152,9 +164,9 @@ std::vector<ExitSpec> in_layer_order(std::span<const ExitSpec> exits) {
 
 }  // namespace
 
-void write_config_json(const std::string& directory, const ModelConfig& model, std::int64_t end_token) {
+void write_config_json(const std::string& directory, const ModelConfig& model, std::int64_t end_token, FloatType type) {
   Json json = model.gpt2() ? gpt2_config(model) : llama_config(model);
-  json.update(common_config(model, end_token));
+  json.update(common_config(model, end_token, type));
   write_json(directory + "/config.json", json);
 }
 

@@ -14,8 +14,10 @@
 //
 // One rank writes. Every failure is an Error(Exit::checkpoint).
 #pragma once
+#include <array>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "checkpoint/export_entry.h"
@@ -24,7 +26,8 @@
 namespace offramp {
 
 // LlamaForCausalLM or GPT2LMHeadModel, readable by versions 4 and 5 of transformers. end_token: the tokenizer's end of text; -1: none.
-void write_config_json(const std::string& directory, const ModelConfig& model, std::int64_t end_token);
+// type: of the numbers in model.safetensors.
+void write_config_json(const std::string& directory, const ModelConfig& model, std::int64_t end_token, FloatType type = FloatType::f32);
 
 // {"exits": [{"layer": 2, "head": "norm", "output": "own", "norm": "own"}, ...]} in layer order. (A bare head has no norm, whatever
 // the last key says.)
@@ -35,6 +38,11 @@ void write_exits_json(const std::string& directory, std::span<const ExitSpec> ex
 // tensors look as the layers' do, GPT-2's transposed and fused.
 std::vector<ExportEntry> backbone_entries(const ModelConfig& model);
 std::vector<ExportEntry> exit_entries(const ModelConfig& model, std::span<const ExitSpec> exits);
+
+// What transformers keeps of a tokenizer, and how it wants text to be made; an export may hold these.
+inline constexpr std::array<std::string_view, 9> kTokenizerFiles = {
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json",     "merges.txt",      "chat_template.jinja",   "generation_config.json"};
 
 // Refuses a path that cannot become an export: a file, a directory that holds anything but an earlier export of ours (which has
 // an exits.json), or a place where no directory can be made. Makes the directories above it.

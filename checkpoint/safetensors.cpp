@@ -11,16 +11,18 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "the data is little-endian and written as it stands in memory");
 
+const char* format_name_of(FloatType type) { return type == FloatType::f32 ? "F32" : type == FloatType::f16 ? "F16" : "BF16"; }
+
 // The file's first bytes: the header's length and the header.
-std::string header_of(const std::vector<TensorEntry>& entries, SafetensorsWriter::Metadata metadata) {
+std::string header_of(const std::vector<TensorEntry>& entries, SafetensorsWriter::Metadata metadata, FloatType type) {
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (metadata == SafetensorsWriter::Metadata::pt) header["__metadata__"] = {{"format", "pt"}};
   std::uint64_t begin = 0;
   for (const auto& entry : entries) {
     OFFRAMP_CHECK(!entry.name.empty() && !header.contains(entry.name), "[safetensors] two entries are called '{}'", entry.name);
-    const std::uint64_t end = begin + static_cast<std::uint64_t>(entry.shape.elements()) * sizeof(float);
+    const std::uint64_t end = begin + static_cast<std::uint64_t>(entry.shape.elements()) * size_of(type);
     auto& stored = header[entry.name];
-    stored["dtype"] = "F32";
+    stored["dtype"] = format_name_of(type);
     stored["shape"] = std::vector(entry.shape.size.begin(), entry.shape.size.begin() + entry.shape.rank);
     stored["data_offsets"] = {begin, end};
     begin = end;
@@ -33,9 +35,9 @@ std::string header_of(const std::vector<TensorEntry>& entries, SafetensorsWriter
 
 }  // namespace
 
-SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<TensorEntry> entries, Metadata metadata)
-    : entries_(std::move(entries)), file_(path) {
-  const std::string header = header_of(entries_, metadata);
+SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<TensorEntry> entries, Metadata metadata, FloatType type)
+    : entries_(std::move(entries)), type_(type), file_(path) {
+  const std::string header = header_of(entries_, metadata, type);
   file_.write(header.data(), header.size());
 }
 
@@ -44,7 +46,7 @@ void SafetensorsWriter::write(std::span<const float> values) {
   const auto& entry = entries_[next_];
   written_ += static_cast<std::int64_t>(values.size());
   OFFRAMP_CHECK(written_ <= entry.shape.elements(), "[safetensors] {} {} gets {} values", entry.name, to_text(entry.shape), written_);
-  file_.write(values.data(), values.size_bytes());
+  write_values(file_, type_, values, entry.name);
   if (written_ < entry.shape.elements()) return;
   ++next_;
   written_ = 0;

@@ -10,13 +10,15 @@
 // The reader trusts nothing it reads. Every failure is an Error(Exit::checkpoint) that names the file.
 #pragma once
 #include <cstdint>
-#include <fstream>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "checkpoint/file.h"
+#include "checkpoint/float_type.h"
+#include "checkpoint/input_file.h"
 #include "tensor/tensor.h"
 
 namespace offramp {
@@ -27,11 +29,12 @@ struct TensorEntry {
   bool operator==(const TensorEntry&) const = default;
 };
 
-// Writes fp32. Memory does not grow with the file.
+// Memory does not grow with the file. Values are rounded to the file's type; a finite one that fp16 cannot hold is an error.
 class SafetensorsWriter {
  public:
   enum class Metadata : std::uint8_t { none, pt };  // pt: "__metadata__" is {"format":"pt"}, which transformers asks for
-  SafetensorsWriter(const std::string& path, std::vector<TensorEntry> entries, Metadata metadata = Metadata::pt);
+  SafetensorsWriter(const std::string& path, std::vector<TensorEntry> entries, Metadata metadata = Metadata::pt,
+                    FloatType type = FloatType::f32);
 
   const std::vector<TensorEntry>& entries() const { return entries_; }
   void write(std::span<const float> values);
@@ -39,7 +42,8 @@ class SafetensorsWriter {
 
  private:
   std::vector<TensorEntry> entries_;
-  std::size_t next_ = 0;     // the entry that write() goes on with
+  FloatType type_;
+  std::size_t next_ = 0;      // the entry that write() goes on with
   std::int64_t written_ = 0;  // elements of it
   OutputFile file_;
 };
@@ -56,16 +60,19 @@ class SafetensorsReader {
   explicit SafetensorsReader(const std::string& path);
 
   const std::vector<Stored>& tensors() const { return tensors_; }  // in the order of their data
+  const Stored* find(std::string_view name) const;                 // null: there is none
   bool contains(std::string_view name) const { return find(name) != nullptr; }
-  std::vector<float> read(std::string_view name);  // F32 only
+  const std::string& path() const { return file_.path(); }
+
+  // Elements first .. first + values.size() of a tensor of type F32, F16 or BF16. Memory does not grow with their number.
+  void read(const Stored& tensor, std::uint64_t first, std::span<float> values) const;
+  std::vector<float> read(std::string_view name) const;  // all of them
 
  private:
-  const Stored* find(std::string_view name) const;
-
-  std::string path_;
-  std::ifstream file_;
+  InputFile file_;
   std::uint64_t data_at_ = 0;
   std::vector<Stored> tensors_;
+  std::map<std::string, std::size_t, std::less<>> index_;  // into tensors_
 };
 
 }  // namespace offramp

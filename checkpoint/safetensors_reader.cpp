@@ -1,7 +1,7 @@
 #include <algorithm>
-#include <nlohmann/json.hpp>
-#include <set>
+#include <array>
 
+#include "checkpoint/json_file.h"
 #include "checkpoint/safetensors.h"
 #include "tensor/check.h"
 
@@ -24,28 +24,22 @@ std::uint64_t bits_of(std::string_view dtype) {
   return 0;
 }
 
+std::optional<FloatType> readable(std::string_view dtype) {
+  if (dtype == "F32") return FloatType::f32;
+  if (dtype == "F16") return FloatType::f16;
+  if (dtype == "BF16") return FloatType::bf16;
+  return std::nullopt;
+}
+
 [[noreturn]] void refuse(const std::string& path, const std::string& why) {
   fail(Exit::checkpoint, "{}: is no sound safetensors file: {}; make or download it again", path, why);
 }
 
-// The library keeps the last of two equal keys silently, so they are counted while it reads.
 Json parse_header(const std::string& path, const std::string& text) {
-  std::vector<std::set<std::string>> keys(1);
-  const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    const auto level = static_cast<std::size_t>(depth);
-    if (event == Json::parse_event_t::object_start) {
-      keys.resize(std::max(keys.size(), level + 2));
-      keys[level + 1].clear();
-    } else if (event == Json::parse_event_t::key && !keys.at(level).insert(parsed.get<std::string>()).second) {
-      refuse(path, fmt::format("'{}' stands twice in its header", parsed.get<std::string>()));
-    }
-    return true;
-  };
   try {
-    if (text.empty() || text.front() != '{') refuse(path, "its header is no JSON object");
-    return Json::parse(text, watch);
-  } catch (const Json::exception& error) {
-    refuse(path, fmt::format("its header is no JSON: {}", error.what()));
+    return parse_object(text);
+  } catch (const JsonProblem& problem) {
+    refuse(path, fmt::format("its header {}", problem.what()));
   }
 }
 
@@ -100,19 +94,16 @@ std::uint64_t SafetensorsReader::Stored::elements() const {
   return n;
 }
 
-SafetensorsReader::SafetensorsReader(const std::string& path) : path_(path), file_(path, std::ios::binary | std::ios::ate) {
-  if (!file_) fail_io(path, "open", errno);
-  const auto size = static_cast<std::uint64_t>(std::max<std::streamoff>(0, file_.tellg()));
+SafetensorsReader::SafetensorsReader(const std::string& path) : file_(path) {
+  const std::uint64_t size = file_.size();
   std::uint64_t length = 0;
   if (size < sizeof(length)) refuse(path, fmt::format("it has only {} bytes", size));
-  file_.seekg(0);
-  file_.read(reinterpret_cast<char*>(&length), sizeof(length));
+  file_.read(0, &length, sizeof(length));
   if (length > kMaxHeader) refuse(path, fmt::format("its header would have {} bytes, {} are allowed", length, kMaxHeader));
   if (length > size - sizeof(length)) refuse(path, fmt::format("its header would have {} bytes, the file has {}", length, size));
 
   std::string text(length, '\0');
-  file_.read(text.data(), static_cast<std::streamsize>(length));
-  if (!file_) fail_io(path, "read", errno);
+  file_.read(sizeof(length), text.data(), length);
   data_at_ = sizeof(length) + length;
 
   const Json header = parse_header(path, text);
@@ -126,22 +117,36 @@ SafetensorsReader::SafetensorsReader(const std::string& path) : path_(path), fil
   std::sort(tensors_.begin(), tensors_.end(),
             [](const Stored& a, const Stored& b) { return std::tie(a.begin, a.end) < std::tie(b.begin, b.end); });
   check_layout(path, tensors_, size - data_at_);
+  for (std::size_t i = 0; i < tensors_.size(); ++i) index_[tensors_[i].name] = i;
 }
 
 const Stored* SafetensorsReader::find(std::string_view name) const {
-  const auto it = std::find_if(tensors_.begin(), tensors_.end(), [&](const Stored& tensor) { return tensor.name == name; });
-  return it == tensors_.end() ? nullptr : &*it;
+  const auto it = index_.find(name);
+  return it == index_.end() ? nullptr : &tensors_[it->second];
 }
 
-std::vector<float> SafetensorsReader::read(std::string_view name) {
+void SafetensorsReader::read(const Stored& tensor, std::uint64_t first, std::span<float> values) const {
+  const auto type = readable(tensor.dtype);
+  if (!type) fail(Exit::checkpoint, "{}: '{}' has the type {}, not F32, F16 or BF16; convert the file", path(), tensor.name, tensor.dtype);
+  OFFRAMP_CHECK(first + values.size() <= tensor.elements(), "[safetensors] {} has {} elements, not {} + {}", tensor.name, tensor.elements(),
+                first, values.size());
+  std::array<std::byte, 65536> stored;
+  std::uint64_t at = data_at_ + tensor.begin + first * size_of(*type);
+  while (!values.empty()) {
+    const auto part = values.first(std::min(values.size(), stored.size() / size_of(*type)));
+    const std::size_t bytes = part.size() * size_of(*type);
+    file_.read(at, stored.data(), bytes);
+    widen(*type, stored.data(), part);
+    at += bytes;
+    values = values.subspan(part.size());
+  }
+}
+
+std::vector<float> SafetensorsReader::read(std::string_view name) const {
   const Stored* tensor = find(name);
-  if (!tensor) fail(Exit::checkpoint, "{}: holds no tensor called '{}'", path_, name);
-  if (tensor->dtype != "F32") fail(Exit::checkpoint, "{}: '{}' has the type {}, not F32; convert the file", path_, name, tensor->dtype);
-  std::vector<float> values(tensor->elements());
-  file_.clear();
-  file_.seekg(static_cast<std::streamoff>(data_at_ + tensor->begin));
-  file_.read(reinterpret_cast<char*>(values.data()), static_cast<std::streamsize>(tensor->end - tensor->begin));
-  if (!file_) fail_io(path_, "read", errno);
+  if (!tensor) fail(Exit::checkpoint, "{}: holds no tensor called '{}'", path(), name);
+  std::vector<float> values(readable(tensor->dtype) ? tensor->elements() : 0);
+  read(*tensor, 0, values);
   return values;
 }
 

@@ -16,7 +16,7 @@ BELOW = {  # folder: those whose headers it may include
     "optim": ["tensor", "comm", "models"],
     "parallel": ["tensor", "comm", "models", "optim"],
     "data": ["tensor"],
-    "checkpoint": ["tensor", "comm", "models", "optim", "parallel"],
+    "checkpoint": ["tensor", "comm", "models", "optim", "parallel", "data"],
     "trainer": ["tensor", "comm", "models", "optim", "parallel", "checkpoint", "data"],
 }
 VENDORS = {  # what such an include begins with: folders (a nested one allows no more than itself)

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <set>
+#include <sstream>
 
 #include "models/model.h"
 #include "tests/checkpoint/small_export.h"
@@ -147,6 +148,48 @@ TEST(HuggingFace, EntriesAreTheModelsTensors) {
     }
     EXPECT_EQ(built, listed) << config.architecture;
   }
+}
+
+TEST(HuggingFace, RopeScalingInBothForms) {
+  TemporaryDirectory directory;
+  ModelConfig model = small_model();
+  model.rope_scaling = {"llama3", 8, 1, 4, 64};
+  write_config_json(directory.path(), model, -1, FloatType::bf16);
+  std::string text = read_bytes(directory / "config.json");
+  std::erase_if(text, [](char c) { return c == ' ' || c == '\n'; });
+  const std::string settings =
+      R"("rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":64)";
+  EXPECT_NE(text.find("\"rope_scaling\":{" + settings + "}"), std::string::npos) << text;
+  EXPECT_NE(text.find("\"rope_parameters\":{" + settings + ",\"rope_theta\":5000.0}"), std::string::npos) << text;
+  EXPECT_NE(text.find(R"("torch_dtype":"bfloat16","dtype":"bfloat16")"), std::string::npos) << text;
+}
+
+// transformers' frequencies of the configuration that is written, those that stay, those between and those that are divided.
+TEST(HuggingFace, TransformersStretchesRotationsAlike) {
+  OFFRAMP_NEEDS_PYTHON();
+  TemporaryDirectory directory;
+  ModelConfig model = small_model();
+  model.hidden_size = 192;  // heads of 32
+  model.rope_scaling = {"llama3", 8, 1, 4, 64};
+  write_config_json(directory.path(), model, -1);
+  const std::string printed = run_python(directory, R"(
+import sys
+from transformers import AutoConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+print(*LlamaRotaryEmbedding(AutoConfig.from_pretrained(sys.argv[1])).inv_freq.tolist())
+)",
+                                         directory.path());
+  std::istringstream theirs(printed);
+  const RopeFrequencies ours = rope_frequencies(model), plain{.theta = model.rope_theta};
+  int kept = 0, between = 0, divided = 0;
+  for (std::int64_t i = 0; i < 16; ++i) {
+    double expected = 0;
+    ASSERT_TRUE(theirs >> expected) << printed;
+    EXPECT_NEAR(ours.at(i, 32), expected, 1e-6 * expected) << i;  // it computes in fp32, a few roundings
+    const double ratio = plain.at(i, 32) / ours.at(i, 32);
+    ++(ratio == 1 ? kept : ratio < 7.999 ? between : divided);
+  }
+  EXPECT_TRUE(kept > 0 && between > 0 && divided > 0);
 }
 
 constexpr const char* kReadWithTransformers = R"(

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <array>
 #include <csignal>
 #include <cstring>
 #include <functional>
@@ -167,10 +168,47 @@ TEST(SafetensorsReader, RefusesDamagedFiles) {
 
 TEST(SafetensorsReader, OtherTypesAreListedButNotRead) {
   TemporaryDirectory directory;
-  write_bytes(directory / "t", file_of(R"({"a":{"dtype":"BF16","shape":[3],"data_offsets":[0,6]}})", 6));
+  write_bytes(directory / "t", file_of(R"({"a":{"dtype":"I16","shape":[3],"data_offsets":[0,6]}})", 6));
   SafetensorsReader reader(directory / "t");
-  EXPECT_EQ(reader.tensors().front().dtype, "BF16");
-  EXPECT_NE(checkpoint_error([&] { reader.read("a"); }).find("type BF16, not F32"), std::string::npos);
+  EXPECT_EQ(reader.tensors().front().dtype, "I16");
+  EXPECT_NE(checkpoint_error([&] { reader.read("a"); }).find("type I16, not F32"), std::string::npos);
+}
+
+TEST(SafetensorsReader, ReadsRangesOfEveryFloatType) {
+  TemporaryDirectory directory;
+  constexpr std::int64_t kElements = 40000;  // more than one buffer's worth
+  const auto values = counted(kElements, -2000.5f);
+  for (const FloatType type : {FloatType::f32, FloatType::f16, FloatType::bf16}) {
+    SafetensorsWriter writer(directory / "t", {{"before", {3}}, {"a", {kElements}}}, SafetensorsWriter::Metadata::pt, type);
+    writer.write(counted(3, 0));
+    writer.write(values);
+    writer.finish();
+    const SafetensorsReader reader(directory / "t");
+    ASSERT_EQ(reader.find("a")->end - reader.find("a")->begin, kElements * size_of(type));
+    std::vector<float> part(35000);
+    reader.read(*reader.find("a"), 1234, part);
+    for (std::size_t i = 0; i < part.size(); ++i) {
+      std::array<std::byte, 4> stored{};
+      float expected = 0;
+      narrow(type, {&values[i + 1234], 1}, stored.data());
+      widen(type, stored.data(), {&expected, 1});
+      ASSERT_EQ(part[i], expected) << name_of(type) << " " << i;
+    }
+    EXPECT_ANY_THROW(reader.read(*reader.find("a"), kElements, part));
+  }
+}
+
+TEST(SafetensorsWriter, RefusesWhatHalvesCannotHold) {
+  TemporaryDirectory directory;
+  SafetensorsWriter writer(directory / "t", {{"large", {2}}}, SafetensorsWriter::Metadata::pt, FloatType::f16);
+  const std::string text = checkpoint_error([&] { writer.write(std::vector<float>{1, 70000}); });
+  EXPECT_NE(text.find("'large' holds 70000, more than fp16 can"), std::string::npos) << text;
+}
+
+TEST(SafetensorsReader, RefusesDeepNesting) {
+  TemporaryDirectory directory;
+  write_bytes(directory / "t", file_of(R"({"a":)" + std::string(1'000'000, '['), 0));
+  EXPECT_NE(checkpoint_error([&] { SafetensorsReader reader(directory / "t"); }).find("nested too deeply"), std::string::npos);
 }
 
 TEST(Safetensors, ReferenceImplementationMakesTheSameBytes) {

@@ -12,6 +12,13 @@ def rotate(x, angles):
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
+def stretched(frequencies, rope):
+    """Llama 3's frequencies: long wavelengths are made `factor` times as long, short ones stay, between them it goes smoothly."""
+    positions, low, high = (rope[key] for key in ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor"))
+    smooth = ((positions * frequencies / (2 * torch.pi) - low) / (high - low)).clamp(0, 1)
+    return (1 - smooth) * frequencies / rope["factor"] + smooth * frequencies
+
+
 class EarlyExitLlama(EarlyExitModel):
     embedding, layer_list, final_norm, second_norm = "model.embed_tokens", "model.layers", "model.norm", "post_attention_layernorm"
 
@@ -48,4 +55,7 @@ class EarlyExitLlama(EarlyExitModel):
         """Rotation angles [b, 1, s, d/2] beside the rest."""
         where = super().where(tokens, document_mask)
         frequencies = 1.0 / self.config["rope_theta"] ** (torch.arange(0, self.head_size, 2, dtype=torch.float64) / self.head_size)
+        rope = self.config.get("rope_parameters") or {}
+        if rope.get("rope_type") == "llama3":
+            frequencies = stretched(frequencies, rope)
         return where | {"angles": (where["positions"][..., None].double() * frequencies)[:, None]}

@@ -86,6 +86,16 @@ def nesterov(corpora):
                    "lr_schedule": {"name": "cosine", "warmup_steps": 0, "min_lr": 0.001}})
 
 
+def stretched(corpora):
+    """Llama 3's rotary frequencies: of heads of 16, some that stay, some between, some that are divided."""
+    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    return job(
+        corpora,
+        model={"rope_scaling": rope},
+        exits=[{"layer": 3, "head": "block", "loss_weight": 0.5}],
+        optimizer={"lr": 0.002, "clip_grad_norm": 0.5})
+
+
 def momentum(corpora):
     """A tied model, and a decay after a run that stops before it: steps count to `steps`, not to `stop_at`."""
     return job(
@@ -116,7 +126,7 @@ def layerskip(corpora):
 def as_gpt2(config, **model):
     """The same job with a GPT-2, which has no grouped queries, rotations or RMS norms."""
     config["model"] = {key: value for key, value in config["model"].items()
-                       if key not in ("num_key_value_heads", "rope_theta", "rms_norm_eps")} | {"architecture": "gpt2"} | model
+                       if key not in ("num_key_value_heads", "rope_theta", "rope_scaling", "rms_norm_eps")} | {"architecture": "gpt2"} | model
     return config
 
 
@@ -147,6 +157,6 @@ def gpt2_layerskip(corpora):
     return as_gpt2(config)
 
 
-LLAMA = (every_head, tied, documents, scaled, nesterov, momentum, no_exits, layerskip)
+LLAMA = (every_head, tied, documents, scaled, nesterov, stretched, momentum, no_exits, layerskip)
 GPT2 = (gpt2_every_head, gpt2_tied, gpt2_documents, gpt2_scaled, gpt2_nesterov, gpt2_layerskip)
 ALL = {made.__name__: made for made in (*LLAMA, *GPT2)}
