@@ -261,6 +261,7 @@ void read_settings(const std::string& directory, GgufVocabulary& v) {
     const Json config = read_json(path);
     if (const int id = id_of(v, token_text(config, "bos_token")); id >= 0) v.bos = id;
     if (const int id = id_of(v, token_text(config, "eos_token")); id >= 0) v.eos = id;
+    if (const int id = id_of(v, token_text(config, "unk_token")); id >= 0) v.unknown = id;
     // The slow Llama tokenizers go by these; the fast ones by their post-processor, which has been read.
     if (word_at(config, "tokenizer_class").starts_with("Llama")) {
       v.add_bos = flag_at(config, "add_bos_token", v.add_bos) && v.bos >= 0;

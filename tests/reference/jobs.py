@@ -88,7 +88,7 @@ def nesterov(corpora):
 
 def stretched(corpora):
     """Llama 3's rotary frequencies: of heads of 16, some that stay, some between, some that are divided."""
-    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
     return job(
         corpora,
         model={"rope_scaling": rope},
