@@ -15,6 +15,7 @@ static_assert(std::endian::native == std::endian::little, "numbers are read as t
 
 // More than any model has, and little memory.
 constexpr std::uint64_t kMaxHeader = std::uint64_t{64} << 20, kMaxKeys = 65536, kMaxTensors = 200'000, kMaxName = 1024;
+constexpr std::uint64_t kMaxTexts = std::uint64_t{1} << 22;  // in a list: an empty one takes more memory than bytes of the file
 constexpr std::uint64_t kMaxAlignment = 65536;
 
 enum Type : std::uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, text, array, u64, i64, f64, types };
@@ -168,7 +169,7 @@ GgufValue GgufFile::read_array(Cursor& cursor, const std::string& key) const {
   const auto count = cursor.number<std::uint64_t>(key);
   if (type >= types || type == array) refuse(path(), fmt::format("the array '{}' holds the type {}", key, type));
   const std::uint64_t least = type == text ? 8 : kBytes[type];
-  if (count > cursor.left() / least) {
+  if (count > cursor.left() / least || (type == text && count > kMaxTexts)) {
     refuse(path(), fmt::format("the array '{}' would hold {} values, more than the header has room for", key, count));
   }
   if (type == text) {

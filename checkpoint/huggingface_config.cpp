@@ -192,6 +192,7 @@ RopeScaling rope_scaling(const std::string& path, const Json& json, const std::s
     scaling.low_freq_factor = keys.real("low_freq_factor", std::nullopt);
     scaling.high_freq_factor = keys.real("high_freq_factor", std::nullopt);
     scaling.original_max_position_embeddings = keys.integer({"original_max_position_embeddings"}, std::nullopt);
+    if (scaling.factor < 1) keys.refuse("factor", "{} is below 1", scaling.factor);
     if (scaling.high_freq_factor <= scaling.low_freq_factor) keys.refuse("high_freq_factor", "is not more than low_freq_factor");
   } else if (scaling.rope_type != "default") {
     keys.refuse("rope_type", "'{}' changes what the model computes and is not implemented; only default and llama3 are", scaling.rope_type);

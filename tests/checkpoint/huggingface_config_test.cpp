@@ -95,6 +95,8 @@ TEST(ConfigJson, KeysThatChangeTheFunctionAreRefusedByName) {
       {"rope_scaling", R"({"rope_type": "yarn", "factor": 4.0})"},
       {"rope_scaling", R"({"type": "linear", "factor": 2.0})"},
       {"rope_scaling", R"({"rope_type": "llama3", "factor": 4.0})"},
+      {"rope_scaling", R"({"rope_type": "llama3", "factor": 0.5, "low_freq_factor": 1, "high_freq_factor": 4,
+        "original_max_position_embeddings": 64})"},
       {"rope_scaling", R"({"rope_type": "default", "beta_fast": 4.0})"},
       {"rope_scaling", "3"},
       {"rope_parameters", R"({"rope_type": "default", "rope_theta": 1.0, "partial_rotary_factor": 0.5})"},
