@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "data/document_encoder.h"
 #include "data/documents.h"
 #include "data/indexed.h"
 #include "data/progress.h"
@@ -46,16 +47,18 @@ bool cut_single(std::vector<Document>& documents, double fraction) {
 
 void write_document(const Document& document, const Tokenizer& tokenizer, IndexedWriter& writer, Progress& progress) {
   TextReader reader(document);
+  DocumentEncoder encoder(tokenizer);
   std::vector<std::int32_t> ids;
-  bool started = false;
-  for (std::string_view piece; reader.next(piece); started = true) {
+  for (std::string_view piece; reader.next(piece);) {
     ids.clear();
-    started ? tokenizer.encode_next(piece, ids) : tokenizer.encode(piece, ids);
+    encoder.add(piece, ids);
     writer.append(ids);
     progress.advance(std::ssize(piece));
   }
-  const std::int32_t end = tokenizer.end_token();
-  writer.append({&end, 1});
+  ids.clear();
+  encoder.finish(ids);
+  ids.push_back(tokenizer.end_token());
+  writer.append(ids);
   writer.end_document();
 }
 
@@ -71,6 +74,8 @@ std::string write_tokenizer(const Tokenizer& tokenizer, const std::string& prefi
   publish_bytes(path, tokenizer.file_bytes());
   for (const char* suffix : {".model", ".json"})
     if (suffix != tokenizer.file_suffix()) remove_earlier(prefix + "_tokenizer" + suffix);
+  const std::string config = tokenizer.config_bytes(), config_path = prefix + "_tokenizer_config.json";
+  config.empty() ? remove_earlier(config_path) : publish_bytes(config_path, config);
   return path;
 }
 

@@ -16,7 +16,7 @@ namespace offramp {
 
 struct BuildOptions {
   std::vector<std::string> inputs;    // files and directories
-  std::string tokenizer;              // "bytes" or a SentencePiece FILE.model
+  std::string tokenizer;              // "bytes", FILE.model, tokenizer.json, or a directory: see load_tokenizer()
   std::string output;                 // PREFIX of PREFIX_train.{bin,idx}, PREFIX_valid.{bin,idx}, PREFIX_tokenizer.{model,json}
   double validation_fraction = 0.01;  // in [0, 1); 0: none, those of an earlier build are removed
 };

@@ -139,6 +139,8 @@ void write_hugging_face_tokenizer(const std::string& model_path, const fs::path&
   fs::create_directories(directory, ignored);
   if (tokenizer->file_suffix() == ".json") {
     write_text(directory / "tokenizer.json", bytes);
+    if (const std::string config = tokenizer->config_bytes(); !config.empty())
+      return write_text(directory / "tokenizer_config.json", config);
     return write_settings(directory, fmt::format("\"eos_token\":{}", name_of(byte_pieces(), tokenizer->end_token())), false);
   }
   const SentencePieceModel model = parse_sentencepiece_model(bytes, model_path);

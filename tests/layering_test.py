@@ -26,7 +26,9 @@ VENDORS = {  # what such an include begins with: folders (a nested one allows no
     "yaml-cpp/": ["trainer"],
     "CLI/": ["trainer"],
     "sentencepiece": ["data"],
-    "nlohmann/": ["checkpoint", "trainer"],
+    "pcre2.h": ["data"],
+    "utf8proc.h": ["data"],
+    "nlohmann/": ["checkpoint", "data", "trainer"],
     "hdf5": ["checkpoint"],
     "xxhash": ["checkpoint"],
 }
@@ -125,7 +127,7 @@ class TheRulesFindWhatTheyAreFor(unittest.TestCase):
                                  ("tensor/cpu/gemm.cpp", "#include <oneapi/dnnl/dnnl.h>", True),
                                  ("trainer/main.cpp", "#  include <mpi.h>", False),
                                  ("checkpoint/file.h", "#include <nlohmann/json.hpp>", True),
-                                 ("data/build.cpp", "#include <nlohmann/json.hpp>", False),
+                                 ("comm/group.h", "#include <nlohmann/json.hpp>", False),
                                  ("comm/mesh.h", '#include "mesh.h"', False),
                                  ("models/head.h", "#include <Eigen/Dense>", False),
                                  ("models/head.h", "#include <vector>", True)):
