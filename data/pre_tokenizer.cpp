@@ -110,10 +110,10 @@ void PreTokenizer::normalise(std::string_view text, Part part, Words& words) con
   }
   std::string made = composed(text);
   if (made == text) return split_normalised(text, part, words);
-  words.changed.push_back(std::move(made));
+  const std::string& changed = words.changed.emplace_back(std::move(made));
   const std::size_t first = words.list.size();
-  split_normalised(words.changed.back(), part, words);
-  Origin origin(text, words.changed.back());
+  split_normalised(changed, part, words);
+  Origin origin(text, changed);
   for (std::size_t i = first; i < words.list.size(); ++i)
     if (words.list[i].end != Words::kNoCut) words.list[i].end = origin.of(words.list[i].end);
 }

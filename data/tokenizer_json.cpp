@@ -94,6 +94,7 @@ void check_decoder(const Json& object, const std::string& path) {
 // ---- model ----
 
 void check_model(const Json& model, const std::string& path) {
+  if (!model.is_object()) fail(Exit::data, "{}: has no 'model'", path);
   const std::string type = type_of(model, path);
   if (type != "BPE" && !(type.empty() && model.contains("merges")))
     fail(Exit::data, "{}: a model of type '{}'; BPE is supported", path, type);

@@ -27,7 +27,7 @@ std::string config_path(const std::string& path) {
 
 class Settings {
  public:
-  Settings(const std::string& path, TokenizerJson& json) : path_(config_path(path)), json_(json) {
+  Settings(const std::string& path, TokenizerJson& json) : tokenizer_(path), path_(config_path(path)), json_(json) {
     config_ = json_at(path_).value_or(Json::object());
     const fs::path file(path);
     if (file.filename() == "tokenizer.json") read_directory(file.parent_path());
@@ -131,11 +131,11 @@ class Settings {
         return;
       }
     fail(Exit::data,
-         "{}: nothing names the token that ends a document; write {} with {{\"eos_token\": \"...\"}}, the content of a token it has", path_,
-         fs::path(path_).filename().string());
+         "{}: nothing names the token that ends a document; write {} with {{\"eos_token\": \"...\"}}, the content of a token it has",
+         tokenizer_, path_);
   }
 
-  std::string path_;
+  std::string tokenizer_, path_;  // the two files
   TokenizerJson& json_;
   Json config_;
 };
