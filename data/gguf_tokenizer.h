@@ -8,24 +8,12 @@
 //   write_tokenizer_files(files, "model");
 //   auto tokenizer = load_tokenizer("model");
 #pragma once
-#include <cstdint>
 #include <filesystem>
 #include <string>
-#include <vector>
+
+#include "data/gguf_vocabulary.h"
 
 namespace offramp {
-
-struct GgufVocabulary {
-  std::string model, pre;              // tokenizer.ggml.model, .pre ("": none given, which llama.cpp takes for "default")
-  std::vector<std::string> tokens;     // by id
-  std::vector<std::string> merges;     // "a b", by rank; gpt2
-  std::vector<std::int32_t> types;     // [tokens]: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte; empty: all normal
-  std::vector<float> scores;           // [tokens]; llama
-  std::int32_t bos = -1, eos = -1, unknown = -1, padding = -1;  // -1: none
-  bool add_bos = false, add_eos = false;
-  bool add_space_prefix = true;        // llama
-  std::string chat_template;           // "": none
-};
 
 struct TokenizerFiles {
   std::string name;    // tokenizer.json or tokenizer.model

@@ -14,7 +14,7 @@ struct GgufVocabulary {
   std::vector<std::string> tokens, merges;  // tokens by id
   std::vector<std::int32_t> types;          // of Type, by id
   std::vector<float> scores;                // by id; of "llama" only
-  int bos = -1, eos = -1, unknown = -1;     // -1: none
+  int bos = -1, eos = -1, unknown = -1, padding = -1;  // -1: none
   bool add_bos = false, add_eos = false;    // around a text
   bool add_space_prefix = true;             // of "llama": a space in front of a text
   std::string chat_template;
