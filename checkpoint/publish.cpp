@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
+#include <set>
 
 #include "checkpoint/box_file.h"
 #include "checkpoint/file.h"
@@ -29,6 +30,14 @@ void rename_directory(const std::string& from, const std::string& to) {
     fs::rename(aside, from);
   }
   fs::remove_all(from);
+}
+
+// Files that no writer of numbers has listed: the index, a tokenizer's.
+void list_others(const std::string& directory, Manifest& manifest) {
+  std::set<std::string> names;
+  for (const auto& entry : fs::directory_iterator(directory)) names.insert(entry.path().filename());
+  for (const StoredFile& file : manifest.files) names.erase(file.name);
+  for (const std::string& name : names) manifest.files.push_back(summed_file(directory, name));
 }
 
 // The tensors of one file of several: as many as bring all before it, and it, to its share of the bytes.
@@ -57,7 +66,7 @@ void remove_unfinished(const std::string& directory) {
 
 void publish(const std::string& temporary, const std::string& directory, Manifest manifest) {
   create_hdf5_index(temporary + "/" + kIndex, manifest);
-  manifest.files.push_back(summed_file(temporary, kIndex));
+  list_others(temporary, manifest);
   write_file(temporary + "/manifest.json", to_json(manifest));
   sync_path(temporary);
   const std::string step = step_directory(directory, manifest.step);
@@ -66,7 +75,8 @@ void publish(const std::string& temporary, const std::string& directory, Manifes
   write_file(directory + "/latest", fs::path(step).filename().string() + "\n");
 }
 
-void write_checkpoint(const std::string& directory, Manifest head, const std::vector<TensorOfKind>& tensors, const ReadBox& read, int files) {
+void write_checkpoint(const std::string& directory, Manifest head, const std::vector<TensorOfKind>& tensors, const ReadBox& read, int files,
+                      const std::function<void(const std::string& directory)>& add_files) {
   const std::string temporary = fmt::format("{}.tmp-{}", step_directory(directory, head.step), head.run_id);
   std::error_code error;
   fs::create_directories(temporary, error);
@@ -85,6 +95,7 @@ void write_checkpoint(const std::string& directory, Manifest head, const std::ve
     head.files.push_back(write_box_file(temporary, fmt::format("rank-{:05}.h5", f), boxes, rows));
     for (StoredBox& box : boxes) box.file = file, head.boxes.push_back(box);
   }
+  if (add_files) add_files(temporary);
   publish(temporary, directory, std::move(head));
 }
 

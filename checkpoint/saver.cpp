@@ -111,6 +111,7 @@ void Saver::publish() {
     add_part(manifest, part, read_text(part));
   }
   for (int rank = 0; rank < options_.ranks; ++rank) fs::remove(temporary_ + "/" + part_of_rank(rank));
+  if (options_.add_files) options_.add_files(temporary_);
   offramp::publish(temporary_, options_.directory, std::move(manifest));
   prune();
 }

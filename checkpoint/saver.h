@@ -22,6 +22,7 @@ struct SaverOptions {
   std::string run_id;   // the same on all ranks
   int rank = 0, ranks = 1;
   int keep = 0;         // 0: all
+  std::function<void(const std::string& directory)> add_files = {};  // puts others beside them, on rank 0: a tokenizer's
 };
 
 class Saver {

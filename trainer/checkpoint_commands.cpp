@@ -26,20 +26,6 @@ std::vector<std::string> steps_of(const std::string& input) {
   return all;
 }
 
-// One that can be read: of a directory the newest that verifies.
-std::string one_of(const std::string& input) {
-  const std::vector<std::string> steps = steps_of(input);
-  for (const std::string& step : steps) {
-    try {
-      Checkpoint(step).verify();
-      return step;
-    } catch (const Error& e) {
-      if (step == steps.back()) throw;
-    }
-  }
-  return steps.back();
-}
-
 std::uint64_t bytes_of(const Manifest& m) {
   std::uint64_t bytes = 0;
   for (const StoredFile& file : m.files) bytes += file.bytes;
@@ -111,7 +97,7 @@ std::string difference(Checkpoint& a, Checkpoint& b, const std::string& kind, co
 }
 
 std::string diff(const std::vector<std::string>& inputs) {
-  Checkpoint a(one_of(inputs[0])), b(one_of(inputs[1]));
+  Checkpoint a(newest_sound(inputs[0])), b(newest_sound(inputs[1]));
   std::string text;
   for (const auto& [key, value] : a.manifest().configuration) {
     const auto it = b.manifest().configuration.find(key);
@@ -144,7 +130,7 @@ std::vector<TensorOfKind> tensors_of(const Checkpoint& checkpoint, const std::ve
 }
 
 std::string reshard(const CheckpointArguments& arguments) {
-  Checkpoint from(one_of(arguments.inputs.front()));
+  Checkpoint from(newest_sound(arguments.inputs.front()));
   const auto read = [&](const TensorOfKind& t, const Box& box, float* out) { from.read(t.kind, t.tensor, box, out); };
   write_checkpoint(arguments.output, head_of(from.manifest()), tensors_of(from, from.kinds()), read, arguments.files);
   return fmt::format("{} from {}\n", step_directory(arguments.output, from.manifest().step), from.directory());
@@ -184,6 +170,19 @@ std::string average(const CheckpointArguments& arguments) {
 }
 
 }  // namespace
+
+std::string newest_sound(const std::string& input) {
+  const std::vector<std::string> steps = steps_of(input);
+  for (const std::string& step : steps) {
+    try {
+      Checkpoint(step).verify();
+      return step;
+    } catch (const Error& e) {
+      if (step == steps.back()) throw;
+    }
+  }
+  return steps.back();
+}
 
 std::string run_checkpoint_command(const CheckpointArguments& arguments) {
   switch (arguments.verb) {

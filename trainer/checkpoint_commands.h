@@ -13,6 +13,9 @@ struct CheckpointArguments {
   int last = 0;                     // average: so many of the newest of a directory; 0: all that are named
 };
 
+// The step that a CHECKPOINT stands for: itself, or of a directory the newest that verifies. Error(Exit::checkpoint).
+std::string newest_sound(const std::string& checkpoint);
+
 // What to print. Throws Error(Exit::checkpoint) for what cannot be read, of verify for what is damaged.
 std::string run_checkpoint_command(const CheckpointArguments& arguments);
 

@@ -8,6 +8,8 @@
 #include "checkpoint/file.h"
 #include "checkpoint/publish.h"
 #include "comm/host.h"
+#include "data/hugging_face.h"
+#include "data/tokenizer.h"
 #include "tensor/check.h"
 #include "trainer/resume.h"
 
@@ -48,7 +50,12 @@ Checkpoints::Checkpoints(const Config& config, const Group& world, Machine& mach
     remove_unfinished(config.checkpoint.directory);
   }));
   if (config.checkpoint.directory.empty()) return;
-  const SaverOptions options{config.checkpoint.directory, run_id_, world.rank(), world.size(), config.checkpoint.keep};
+  const auto tokenizer = tokenizer_beside(config.data.train.front().path);
+  SaverOptions options{config.checkpoint.directory, run_id_, world.rank(), world.size(), config.checkpoint.keep};
+  if (tokenizer) {
+    end_token_ = load_tokenizer(*tokenizer)->end_token();
+    options.add_files = [file = *tokenizer](const std::string& directory) { write_hugging_face_tokenizer(file, directory); };
+  }
   saver_ = std::make_unique<Saver>(options, saved_kinds(machine.options()), saved_boxes(machine), machine.snapshot());
 }
 
@@ -165,6 +172,7 @@ std::optional<std::string> Checkpoints::finish() { return wait(); }
 Manifest Checkpoints::head(const Position& at) const {
   Manifest m{.run_id = run_id_, .step = at.step, .samples = at.samples, .updates = at.updates};
   m.configuration = remembered(config_);
+  if (end_token_ >= 0) m.configuration[kEndToken] = std::to_string(end_token_);
   m.layout = layout_of(config_, machine_.mesh().degrees);
   m.made_by = made_by();
   m.data = data_;

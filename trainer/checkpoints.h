@@ -50,6 +50,7 @@ class Checkpoints {
   std::unique_ptr<Saver> saver_;  // none without a directory
   std::string run_id_;
   std::map<std::string, std::string> data_;  // fingerprints
+  std::int64_t end_token_ = -1;              // of the tokenizer beside the data
   Position position_;
   std::vector<std::string> notes_;
 };

@@ -74,6 +74,31 @@ void add_checkpoint(CLI::App& app, CheckpointArguments& to) {
     command->add_option("--output", to.output, "Directory to put step-N into")->type_name("DIR")->required();
 }
 
+void add_conversions(CLI::App& app, ConvertArguments& to) {
+  using Verb = ConvertArguments::Verb;
+  CLI::App* import = app.add_subcommand("import", "Make a checkpoint of a model's files, to start from or to export");
+  CLI::App* outward = app.add_subcommand("export", "Write a checkpoint's model as others read it");
+  const auto add = [&](CLI::App* parent, const char* name, Verb verb, const char* what, const char* from, const char* into) {
+    parent->require_subcommand(1);
+    CLI::App* command = parent->add_subcommand(name, what);
+    command->callback([&to, verb] { to.verb = verb; });
+    command->add_option("from", to.from, "What to read")->type_name(from)->required();
+    command->add_option("to", to.to, "What to write")->type_name(into)->required();
+    return command;
+  };
+  add(import, "hf", Verb::import_hf, "From a Hugging Face directory", "DIR", "CHECKPOINT");
+  add(import, "gguf", Verb::import_gguf, "From a GGUF file", "FILE", "CHECKPOINT");
+  CLI::App* hf = add(outward, "hf", Verb::export_hf, "As a Hugging Face directory, its exits beside it", "CHECKPOINT", "DIR");
+  CLI::App* draft = add(outward, "draft", Verb::export_draft, "One exit as a stock model of its own", "CHECKPOINT", "DIR");
+  CLI::App* gguf = add(outward, "gguf", Verb::export_gguf, "As a GGUF file for llama.cpp", "CHECKPOINT", "FILE");
+  for (CLI::App* command : {hf, draft, gguf})
+    command->add_option("--dtype", to.dtype, "Of the numbers")->type_name("fp32|bf16|fp16")->capture_default_str();
+  for (CLI::App* command : {hf, draft})
+    command->add_option("--max-shard-size", to.max_shard, "Cut model.safetensors into files of at most so much")->type_name("5GB");
+  draft->add_option("--exit", to.exit, "The layer of the exit")->type_name("E")->required()->check(CLI::PositiveNumber);
+  gguf->add_option("--exit", to.exit, "The layer of an exit, to write it as a model of its own")->type_name("E")->check(CLI::PositiveNumber);
+}
+
 std::vector<std::string> names_of(const std::vector<const CLI::App*>& commands) {
   std::vector<std::string> names;
   for (const CLI::App* command : commands) names.push_back(command->get_name());
@@ -129,6 +154,7 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
   const CLI::App* tokenizer = add_tokenizer(app, line.tokenizer);
   const CLI::App* build = add_data(app, line.data);
   add_checkpoint(app, line.checkpoint);
+  add_conversions(app, line.convert);
   refuse_unknown_command(app, arguments);
   try {
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));  // the library takes them from the back
@@ -143,6 +169,7 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
   if (train->parsed()) line.verb = CommandLine::Verb::train;
   if (tokenizer->parsed()) line.verb = CommandLine::Verb::train_tokenizer;
   if (build->parsed()) line.verb = CommandLine::Verb::build_data;
+  if (app.got_subcommand("import") || app.got_subcommand("export")) line.verb = CommandLine::Verb::convert;
   if (app.got_subcommand("checkpoint")) line.verb = CommandLine::Verb::checkpoint;
   if (line.verb == CommandLine::Verb::train && line.train.config.empty() && !line.train.config_reference) {
     fail(Exit::configuration, "CONFIG.yaml is missing; see offramp train --help");

@@ -10,6 +10,7 @@
 #include "data/build.h"
 #include "data/train_tokenizer.h"
 #include "trainer/checkpoint_commands.h"
+#include "trainer/convert_commands.h"
 
 namespace offramp {
 
@@ -24,13 +25,14 @@ struct TrainArguments {
 };
 
 struct CommandLine {
-  enum class Verb { print, train, train_tokenizer, build_data, checkpoint };
+  enum class Verb { print, train, train_tokenizer, build_data, checkpoint, convert };
   Verb verb = Verb::print;
   std::string text;  // print
   TrainArguments train;
   TrainTokenizerOptions tokenizer;
   BuildOptions data;
   CheckpointArguments checkpoint;
+  ConvertArguments convert;
 };
 
 // `arguments` without the program's name.

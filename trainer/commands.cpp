@@ -55,6 +55,8 @@ void run_alone(const CommandLine& line) {
       return print(describe(build_data(line.data)) + "\n");
     case CommandLine::Verb::checkpoint:
       return print(run_checkpoint_command(line.checkpoint));
+    case CommandLine::Verb::convert:
+      return print(run_convert_command(line.convert));
     case CommandLine::Verb::train:
       break;
   }

@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <set>
+
 #include "checkpoint/checksum.h"
 #include "checkpoint/hdf5.h"
 #include "tensor/check.h"
@@ -66,6 +68,30 @@ std::map<std::string, std::string> remembered(const Config& config) {
       all[fmt::format("exits.{}.{}", config.exits[e].layer, key.path.substr(kExits.size()))] = print_value(key, config, e);
   }
   return all;
+}
+
+Config model_of(const Manifest& manifest) {
+  Config config;
+  Problems problems;
+  std::set<int> layers;
+  const auto take = [&](const SchemaKey& key, const std::string& name, std::size_t exit) {
+    const auto it = manifest.configuration.find(name);
+    if (it == manifest.configuration.end()) return;
+    const YamlNode node = parse_yaml(it->second, {.source = name}, problems);
+    assign(key, config, exit, node, problems);
+  };
+  for (const auto& [name, value] : manifest.configuration)
+    if (name.starts_with("exits.") && name.ends_with(".layer")) layers.insert(std::atoi(value.c_str()));
+  config.exits.resize(layers.size());
+  for (const SchemaKey& key : schema()) {
+    if (key.path.starts_with("model.")) take(key, std::string(key.path), 0);
+    if (!key.path.starts_with("exits[].")) continue;
+    std::size_t exit = 0;
+    for (const int layer : layers) take(key, fmt::format("exits.{}.{}", layer, key.path.substr(8)), exit++);
+  }
+  if (!problems.empty() || config.model.num_hidden_layers == 0)
+    fail(Exit::checkpoint, "the checkpoint of step {} does not say which model it is of", manifest.step);
+  return config;
 }
 
 std::map<std::string, std::string> fingerprints(const Config& config) {

@@ -18,6 +18,12 @@ std::map<std::string, std::string> fingerprints(const Config& config);
 std::map<std::string, std::string> made_by();
 std::map<std::string, std::int64_t> layout_of(const Config& config, const Degrees& degrees);
 
+// The model and the exits of a checkpoint; the rest are defaults. Throws Error(Exit::checkpoint) where it does not say.
+Config model_of(const Manifest& manifest);
+
+// Among what is remembered: the tokenizer's end of text, where there is one.
+inline const std::string kEndToken = "tokenizer.end_token";
+
 // Throws Error(Exit::configuration) for a key that a resume may not change, Error(Exit::data) for other data.
 void check_resume(const Manifest& manifest, const Config& config, const std::map<std::string, std::string>& data);
 // Why the resumed run's bits may be others than those of one that never stopped; empty: they are the same.

@@ -1,0 +1,133 @@
+#include "trainer/convert_commands.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cmath>
+#include <filesystem>
+#include <random>
+
+#include "checkpoint/draft_source.h"
+#include "checkpoint/export_source.h"
+#include "checkpoint/gguf_source.h"
+#include "checkpoint/gguf_tokenizer.h"
+#include "checkpoint/gguf_writer.h"
+#include "checkpoint/huggingface_source.h"
+#include "checkpoint/publish.h"
+#include "data/gguf_tokenizer.h"
+#include "tensor/check.h"
+#include "trainer/checkpoint_commands.h"
+#include "trainer/resume.h"
+
+namespace offramp {
+namespace {
+
+namespace fs = std::filesystem;
+
+// "5GB", "500MB", a number of bytes.
+std::uint64_t bytes_in(const std::string& text) {
+  if (text.empty()) return 0;
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const std::string unit(end, text.data() + text.size());
+  const double factor = unit == "GB" ? 1e9 : unit == "MB" ? 1e6 : unit == "KB" ? 1e3 : unit.empty() ? 1 : 0;
+  if (error != std::errc() || factor == 0 || !(number * factor >= 1 && number * factor < 1e18))
+    fail(Exit::configuration, "--max-shard-size {}: write a size such as 5GB or 500MB", text);
+  return static_cast<std::uint64_t>(number * factor);
+}
+
+FloatType type_of(const std::string& dtype) {
+  const auto type = float_type(dtype);
+  if (!type) fail(Exit::configuration, "--dtype {}: there are fp32, bf16 and fp16", dtype);
+  return *type;
+}
+
+// A checkpoint of weights alone, at step 0.
+std::string import_from(TensorSource& source, const Config& config, std::int64_t end_token, const std::string& directory,
+                        const std::function<void(const std::string&)>& add_tokenizer) {
+  Manifest head{.run_id = fmt::format("{:08x}", std::random_device()())};
+  for (auto& [key, value] : remembered(config))
+    if (key.starts_with("model.") || key.starts_with("exits.")) head.configuration[key] = value;
+  if (end_token >= 0) head.configuration[kEndToken] = std::to_string(end_token);
+  head.made_by = made_by();
+  std::vector<TensorOfKind> tensors;
+  for (const TensorEntry& entry : source.entries()) tensors.push_back({kWeights, entry.name, entry.shape});
+  const auto read = [&](const TensorOfKind& t, const Box& box, float* out) {
+    source.read(t.tensor, box.row * box.columns, box.elements(), out);
+  };
+  write_checkpoint(directory, head, tensors, read, 1, add_tokenizer);
+  return fmt::format("{}: {} tensors\n", step_directory(directory, 0), tensors.size());
+}
+
+std::string import_hf(const ConvertArguments& arguments) {
+  HuggingFaceSource source(arguments.from);
+  Config config;
+  config.model = source.config(), config.exits = source.exits();
+  return import_from(source, config, source.end_token(), arguments.to,
+                     [&](const std::string& directory) { copy_tokenizer_files(arguments.from, directory); });
+}
+
+std::string import_gguf(const ConvertArguments& arguments) {
+  GgufSource source(arguments.from);
+  Config config;
+  config.model = source.config();
+  const GgufVocabulary& vocabulary = source.vocabulary();
+  return import_from(source, config, vocabulary.eos, arguments.to, [&](const std::string& directory) {
+    if (!vocabulary.tokens.empty()) write_tokenizer_files(tokenizer_files(vocabulary, arguments.from), directory);
+  });
+}
+
+// A checkpoint as a model: the whole one, or what one of its exits makes of it.
+struct Opened {
+  explicit Opened(const std::string& path) : checkpoint(newest_sound(path)), config(model_of(checkpoint.manifest())), whole(checkpoint) {
+    const auto it = checkpoint.manifest().configuration.find(kEndToken);
+    if (it != checkpoint.manifest().configuration.end()) end_token = std::atoll(it->second.c_str());
+  }
+  bool has_tokenizer() const {
+    return fs::exists(checkpoint.directory() + "/tokenizer.json") || fs::exists(checkpoint.directory() + "/tokenizer.model");
+  }
+
+  Checkpoint checkpoint;
+  Config config;
+  CheckpointWeights whole;
+  std::int64_t end_token = -1;
+};
+
+void export_directory(Opened& from, TensorSource& source, const ModelConfig& model, std::vector<ExitSpec> exits, const ConvertArguments& to) {
+  HuggingFaceExport options{.directory = to.to, .exits = std::move(exits), .end_token = from.end_token};
+  options.write_tokenizer = [&](const std::string& directory) { copy_tokenizer_files(from.checkpoint.directory(), directory); };
+  options.type = type_of(to.dtype);
+  options.max_shard_bytes = bytes_in(to.max_shard);
+  export_source(source, model, options);
+}
+
+std::string export_to(const ConvertArguments& arguments) {
+  using Verb = ConvertArguments::Verb;
+  Opened from(arguments.from);
+  std::optional<DraftSource> draft;
+  if (arguments.exit > 0) draft.emplace(from.whole, from.config.model, from.config.exits, arguments.exit);
+  TensorSource& source = draft ? static_cast<TensorSource&>(*draft) : from.whole;
+  const ModelConfig& model = draft ? draft->config() : from.config.model;
+  if (arguments.verb == Verb::export_gguf) {
+    const GgufVocabulary vocabulary = from.has_tokenizer() ? read_gguf_vocabulary(from.checkpoint.directory()) : GgufVocabulary{};
+    write_gguf(arguments.to, model, source, vocabulary, type_of(arguments.dtype));
+  } else {
+    export_directory(from, source, model, draft ? std::vector<ExitSpec>{} : from.config.exits, arguments);
+  }
+  return fmt::format("{} from {}\n", arguments.to, from.checkpoint.directory());
+}
+
+}  // namespace
+
+std::string run_convert_command(const ConvertArguments& arguments) {
+  switch (arguments.verb) {
+    case ConvertArguments::Verb::import_hf:
+      return import_hf(arguments);
+    case ConvertArguments::Verb::import_gguf:
+      return import_gguf(arguments);
+    default:
+      return export_to(arguments);
+  }
+}
+
+}  // namespace offramp
