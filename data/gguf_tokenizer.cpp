@@ -35,8 +35,8 @@ std::string words_and_numbers(std::string_view number) {
 std::string gpt_4o() {
   const std::string_view upper = R"([\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}])", lower = R"([\p{Ll}\p{Lm}\p{Lo}\p{M}])";
   const std::string word = R"([^\r\n\p{L}\p{N}]?)";
-  return fmt::format(R"({0}{1}*{2}+{3}?|{0}{1}+{2}*{3}?|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)", word, upper,
-                     lower, kContractions);
+  return fmt::format(R"({0}{1}*{2}+{3}?|{0}{1}+{2}*{3}?|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)", word,
+                     upper, lower, kContractions);
 }
 
 // The names as llama.cpp's converter gives them.
@@ -133,7 +133,8 @@ std::string tokenizer_json(const GgufVocabulary& v, const Cutting& cutting) {
   const Json normalizer = cutting.compose ? Json{{"type", "NFC"}} : Json();
   return fmt::format(
       "{{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\n\"added_tokens\":{},\n\"normalizer\":{},\n\"pre_tokenizer\":{},\n"
-      "\"post_processor\":{},\n\"decoder\":{{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true}},\n"
+      "\"post_processor\":{},\n\"decoder\":{{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true}},"
+      "\n"
       "\"model\":{{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":null,\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,"
       "\"fuse_unk\":false,\"byte_fallback\":false,\"ignore_merges\":{},\n\"vocab\":{{\n{}}},\n\"merges\":[\n{}]}}}}\n",
       added_tokens(v).dump(), normalizer.dump(), pre_tokenizer(cutting).dump(), post_processor(v).dump(), cutting.ignore_merges,

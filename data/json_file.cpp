@@ -71,8 +71,7 @@ std::optional<std::int32_t> id_member(const Json& value) {
 void only_keys(const Json& object, std::initializer_list<std::string_view> known, const std::string& path, std::string_view what) {
   if (!object.is_object()) fail(Exit::data, "{}: {} is no object", path, what);
   for (const auto& [key, value] : object.items())
-    if (std::find(known.begin(), known.end(), key) == known.end())
-      fail(Exit::data, "{}: '{}' of {} is not supported", path, key, what);
+    if (std::find(known.begin(), known.end(), key) == known.end()) fail(Exit::data, "{}: '{}' of {} is not supported", path, key, what);
 }
 
 std::optional<std::string> file_bytes_of(const std::string& path) {
@@ -80,6 +79,8 @@ std::optional<std::string> file_bytes_of(const std::string& path) {
   if (!std::filesystem::is_regular_file(path, ignored)) return std::nullopt;
   std::ifstream file(path, std::ios::binary);
   if (!file) return std::nullopt;
+  if (const auto size = std::filesystem::file_size(path, ignored); !ignored && size > kMostBytes)
+    fail(Exit::data, "{}: {} bytes; at most {} are read", path, size, kMostBytes);
   return std::string(std::istreambuf_iterator<char>(file), {});
 }
 

@@ -20,8 +20,8 @@ namespace offramp {
 
 struct Word {
   std::string_view text;
-  std::int32_t id = -1;   // an added token's; -1: its bytes are to be merged
-  std::size_t end = 0;    // of the given text, up to and with this word; kNoCut where no place of it can be named
+  std::int32_t id = -1;    // an added token's; -1: its bytes are to be merged
+  std::size_t end = 0;     // of the given text, up to and with this word; kNoCut where no place of it can be named
   bool separates = false;  // an added token or malformed bytes
 };
 

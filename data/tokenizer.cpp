@@ -36,7 +36,8 @@ std::string file_content(const std::string& path) {
   std::error_code ignored;  // what cannot be looked at cannot be opened either
   if (!file || std::filesystem::is_directory(path, ignored))
     fail(Exit::data,
-         "{}: cannot be read; the tokenizer is \"bytes\", a SentencePiece file, as `offramp tokenizer train` writes it, a tokenizer.json, or a "
+         "{}: cannot be read; the tokenizer is \"bytes\", a SentencePiece file, as `offramp tokenizer train` writes it, a tokenizer.json, "
+         "or a "
          "directory with one of them",
          path);
   return {std::istreambuf_iterator<char>(file), {}};
@@ -60,7 +61,9 @@ std::unique_ptr<Tokenizer> load_directory(const std::filesystem::path& directory
   std::error_code ignored;
   const bool has_model = std::filesystem::exists(model, ignored);
   if (!std::filesystem::exists(json, ignored)) {
-    if (!has_model) fail(Exit::data, "{}: a directory without tokenizer.json and tokenizer.model; the tokenizer may also be a file, or \"bytes\"", directory.string());
+    if (!has_model)
+      fail(Exit::data, "{}: a directory without tokenizer.json and tokenizer.model; the tokenizer may also be a file, or \"bytes\"",
+           directory.string());
     return load_file(model);
   }
   try {

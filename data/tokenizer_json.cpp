@@ -56,8 +56,7 @@ void read_split(const Json& object, const std::string& path, PreTokenizing& to) 
 void read_byte_level(const Json& object, const std::string& path, PreTokenizing& to) {
   only_keys(object, {"type", "add_prefix_space", "trim_offsets", "use_regex"}, path, "pre_tokenizer ByteLevel");
   to.add_space = bool_member(object, "add_prefix_space", true, path);
-  if (to.add_space && !to.splits.empty())
-    fail(Exit::data, "{}: add_prefix_space behind another pre-tokenizer is not supported", path);
+  if (to.add_space && !to.splits.empty()) fail(Exit::data, "{}: add_prefix_space behind another pre-tokenizer is not supported", path);
   if (bool_member(object, "use_regex", true, path)) add_split(kByteLevelPattern, path, to);
 }
 
@@ -99,11 +98,11 @@ void check_model(const Json& model, const std::string& path) {
   if (type != "BPE" && !(type.empty() && model.contains("merges")))
     fail(Exit::data, "{}: a model of type '{}'; BPE is supported", path, type);
   if (bool_member(model, "byte_fallback", false, path))
-    throw SentencePieceJson(Exit::data,
-                            fmt::format("{}: holds a SentencePiece model (byte_fallback); name the tokenizer.model beside it instead", path));
+    throw SentencePieceJson(
+        Exit::data, fmt::format("{}: holds a SentencePiece model (byte_fallback); name the tokenizer.model beside it instead", path));
   only_keys(model,
-            {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges",
-             "vocab", "merges"},
+            {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback",
+             "ignore_merges", "vocab", "merges"},
             path, "model");
   const Json& dropout = member(model, "dropout", path);
   if (!dropout.is_null() && dropout != 0) fail(Exit::data, "{}: dropout of merges is not supported", path);
@@ -198,9 +197,8 @@ void check_ids(const TokenizerJson& json, const std::string& path) {
 
 TokenizerJson parse_tokenizer_json(std::string_view bytes, const std::string& path) {
   const Json root = parse_json(bytes, path);
-  only_keys(root,
-            {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model"}, path,
-            "a tokenizer.json");
+  only_keys(root, {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model"},
+            path, "a tokenizer.json");
   TokenizerJson json;
   read_model(member(root, "model", path), path, json);
   read_normalizer(member(root, "normalizer", path), path, json.rules);

@@ -5,8 +5,8 @@
 //   model          BPE: vocab, merges ("a b" or ["a", "b"]), ignore_merges, unk_token, fuse_unk
 //   added_tokens   content, lstrip, rstrip, normalized, special; not single_word. Ids as the library gives them
 //   normalizer     none, NFC
-//   pre_tokenizer  ByteLevel (add_prefix_space, use_regex), behind Split (Isolated, Removed; Regex, String; invert) and Digits, in a Sequence
-//   decoder        none, ByteLevel
+//   pre_tokenizer  ByteLevel (add_prefix_space, use_regex), behind Split (Isolated, Removed; Regex, String; invert) and Digits, in a
+//   Sequence decoder        none, ByteLevel
 #pragma once
 #include <string>
 #include <string_view>

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "data/json_file.h"
+#include "data/unicode.h"
 
 namespace offramp {
 namespace fs = std::filesystem;
@@ -53,8 +54,11 @@ class Settings {
     if (const auto map = json_at(directory / "special_tokens_map.json"))
       for (const char* key : kNamed)
         if (!has(key) && map->contains(key)) config_[key] = map->at(key);
-    if (const auto chat = file_bytes_of((directory / "chat_template.jinja").string()))
-      if (!has("chat_template")) config_["chat_template"] = *chat;
+    const std::string chat = (directory / "chat_template.jinja").string();
+    if (const auto text = file_bytes_of(chat); text && !has("chat_template")) {
+      if (valid_utf8(*text) != text->size()) fail(Exit::data, "{}: not UTF-8", chat);
+      config_["chat_template"] = *text;
+    }
     for (const char* file : {"generation_config.json", "config.json"})
       if (const auto model = json_at(directory / file)) read_model_ids(*model, (directory / file).string());
   }

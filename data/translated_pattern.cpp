@@ -89,7 +89,12 @@ class Translator {
     const bool braces = rest_[1] == 'x' && rest_.size() > 2 && rest_[2] == '{';
     const std::size_t start = braces ? 3 : 2;
     std::size_t end = start;
-    while (end < rest_.size() && end < start + (rest_[1] == 'u' ? 4 : braces ? 8 : 2) && std::isxdigit(static_cast<unsigned char>(rest_[end]))) ++end;
+    while (end < rest_.size() &&
+           end < start + (rest_[1] == 'u' ? 4
+                          : braces        ? 8
+                                          : 2) &&
+           std::isxdigit(static_cast<unsigned char>(rest_[end])))
+      ++end;
     const std::string digits(rest_.substr(start, end - start));
     const bool whole = braces ? !digits.empty() && end < rest_.size() && rest_[end] == '}' : digits.size() == (rest_[1] == 'u' ? 4u : 2u);
     if (!whole || (rest_[1] == 'x' && !braces && digits[0] > '7')) refuse(rest_.substr(0, 4));  // \x80 and on are bytes of a character

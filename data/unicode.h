@@ -10,11 +10,11 @@
 
 namespace offramp {
 
-std::size_t valid_utf8(std::string_view text);          // bytes at the beginning that are whole characters
-std::size_t malformed_utf8(std::string_view text);      // bytes at the beginning that belong to none
-std::size_t unfinished_utf8(std::string_view text);     // bytes at the end of a character that more text may complete
-std::string composed(std::string_view valid);           // Unicode's form NFC; valid: UTF-8
-std::string_view trim_end(std::string_view valid);      // without the white space (Unicode's White_Space) at the end
+std::size_t valid_utf8(std::string_view text);             // bytes at the beginning that are whole characters
+std::size_t malformed_utf8(std::string_view text);         // bytes at the beginning that belong to none
+std::size_t unfinished_utf8(std::string_view text);        // bytes at the end of a character that more text may complete
+std::string composed(std::string_view valid);              // Unicode's form NFC; valid: UTF-8
+std::string_view trim_end(std::string_view valid);         // without the white space (Unicode's White_Space) at the end
 std::size_t white_space_at_start(std::string_view valid);  // bytes
 
 // White_Space as the inside of a PCRE2 character class: PCRE2's own \s takes U+180E in, which is none.

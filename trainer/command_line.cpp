@@ -45,7 +45,9 @@ CLI::App* add_data(CLI::App& app, BuildOptions& to) {
       ->type_name("PATH...")
       ->required()
       ->expected(1, -1);
-  build->add_option("--tokenizer", to.tokenizer, "bytes, a SentencePiece model, a tokenizer.json, or a directory with one of them")->type_name("bytes|FILE.model|tokenizer.json|DIR")->required();
+  build->add_option("--tokenizer", to.tokenizer, "bytes, a SentencePiece model, a tokenizer.json, or a directory with one of them")
+      ->type_name("bytes|FILE.model|tokenizer.json|DIR")
+      ->required();
   build->add_option("--output", to.output, "Prefix of the files to write")->type_name("PREFIX")->required();
   build->add_option("--validation-fraction", to.validation_fraction, "Part of the documents set aside for validation")
       ->type_name("F")

@@ -43,10 +43,12 @@ inline std::string text_of(const SmallJson& json) {
 
 inline std::string sequence(const std::string& first) {
   return fmt::format(
-      R"({{"type":"Sequence","pretokenizers":[{},{{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}}]}})", first);
+      R"({{"type":"Sequence","pretokenizers":[{},{{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}}]}})",
+      first);
 }
 
-inline std::string split(const std::string& escaped_pattern, const std::string& behavior = "Isolated", const std::string& invert = "false") {
+inline std::string split(const std::string& escaped_pattern, const std::string& behavior = "Isolated",
+                         const std::string& invert = "false") {
   return fmt::format(R"({{"type":"Split","pattern":{{"Regex":"{}"}},"behavior":"{}","invert":{}}})", escaped_pattern, behavior, invert);
 }
 

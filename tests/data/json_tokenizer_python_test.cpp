@@ -22,15 +22,23 @@ def pick(low, high):  # characters that are old: later ones are letters to some 
     old = [chr(c) for c in range(low, high + 1) if unicodedata.ucd_3_2_0.category(chr(c)) not in ("Cn", "Cs")]
     return lambda r: r.choice(old)
 
-SPACES = [" ", "  ", "    ", "\n", "\n\n", "\r\n", "\t", "\u00a0", "\u2003", "\u3000", "\u0085", "\u180e", "\u2028", "\u200b", " \n ", "\n  "]
-ODD = ["'s", "'S", "'\u017f", "'ll", "'RE", "\u212a", "\u00df", "\ufb01", "\u01c5", "<|im_end|>", "<|im_", "<|endoftext|>", "<mask>", "  <mask>  ", "<e\u0301>", "<\u00e9>",
-       "e\u0301", "\u1e69", "s\u0323\u0307", "s\u0307\u0323", "\u1112\u1161\u11ab", "\ud55c", "\uac00\u11a8", "\u0915\u093c", "\u2126", "\u037e", "\u0345\u0300", "a\u0315\u0300\u05ae\u0062",
-       "\U0001f469\u200d\U0001f469\u200d\U0001f467", "\U0001f1ea\U0001f1fa", "\U0001f44d\U0001f3fd", "\ufeff", "\ufffd", "\U00010384", "\U000e0041"]
-CODE = ["def f(x):\n    return x**2  # ", "if (a[i] != b->c) {\n\t\tgo();\n\t}", "x += 0xDEADBEEF;", "<div class=\"a\">&nbsp;</div>", "SELECT * FROM t WHERE a<>'b';", "==========", "//////", "{}[]()",
+SPACES = [" ", "  ", "    ", "\n", "\n\n", "\r\n", "\t", "\u00a0", "\u2003", "\u3000", "\u0085", "\u180e", "\u2028", "\u200b", " \n ",
+          "\n  "]
+ODD = ["'s", "'S", "'\u017f", "'ll", "'RE", "\u212a", "\u00df", "\ufb01", "\u01c5", "<|im_end|>", "<|im_", "<|endoftext|>", "<mask>",
+       "  <mask>  ", "<e\u0301>", "<\u00e9>",
+       "e\u0301", "\u1e69", "s\u0323\u0307", "s\u0307\u0323", "\u1112\u1161\u11ab", "\ud55c", "\uac00\u11a8", "\u0915\u093c", "\u2126",
+       "\u037e", "\u0345\u0300", "a\u0315\u0300\u05ae\u0062",
+       "\U0001f469\u200d\U0001f469\u200d\U0001f467", "\U0001f1ea\U0001f1fa", "\U0001f44d\U0001f3fd", "\ufeff", "\ufffd", "\U00010384",
+       "\U000e0041"]
+CODE = ["def f(x):\n    return x**2  # ", "if (a[i] != b->c) {\n\t\tgo();\n\t}", "x += 0xDEADBEEF;", "<div class=\"a\">&nbsp;</div>",
+        "SELECT * FROM t WHERE a<>'b';", "==========", "//////", "{}[]()",
         "3.14159e-10", "1234567890", "12,345.67", "\u0661\u0662\u0663", "\u00bd\u00b2", "\u2167", "\u0966\u0967", "http://a.b/c?d=e&f=%20"]
-WORDS = "the of walking talk walkers talkers tokenizer language Model don't I'll we've it's CamelCase snake_case \u043f\u0440\u043e\u0433\u0443\u043b\u043a\u0430 \u4eba\u5de5\u667a\u80fd \u65e5\u672c\u8a9e\u3067\u3059 \ud55c\uad6d\uc5b4 \u0627\u0644\u0639\u0631\u0628\u064a\u0629 \u05e2\u05d1\u05e8\u05d9\u05ea \u0939\u093f\u0928\u094d\u0926\u0940 \u0e44\u0e17\u0e22 \u0395\u03bb\u03bb\u03b7\u03bd\u03b9\u03ba\u03ac na\u00efve \u00c5ngstr\u00f6m Vi\u1ec7t".split()
-RANGES = [pick(0, 0x1f), pick(0x20, 0x7e), pick(0x7f, 0x9f), pick(0xa0, 0x24f), pick(0x300, 0x36f), pick(0x370, 0x5ff), pick(0x900, 0xdff), pick(0x1100, 0x11ff), pick(0x1e00, 0x2fff),
-          pick(0x3000, 0x30ff), pick(0x4e00, 0x9fff), pick(0xac00, 0xd7a3), pick(0xe000, 0xffff), lambda r: chr(r.randint(0x1f300, 0x1faff)), pick(0x10000, 0x1ffff)]
+WORDS = ("the of walking talk walkers talkers tokenizer language Model don't I'll we've it's CamelCase snake_case naïve Ångström Việt "
+         "прогулка 人工智能 日本語です 한국어 العربية עברית हिन्दी ไทย Ελληνικά").split()
+RANGES = [pick(low, high) for low, high in (
+    (0, 0x1f), (0x20, 0x7e), (0x7f, 0x9f), (0xa0, 0x24f), (0x300, 0x36f), (0x370, 0x5ff), (0x900, 0xdff), (0x1100, 0x11ff),
+    (0x1e00, 0x2fff), (0x3000, 0x30ff), (0x4e00, 0x9fff), (0xac00, 0xd7a3), (0xe000, 0xffff), (0x10000, 0x1ffff))]
+RANGES.append(lambda r: chr(r.randint(0x1f300, 0x1faff)))
 
 def text(r):
     parts = []
@@ -56,20 +64,23 @@ KINDS = {
     "qwen2": ([split(Regex(LLAMA3.replace("{1,3}", "")), "isolated"), level(add_prefix_space=False, use_regex=False)], {"nfc": True}),
     "o200k": ([split(Regex(O200K), "removed", invert=True), level(add_prefix_space=False, use_regex=False)], {}),
     "spaced": ([level(add_prefix_space=True)], {"nfc": True}),
-    "digits": ([pre_tokenizers.Digits(), split(Regex(r"\p{Han}|[\s,]+$|\S\s"), "isolated"), split(" ", "removed"), level(add_prefix_space=False)], {}),
+    "digits": ([pre_tokenizers.Digits(), split(Regex(r"\p{Han}|[\s,]+$|\S\s"), "isolated"), split(" ", "removed"),
+    level(add_prefix_space=False)], {}),
     "unknown": ([level(add_prefix_space=False)], {"unk_token": "?", "fuse_unk": True}),
     "missing": ([level(add_prefix_space=False)], {"bare": True}),
 }
 
 def trained(steps, options, corpus):
-    model = models.BPE(ignore_merges=options.get("ignore_merges", False), unk_token=options.get("unk_token"), fuse_unk=options.get("fuse_unk", False))
+    model = models.BPE(ignore_merges=options.get("ignore_merges", False), unk_token=options.get("unk_token"),
+    fuse_unk=options.get("fuse_unk", False))
     t = Tokenizer(model)
     if "nfc" in options: t.normalizer = normalizers.NFC()
     t.pre_tokenizer = steps[0] if len(steps) == 1 else pre_tokenizers.Sequence(steps)
     t.decoder = decoders.ByteLevel()
     bare = "bare" in options or "unk_token" in options
     special = ["<|endoftext|>"] + ([options["unk_token"]] if "unk_token" in options else [])
-    t.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=700, show_progress=False, special_tokens=special, initial_alphabet=[] if bare else level.alphabet(),
+    t.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=700, show_progress=False, special_tokens=special,
+    initial_alphabet=[] if bare else level.alphabet(),
                                                       **({"limit_alphabet": 60} if bare else {})))
     t.add_special_tokens([AddedToken("<|im_end|>", normalized=False), AddedToken("<mask>", lstrip=True, rstrip=True, normalized=False)])
     t.add_tokens([AddedToken("<e\u0301>", normalized=True), AddedToken("==", normalized=False), AddedToken("=====", normalized=False)])
@@ -155,11 +166,13 @@ class JsonTokenizerPython : public testing::Test {
 
 TEST_F(JsonTokenizerPython, TransformersGivesTheSameIds) {
   compare();
-  for (const auto& entry : std::filesystem::directory_iterator(directory_.path())) {
-    if (!entry.is_directory()) continue;
-    write_hugging_face_tokenizer(entry.path(), directory_ / "export");
-    std::filesystem::remove_all(entry.path());
-    std::filesystem::rename(directory_ / "export", entry.path());
+  std::vector<std::filesystem::path> directories;
+  for (const auto& entry : std::filesystem::directory_iterator(directory_.path()))
+    if (entry.is_directory()) directories.push_back(entry.path());
+  for (const auto& directory : directories) {
+    write_hugging_face_tokenizer(directory, directory_ / "export");
+    std::filesystem::remove_all(directory);
+    std::filesystem::rename(directory_ / "export", directory);
   }
   compare();
 }

@@ -38,7 +38,8 @@ TEST(JsonTokenizer, KeepsEveryByte) {
   const auto t = made({});
   std::string all;
   for (int byte = 0; byte < 256; ++byte) all += static_cast<char>(byte);
-  for (const std::string& text : {all, std::string("caf\xC3\xA9 \xF0\x9F\x8E\x89\xF0\x9F"), std::string("\xED\xA0\x80\xC0\x80"), std::string()})
+  for (const std::string& text :
+       {all, std::string("caf\xC3\xA9 \xF0\x9F\x8E\x89\xF0\x9F"), std::string("\xED\xA0\x80\xC0\x80"), std::string()})
     EXPECT_EQ(t->decode(encode(*t, text)), text);
   EXPECT_EQ(t->decode(Ids{266, 9999, -1}), "<|endoftext|>");
 }
@@ -62,7 +63,8 @@ TEST(JsonTokenizer, AddedTokensAreTheLongestAndTakeSpaces) {
 // What GPT-2's rules, SmolLM2's, Llama 3's and others make of a document does not depend on where its parts are cut.
 std::vector<SmallJson> rule_sets() {
   std::vector<SmallJson> sets(8);
-  sets[1].pre_tokenizer = R"({"type":"Sequence","pretokenizers":[{"type":"Digits","individual_digits":true},)" + sets[0].pre_tokenizer + "]}";
+  sets[1].pre_tokenizer =
+      R"({"type":"Sequence","pretokenizers":[{"type":"Digits","individual_digits":true},)" + sets[0].pre_tokenizer + "]}";
   sets[2].pre_tokenizer = sequence(split(kEscapedLlama3));
   sets[3].pre_tokenizer = sequence(split(kEscapedLlama3, "Removed", "true"));
   sets[3].normalizer = R"({"type":"NFC"})";
@@ -72,15 +74,26 @@ std::vector<SmallJson> rule_sets() {
   sets[6].normalizer = R"({"type":"Sequence","normalizers":[{"type":"NFC"}]})";
   sets[7].pre_tokenizer = sequence(split("(?:\\\\p{L}\\\\s)+\\\\d"));  // looks far
   for (SmallJson& json : sets)
-    json.added += R"(,{"id":267,"content":"<m>","lstrip":true,"rstrip":true,"special":true,"normalized":false},)"
-                  R"({"id":268,"content":"e\u0301!","special":false,"normalized":true},{"id":264,"content":"aa","special":false,"normalized":false})";
+    json.added +=
+        R"(,{"id":267,"content":"<m>","lstrip":true,"rstrip":true,"special":true,"normalized":false},)"
+        R"({"id":268,"content":"e\u0301!","special":false,"normalized":true},{"id":264,"content":"aa","special":false,"normalized":false})";
   return sets;
 }
 
 std::string random_text(std::mt19937& draw) {
-  static const std::vector<std::string> kParts = {
-      "the", " the", " ", "  ", "\n", "\n\n", " \n ", "\r\n", "\t", "ing", "'ll", "'", "1", "11", "1,234.", "a", "aa", "aaa", "<m>", " <m> ", "<|endoftext|>", "<|endof",
-      "é", "e\u0301", "e\u0301!", "\u0301", "s\u0323\u0307", "漢字", "か\u3099", "\u1112\u1161\u11ab", "\u2126", "\u3000", "\u00a0", "🎉", "==", "\xFF", "\xF0\x9F", "\xE6"};
+  static const std::vector<std::string> kParts = {"the",      " the",     " ",
+                                                  "  ",       "\n",       "\n\n",
+                                                  " \n ",     "\r\n",     "\t",
+                                                  "ing",      "'ll",      "'",
+                                                  "1",        "11",       "1,234.",
+                                                  "a",        "aa",       "aaa",
+                                                  "<m>",      " <m> ",    "<|endoftext|>",
+                                                  "<|endof",  "é",        "e\u0301",
+                                                  "e\u0301!", "\u0301",   "s\u0323\u0307",
+                                                  "漢字",     "か\u3099", "\u1112\u1161\u11ab",
+                                                  "\u2126",   "\u3000",   "\u00a0",
+                                                  "🎉",        "==",       "\xFF",
+                                                  "\xF0\x9F", "\xE6"};
   std::string text;
   for (auto parts = 1 + draw() % 40; parts > 0; --parts) text += kParts[draw() % kParts.size()];
   return text;
@@ -127,7 +140,8 @@ TEST(JsonTokenizer, RefusesByNameWhatWouldChangeIds) {
   refused({.pre_tokenizer = R"({"type":"Metaspace"})"}, "'Metaspace'");
   refused({.pre_tokenizer = R"({"type":"ByteLevel","add_prefix_space":false,"rot13":true})"}, "'rot13'");
   refused({.pre_tokenizer = sequence(split("a", "MergedWithNext"))}, "'MergedWithNext'");
-  refused({.pre_tokenizer = R"({"type":"Sequence","pretokenizers":[{"type":"ByteLevel","add_prefix_space":false},{"type":"Digits"}]})"}, "behind ByteLevel");
+  refused({.pre_tokenizer = R"({"type":"Sequence","pretokenizers":[{"type":"ByteLevel","add_prefix_space":false},{"type":"Digits"}]})"},
+          "behind ByteLevel");
   refused({.pre_tokenizer = R"({"type":"Sequence","pretokenizers":[{"type":"Digits"},{"type":"ByteLevel","add_prefix_space":true}]})"},
           "add_prefix_space");
   refused({.normalizer = R"({"type":"Lowercase"})"}, "'Lowercase'");
@@ -138,7 +152,8 @@ TEST(JsonTokenizer, RefusesByNameWhatWouldChangeIds) {
   refused({.model = R"("type":"BPE","end_of_word_suffix":"</w>")"}, "end_of_word_suffix");
   refused({.model = R"("type":"BPE","unk_token":"<none>")"}, "'<none>'");
   refused({.model = R"("type":"BPE","magic":1)"}, "'magic'");
-  for (const char* id : {"5", "-1", "1.5", "\"x\"", "null", "4294967296", "1e300"}) refused({.vocabulary = fmt::format(",\"zz\":{}", id)}, "id");
+  for (const char* id : {"5", "-1", "1.5", "\"x\"", "null", "4294967296", "1e300"})
+    refused({.vocabulary = fmt::format(",\"zz\":{}", id)}, "id");
   refused({.added = R"({"id":266,"content":"<|endoftext|>","single_word":true})"}, "single_word");
   refused({.added = R"({"id":300,"content":"<|endoftext|>"})"}, "300");
   refused({.added = R"({"id":0,"content":"a"})"}, "id 0");
@@ -168,7 +183,8 @@ TEST(JsonTokenizer, RefusesWhatIsDamagedOrHostile) {
   refused(std::string(65 << 20, ' '), "bytes of JSON");
   refused("{}", "model");
   refused("{\"model\":[]}", "model");
-  for (const char* pattern : {"(?<=a)b", "^a", "a|b|", "[a[b]]", "(a", "\\\\bx", "(a)\\\\1", "\\\\w", "x{,3}", "x{2}+", "(?R)", "(*VERB)a", "\\\\p{Klingon}"})
+  for (const char* pattern :
+       {"(?<=a)b", "^a", "a|b|", "[a[b]]", "(a", "\\\\bx", "(a)\\\\1", "\\\\w", "x{,3}", "x{2}+", "(?R)", "(*VERB)a", "\\\\p{Klingon}"})
     refused(text_of({.pre_tokenizer = sequence(split(pattern))}), "regular expression");
   std::string many;
   for (int i = 0; i < 20; ++i) many += (i ? "," : "") + split("a");
@@ -179,6 +195,21 @@ TEST(JsonTokenizer, AnExpressionThatTakesForEverIsStopped) {
   const auto t = made({.pre_tokenizer = sequence(split("(?:a|a)+b\\\\d"))});
   expect_refused(Exit::data, {"small.json", "takes too long"}, [&] { encode(*t, "x" + std::string(5000, 'a') + "bx"); });
   EXPECT_EQ(encode(*t, "xb").size(), 2u);  // and goes on
+}
+
+TEST(JsonTokenizer, LongRunsAreNoTrouble) {
+  for (const SmallJson& json : rule_sets()) {
+    const auto t = made(json);
+    for (const char* part : {" ", "\n", "a", "1", "é", "=", "<m>", "\xFF", "e\u0301"}) {
+      std::string text;
+      while (text.size() < 150'000) text += part;
+      DocumentEncoder encoder(*t);
+      Ids parts;
+      for (std::size_t at = 0; at < text.size(); at += 65536) encoder.add(std::string_view(text).substr(at, 65536), parts);
+      encoder.finish(parts);
+      EXPECT_EQ(parts, encode(*t, text)) << json.pre_tokenizer << part;
+    }
+  }
 }
 
 TEST(BytePairs, LongWordsTakeNoLongerThanTheyMust) {
@@ -248,6 +279,7 @@ TEST_F(Files, TheFilesBesideATokenizerAreChecked) {
   refused("tokenizer_config.json", R"({"added_tokens_decoder":{"400":{"content":"he"}}})", "400");
   refused("tokenizer_config.json", R"({"additional_special_tokens":["<new>"]})", "'<new>'");
   refused("tokenizer_config.json", "{", "JSON");
+  refused("chat_template.jinja", "\xFF", "UTF-8");
   refused("config.json", R"({"eos_token_id":1000})", "1000");
   refused("generation_config.json", R"({"eos_token_id":"x"})", "eos_token_id");
 }
