@@ -145,6 +145,7 @@ std::string config_json(const GgufVocabulary& v) {
   Json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
                  {"add_bos_token", v.add_bos && v.bos >= 0},
                  {"add_eos_token", v.add_eos && v.eos >= 0},
+                 {"add_prefix_space", false},
                  {"clean_up_tokenization_spaces", false}};
   for (const auto& [key, id] : {std::pair{"bos_token", v.bos}, {"eos_token", v.eos}, {"unk_token", v.unknown}, {"pad_token", v.padding}})
     if (id >= 0) config[key] = v.tokens[static_cast<std::size_t>(id)];

@@ -37,6 +37,7 @@ class Settings {
   }
 
   TokenizerSettings run() {
+    check_flags();
     read_decoder();
     for (const char* key : kNamed) named(key);
     for (const char* key : {"additional_special_tokens", "extra_special_tokens"})
@@ -50,6 +51,15 @@ class Settings {
   }
 
  private:
+  // Some classes of transformers let these change what tokenizer.json says.
+  void check_flags() {
+    if (bool_member(config_, "split_special_tokens", false, path_)) fail(Exit::data, "{}: split_special_tokens is not supported", path_);
+    const bool space = json_.rules.add_space;
+    if (bool_member(config_, "add_prefix_space", space, path_) != space)
+      fail(Exit::data, "{}: add_prefix_space is {}, in {} it is {}; make them equal", path_, !space, tokenizer_, space);
+    config_["add_prefix_space"] = space;
+  }
+
   void read_directory(const fs::path& directory) {
     if (const auto map = json_at(directory / "special_tokens_map.json"))
       for (const char* key : kNamed)

@@ -278,6 +278,8 @@ TEST_F(Files, TheFilesBesideATokenizerAreChecked) {
   refused("tokenizer_config.json", R"({"added_tokens_decoder":{"400":{"content":"<new>"}}})", "'<new>'");
   refused("tokenizer_config.json", R"({"added_tokens_decoder":{"400":{"content":"he"}}})", "400");
   refused("tokenizer_config.json", R"({"additional_special_tokens":["<new>"]})", "'<new>'");
+  refused("tokenizer_config.json", R"({"add_prefix_space":true})", "add_prefix_space");
+  refused("tokenizer_config.json", R"({"split_special_tokens":true})", "split_special_tokens");
   refused("tokenizer_config.json", "{", "JSON");
   refused("chat_template.jinja", "\xFF", "UTF-8");
   refused("config.json", R"({"eos_token_id":1000})", "1000");
