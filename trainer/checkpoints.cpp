@@ -115,6 +115,8 @@ void Checkpoints::load(const std::string& directory) {
   agree(machine_.context(), world_, failure_of([&] {
     Checkpoint checkpoint(directory);
     const Manifest& m = checkpoint.manifest();
+    if (!machine_.options().optimizer_state.empty() && checkpoint.kinds().size() == 1)
+      fail(Exit::checkpoint, "{}: holds weights alone, which are no state to resume from", directory);
     check_resume(m, config_, data_);
     load_state(machine_, checkpoint);
     position_ = {m.step, m.samples, m.updates};
