@@ -125,6 +125,7 @@ training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 30, step
 optimizer: {name: sgd, lr: 0.1, betas: [0.5, 0.75], eps: 1.0e-7, weight_decay: 0.2, clip_grad_norm: 0.0, momentum: 0.875, nesterov: true,
   lr_schedule: {name: wsd, warmup_steps: 3, min_lr: 0.01, decay_steps: 8}}
 data: {train: 'a: b''s', validation: [{path: c}, {path: '12'}], shuffle: false, document_mask: true, loss_mask: "#mask"}
+checkpoint: {directory: saved, interval: 50, keep: 4}
 export: {hf: 'null'}
 logging: {directory: "d \\ e", interval: 11, tensorboard: false, profile_steps: [2, 3]}
 )";
@@ -146,6 +147,9 @@ TEST(Config, EveryKeyReachesItsField) {
   const Config c = read_config(file.path, {});
   EXPECT_EQ(c.model.hidden_size, 48);
   EXPECT_EQ(c.model.num_key_value_heads, 3);
+  EXPECT_EQ(c.checkpoint.directory, "saved");
+  EXPECT_EQ(c.checkpoint.interval, 50);
+  EXPECT_EQ(c.checkpoint.keep, 4);
   EXPECT_EQ(c.model.rope_theta, 5000.5);
   EXPECT_EQ(c.model.rope_scaling, (RopeScaling{"llama3", 32.0, 1.5, 5.0, 64}));
   ASSERT_EQ(c.exits.size(), 2u);  // sorted by layer
