@@ -1,16 +1,11 @@
 #include "checkpoint/checkpoint.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
 #include <filesystem>
 
 #include "checkpoint/checksum.h"
-#include "checkpoint/file.h"
+#include "checkpoint/input_file.h"
 #include "tensor/check.h"
 
 namespace offramp {
@@ -19,85 +14,34 @@ namespace {
 constexpr std::size_t kMostManifest = std::size_t{1} << 30;
 constexpr std::int64_t kBuffer = std::int64_t{1} << 20;  // elements
 
-// A regular file, whatever else its name may stand for.
-int open_regular(const std::string& path, std::uint64_t& bytes) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
-  struct stat status {};
-  if (descriptor < 0 || ::fstat(descriptor, &status) != 0) {
-    const int error_number = errno;
-    if (descriptor >= 0) ::close(descriptor);
-    if (error_number == ENOENT) fail(Exit::checkpoint, "{}: is missing; resume from another checkpoint", path);
-    fail_io(path, "read", error_number);
-  }
-  if (!S_ISREG(status.st_mode)) {
-    ::close(descriptor);
-    fail(Exit::checkpoint, "{}: is no file; resume from another checkpoint", path);
-  }
-  bytes = static_cast<std::uint64_t>(status.st_size);
-  return descriptor;
-}
-
-void read_at(int descriptor, const std::string& path, void* data, std::size_t bytes, std::uint64_t offset) {
-  char* next = static_cast<char*>(data);
-  while (bytes > 0) {
-    const ssize_t got = ::pread(descriptor, next, bytes, static_cast<off_t>(offset));
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) fail_io(path, "read", got < 0 ? errno : EIO);
-    next += got, offset += static_cast<std::uint64_t>(got), bytes -= static_cast<std::size_t>(got);
-  }
-}
-
-std::string read_small(const std::string& path) {
-  std::uint64_t bytes = 0;
-  const int descriptor = open_regular(path, bytes);
-  std::string text;
-  try {
-    if (bytes > kMostManifest) fail(Exit::checkpoint, "{}: has {} bytes, too many for a manifest", path, bytes);
-    text.resize(bytes);
-    read_at(descriptor, path, text.data(), text.size(), 0);
-  } catch (...) {
-    ::close(descriptor);
-    throw;
-  }
-  ::close(descriptor);
-  return text;
-}
-
 }  // namespace
 
 // Open files, few at a time: there may be more writers than descriptors.
 class Checkpoint::Files {
  public:
   Files(const std::string& directory, const Manifest& manifest) : directory_(directory), manifest_(manifest) {}
-  ~Files() { close_all(); }
 
-  std::string path(std::size_t file) const { return directory_ + "/" + manifest_.files[file].name; }
-  int open(std::size_t file) {
+  const InputFile& open(std::size_t file) {
     const auto it = open_.find(file);
     if (it != open_.end()) return it->second;
-    if (open_.size() >= 64) close_all();
-    std::uint64_t bytes = 0;
-    const int descriptor = open_regular(path(file), bytes);
-    open_[file] = descriptor;
-    if (bytes != manifest_.files[file].bytes)
-      fail(Exit::checkpoint, "{}: has {} bytes, its manifest says {}; resume from another checkpoint", path(file), bytes,
-           manifest_.files[file].bytes);
-    return descriptor;
-  }
-  void close_all() {
-    for (const auto& [file, descriptor] : open_) ::close(descriptor);
-    open_.clear();
+    if (open_.size() >= 64) open_.clear();
+    const StoredFile& stored = manifest_.files[file];
+    InputFile opened(directory_ + "/" + stored.name);
+    if (opened.size() != stored.bytes)
+      fail(Exit::checkpoint, "{}: has {} bytes, its manifest says {}; resume from another checkpoint", opened.path(), opened.size(),
+           stored.bytes);
+    return open_.emplace(file, std::move(opened)).first->second;
   }
 
  private:
   std::string directory_;
   const Manifest& manifest_;
-  std::map<std::size_t, int> open_;
+  std::map<std::size_t, InputFile> open_;
 };
 
 Checkpoint::Checkpoint(std::string directory) : directory_(std::move(directory)) {
   const std::string path = directory_ + "/manifest.json";
-  manifest_ = parse_manifest(path, read_small(path));
+  manifest_ = parse_manifest(path, read_file(path, kMostManifest));
   for (std::size_t i = 0; i < manifest_.boxes.size(); ++i) by_tensor_[{manifest_.boxes[i].kind, manifest_.boxes[i].tensor}].push_back(i);
   files_ = std::make_unique<Files>(directory_, manifest_);
 }
@@ -115,20 +59,19 @@ void Checkpoint::verify(std::size_t first, std::size_t step, const std::function
   std::vector<char> part(kSummed);
   for (std::size_t f = first; f < manifest_.files.size(); f += step) {
     const StoredFile& file = manifest_.files[f];
-    const int descriptor = files.open(f);
+    const InputFile& input = files.open(f);
     for (std::size_t i = 0; i < file.sums.size(); ++i) {
       const std::uint64_t begin = i * kSummed, bytes = std::min<std::uint64_t>(kSummed, file.bytes - begin);
-      read_at(descriptor, files.path(f), part.data(), bytes, begin);
+      input.read(begin, part.data(), bytes);
       if (beat) beat();
       if (checksum({part.data(), bytes}) == file.sums[i]) continue;
       std::string tensors;
       for (const StoredBox& b : manifest_.boxes)
         if (b.file == f && b.offset < begin + bytes && begin < b.offset + b.bytes() && tensors.size() < 200)
           tensors += fmt::format("{}{}", tensors.empty() ? " of " : ", ", b.dataset);
-      fail(Exit::checkpoint, "{}: bytes {} to {}{} are not those that were written; resume from another checkpoint", files.path(f), begin,
+      fail(Exit::checkpoint, "{}: bytes {} to {}{} are not those that were written; resume from another checkpoint", input.path(), begin,
            begin + bytes, tensors);
     }
-    files.close_all();
   }
 }
 
@@ -163,8 +106,8 @@ void Checkpoint::read_part(const StoredBox& stored, const Box& part, const Box& 
     const std::int64_t first = rows > 1 ? 0 : part.column - box.column, width = rows > 1 ? box.columns : part.columns;
     buffer_.resize(static_cast<std::size_t>(rows * width));
     const std::int64_t at = (row - box.row) * box.columns + first;
-    read_at(files_->open(stored.file), files_->path(stored.file), buffer_.data(), buffer_.size() * sizeof(float),
-            stored.offset + static_cast<std::uint64_t>(at) * sizeof(float));
+    files_->open(stored.file).read(stored.offset + static_cast<std::uint64_t>(at) * sizeof(float), buffer_.data(),
+                                   buffer_.size() * sizeof(float));
     copy_box(out + (row - wanted.row) * wanted.columns + part.column - wanted.column, wanted.columns,
              buffer_.data() + part.column - box.column - first, width, {0, rows, 0, part.columns});
   }

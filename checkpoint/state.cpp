@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "checkpoint/nearest_name.h"
 #include "tensor/check.h"
 
 namespace offramp {
@@ -65,20 +66,9 @@ class Loader {
     if (kind != kWeights && checkpoint_.shape(kWeights, piece.name))
       fail(Exit::checkpoint, "{}: has weights but no {} of {}: it is no state to resume from", where, kind,
            piece.name);
-    fail(Exit::checkpoint, "{}: has no tensor {}; the nearest is {}", where, piece.name, nearest(piece.name));
-  }
-
-  // By the longest common beginning and end.
-  std::string nearest(const std::string& name) const {
-    std::string best = "none";
-    std::size_t most = 0;
-    for (const TensorEntry& entry : checkpoint_.entries(kWeights)) {
-      const auto front = std::mismatch(name.begin(), name.end(), entry.name.begin(), entry.name.end()).first - name.begin();
-      const auto back = std::mismatch(name.rbegin(), name.rend(), entry.name.rbegin(), entry.name.rend()).first - name.rbegin();
-      const auto alike = static_cast<std::size_t>(front + back);
-      if (alike > most) most = alike, best = entry.name;
-    }
-    return best;
+    std::vector<std::string> names;
+    for (const TensorEntry& entry : checkpoint_.entries(kWeights)) names.push_back(entry.name);
+    fail(Exit::checkpoint, "{}: has no tensor {}{}", where, piece.name, nearest_hint(piece.name, names));
   }
 
   Machine& machine_;
