@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "comm/host.h"
+#include "comm/signals.h"
 
 namespace offramp {
 namespace {
@@ -20,6 +21,7 @@ double since(Clock::time_point start) { return std::chrono::duration<double>(Clo
 Watchdog::Watchdog(const Activity& activity, Options options) : activity_(activity), options_(std::move(options)) {
   if (!options_.end_job) options_.end_job = [] { std::_Exit(static_cast<int>(Exit::communication)); };
   timeout_s_ = options_.timeout_s;
+  const SignalsBlocked blocked;
   thread_ = std::thread([this] { watch(); });
 }
 
