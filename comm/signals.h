@@ -4,8 +4,6 @@
 //   const SignalsBlocked blocked;
 //   thread_ = std::thread(...);
 #pragma once
-#include <pthread.h>
-
 #include <csignal>
 
 namespace offramp {
