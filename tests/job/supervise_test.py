@@ -17,6 +17,7 @@ COMMAND = r'''
 import json, os, pathlib, signal, subprocess, sys, time
 if "--print-config" in sys.argv:
     print('checkpoint:\n  directory: "the checkpoints"\n  interval: 1\nlogging:\n  interval: 1\n  directory: logs\n  tensorboard: true')
+    open("asked.txt", "a").write("x")
     sys.exit(int(os.environ.get("FAIL", 0)))
 lives = pathlib.Path("lives.txt")
 n = len(lives.read_text().splitlines()) if lives.exists() else 0
@@ -100,6 +101,10 @@ class Supervise(unittest.TestCase):
     def test_a_configuration_that_is_wrong(self):
         self.assertEqual(self.run_lives([{}], env={"FAIL": "2"}), 2)
         self.assertEqual(self.lives(), [])
+
+    def test_killed_before_the_job_begins(self):
+        self.assertEqual(self.run_lives([{}], env={"FAIL": "137"}), 137)
+        self.assertEqual((self.directory / "asked.txt").read_text(), "xxx")
 
     def test_resume_that_the_user_gave(self):
         for given, later in ((["--resume", "auto"], ["--resume", "auto"]), (["--resume=auto"], ["--resume=auto"])):
