@@ -9,6 +9,7 @@
 #include "checkpoint/box_file.h"
 #include "checkpoint/file.h"
 #include "checkpoint/publish.h"
+#include "comm/signals.h"
 #include "tensor/check.h"
 
 namespace offramp {
@@ -53,6 +54,7 @@ void Saver::begin(Manifest head) {
 void Saver::start(void (Saver::*work)()) {
   if (thread_.joinable()) thread_.join();
   done_ = false;
+  const SignalsBlocked blocked;
   thread_ = std::thread([this, work] {
     try {
       (this->*work)();

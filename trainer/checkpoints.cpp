@@ -18,13 +18,6 @@ namespace {
 
 constexpr const char* kAuto = "auto";
 
-// The same on every rank: what rank 0 drew.
-std::string draw_run_id(Context& ctx, const Group& world) {
-  std::int32_t drawn = static_cast<std::int32_t>(std::random_device()());
-  broadcast(ctx, Tensor(&drawn, {1}, DType::i32), world, 0).wait(ctx);
-  return fmt::format("{:08x}", static_cast<std::uint32_t>(drawn));
-}
-
 // The steps that rank 0 sees: a network's directory may look different elsewhere.
 std::vector<std::int64_t> agreed_steps(Context& ctx, const Group& world, const std::string& directory) {
   std::vector<std::int64_t> steps;
@@ -39,8 +32,14 @@ std::vector<std::int64_t> agreed_steps(Context& ctx, const Group& world, const s
 
 }  // namespace
 
-Checkpoints::Checkpoints(const Config& config, const Group& world, Machine& machine, Activity& activity)
-    : config_(config), world_(world), machine_(machine), activity_(activity), run_id_(draw_run_id(machine.context(), world)) {
+std::string draw_run_id(Context& ctx, const Group& world) {
+  std::int32_t drawn = static_cast<std::int32_t>(std::random_device()());
+  broadcast(ctx, Tensor(&drawn, {1}, DType::i32), world, 0).wait(ctx);
+  return fmt::format("{:08x}", static_cast<std::uint32_t>(drawn));
+}
+
+Checkpoints::Checkpoints(const Config& config, const Group& world, Machine& machine, Activity& activity, std::string run_id)
+    : config_(config), world_(world), machine_(machine), activity_(activity), run_id_(std::move(run_id)) {
   agree(machine.context(), world, failure_of([&] {
     data_ = fingerprints(config);
     if (config.checkpoint.directory.empty() || world.rank() != 0) return;

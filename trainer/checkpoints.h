@@ -1,6 +1,6 @@
 // Checkpoints of a job: where it goes on from, and its saves, which run beside the training.
 //
-//   Checkpoints checkpoints(config, world, machine, activity);
+//   Checkpoints checkpoints(config, world, machine, activity, run_id);   // with the run's lock held (trainer/run_lock.h)
 //   Position at = checkpoints.resume("auto");       // loads; {0, 0, 0} where there is nothing yet
 //   ...
 //   checkpoints.vote();                              // before a step's statistics are summed
@@ -19,9 +19,12 @@ struct Position {
   std::int64_t step = 0, samples = 0, updates = 0;  // done, consumed, steps that changed parameters
 };
 
+// Collective: the same on every rank, and another one in every run.
+std::string draw_run_id(Context& ctx, const Group& world);
+
 class Checkpoints {
  public:
-  Checkpoints(const Config& config, const Group& world, Machine& machine, Activity& activity);
+  Checkpoints(const Config& config, const Group& world, Machine& machine, Activity& activity, std::string run_id);
 
   // What --resume names: empty, "auto", a checkpoint, or a directory of them. All ranks throw the same AgreedError: Exit::checkpoint where
   // nothing that is there can be read, Exit::configuration where the configuration is another one, Exit::data where the data is.

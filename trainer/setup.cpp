@@ -85,8 +85,9 @@ Trainer::Trainer(const Config& config, const std::string& resume, const Group& w
   mesh_ = Mesh(world, degrees);
   agreed(world, activity, "opening data", [&] { open_data(); });
   plan_machine();
+  const std::string run_id = lock_directories();
   agreed(world, activity, "taking memory", [&] { build_machine(); });
-  checkpoints_ = std::make_unique<Checkpoints>(config_, world, *machine_, activity);
+  checkpoints_ = std::make_unique<Checkpoints>(config_, world, *machine_, activity, run_id);
   at_ = checkpoints_->resume(resume);
   measure_machine();
   agreed(world, activity, "opening logs", [&] {
@@ -94,6 +95,15 @@ Trainer::Trainer(const Config& config, const std::string& resume, const Group& w
     log_ = std::make_unique<JobLog>(config_, degrees);
     if (!config_.export_hf.empty()) try_export(export_options(), config_.model);
   });
+}
+
+// Before this run takes memory: ranks of an earlier one that was killed may still have theirs. Returns the run's id.
+std::string Trainer::lock_directories() {
+  Context ctx;
+  ctx.activity = &activity_;
+  const std::string run_id = draw_run_id(ctx, world_);
+  run_lock_ = lock_run(ctx, world_, {config_.logging.directory, config_.checkpoint.directory}, run_id);
+  return run_id;
 }
 
 void Trainer::open_data() {

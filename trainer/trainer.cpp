@@ -23,6 +23,7 @@ void Trainer::run() {
     const std::int64_t first = at_.step + 1, last = config_.last_step();
     for (std::int64_t t = first; t <= last; ++t) {
       step(t);
+      if (run_lock_) run_lock_->check();
       if (checkpoints_->due(t)) warn(checkpoints_->save(at_));
       const std::int64_t interval = config_.training.validation_interval;
       if (t == last || (interval > 0 && t % interval == 0)) validate(t);

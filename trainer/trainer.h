@@ -17,6 +17,7 @@
 #include "trainer/loader.h"
 #include "trainer/job_log.h"
 #include "trainer/profile.h"
+#include "trainer/run_lock.h"
 
 namespace offramp {
 
@@ -42,6 +43,7 @@ class Trainer {
     PhaseTimes phases;                // means over ranks
   };
 
+  std::string lock_directories();
   void open_data();
   void try_validation(const Dataset& data) const;
   void plan_machine();
@@ -68,6 +70,7 @@ class Trainer {
   Group world_;
   Activity& activity_;
   Mesh mesh_;
+  std::unique_ptr<RunLock> run_lock_;  // on rank 0; let go after all that write
   std::optional<Dataset> train_;
   std::vector<ValidationSet> validation_;
   std::unique_ptr<Machine> machine_;

@@ -69,10 +69,10 @@ class Result:
 class Job:
     """A job that runs. `with` kills what is left of it."""
 
-    def __init__(self, directory, ranks, arguments, preexec=None, env=None):
+    def __init__(self, directory, ranks, arguments, preexec=None, env=None, output="output.txt"):
         launcher = ["mpirun", "-np", str(ranks)] if ranks > 1 else []
         self.directory, self.ranks, self.command = directory, ranks, launcher + [PROGRAM, *arguments]
-        self.log = open(directory / "output.txt", "w+b")
+        self.log = open(directory / output, "w+b")
         self.process = subprocess.Popen(
             self.command, cwd=directory, stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT, env={**environment(), **(env or {})},
             preexec_fn=preexec, start_new_session=True)
