@@ -126,10 +126,10 @@ void Checkpoints::load(const std::string& directory) {
   machine_.share_values();
 }
 
-bool Checkpoints::due(std::int64_t step) const {
+bool Checkpoints::due(std::int64_t step, bool last) const {
   if (!saver_ || step <= position_.step) return false;
   const std::int64_t interval = config_.checkpoint.interval;
-  return step == config_.last_step() || (interval > 0 && step % interval == 0);
+  return last || step == config_.last_step() || (interval > 0 && step % interval == 0);
 }
 
 std::optional<std::string> Checkpoints::save(const Position& at) {

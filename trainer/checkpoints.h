@@ -5,7 +5,7 @@
 //   ...
 //   checkpoints.vote();                              // before a step's statistics are summed
 //   if (auto warning = checkpoints.hear()) ...       // after: how far the save under way is
-//   if (checkpoints.due(t)) checkpoints.save({t, samples, updates});
+//   if (checkpoints.due(t, false)) checkpoints.save({t, samples, updates});
 //   checkpoints.finish();                            // waits for the last one
 //
 // Everything but vote() and due() is collective.
@@ -31,7 +31,7 @@ class Checkpoints {
   Position resume(const std::string& request);
   const std::vector<std::string>& notes() const { return notes_; }  // what to tell of the resume, a line each
 
-  bool due(std::int64_t step) const;
+  bool due(std::int64_t step, bool last) const;  // last: the job ends after this step, whatever the configuration says
   // These three return what Saver::advance says of the save before.
   std::optional<std::string> save(const Position& at);
   std::optional<std::string> hear();

@@ -65,7 +65,8 @@ void run_alone(const CommandLine& line) {
   dry_run_alone(line.train);
 }
 
-void run_training(const TrainArguments& arguments, const Group& world, Activity& activity, Watchdog& watchdog) {
+void run_training(const TrainArguments& arguments, const Group& world, Activity& activity, Watchdog& watchdog,
+                  const Preemption& preemption) {
   activity.begin("reading the configuration");
   LocatedConfig located;
   std::optional<Error> mine;
@@ -79,7 +80,7 @@ void run_training(const TrainArguments& arguments, const Group& world, Activity&
   ctx.activity = &activity;
   agree(ctx, world, mine);
   watchdog.set_timeout(located.config.training.timeout_s);
-  train(located.config, arguments.resume, world, activity);
+  train(located.config, arguments.resume, world, activity, preemption);
 }
 
 }  // namespace offramp

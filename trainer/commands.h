@@ -2,11 +2,12 @@
 // rank 0 does the work (works_alone, launched_rank) and the other ranks end at once.
 //
 //   if (works_alone(line)) return launched_rank() == 0 ? run_alone(line) : ok;
-//   run_training(line.train, mpi.world(), activity, watchdog);                  // on every rank
+//   run_training(line.train, mpi.world(), activity, watchdog, preemption);                  // on every rank
 #pragma once
 #include "comm/group.h"
 #include "comm/watchdog.h"
 #include "trainer/command_line.h"
+#include "trainer/preemption.h"
 
 namespace offramp {
 
@@ -19,6 +20,7 @@ bool works_alone(const CommandLine& line);
 void run_alone(const CommandLine& line);
 // Collective. Configuration errors are agreed on: every rank throws the same AgreedError. Once the configuration is read, its
 // timeout is the watchdog's.
-void run_training(const TrainArguments& arguments, const Group& world, Activity& activity, Watchdog& watchdog);
+void run_training(const TrainArguments& arguments, const Group& world, Activity& activity, Watchdog& watchdog,
+                  const Preemption& preemption);
 
 }  // namespace offramp

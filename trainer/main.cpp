@@ -42,9 +42,9 @@ void tell_alone(Exit code, const std::string& what) {
   report(located ? what : "offramp: " + what);
 }
 
-Exit train_in(const Group& world, const TrainArguments& arguments, Activity& activity, Watchdog& watchdog) {
+Exit train_in(const Group& world, const TrainArguments& arguments, Activity& activity, Watchdog& watchdog, const Preemption& preemption) {
   try {
-    return guarded([&] { run_training(arguments, world, activity, watchdog); },
+    return guarded([&] { run_training(arguments, world, activity, watchdog, preemption); },
                    [&](Exit code, const std::string& what) {
                      report(error_line(world.rank(), code, what));
                      abort_job(static_cast<int>(code));
@@ -58,10 +58,11 @@ Exit train_in(const Group& world, const TrainArguments& arguments, Activity& act
 // The watchdog outlives the session: MPI's own beginning and end may stand still as well.
 Exit train_on_every_rank(const TrainArguments& arguments, int& argc, char**& argv) {
   constexpr double kUntilConfigured = 300;  // seconds
+  const Preemption preemption;              // before there are other threads
   Activity activity;
   Watchdog watchdog(activity, {.timeout_s = kUntilConfigured, .rank = launched_rank()});
   MpiSession mpi(argc, argv);
-  const Exit code = train_in(mpi.world(), arguments, activity, watchdog);
+  const Exit code = train_in(mpi.world(), arguments, activity, watchdog, preemption);
   activity.begin("ending");
   return code;
 }

@@ -77,8 +77,8 @@ double wanted_on_host(Context& ctx, const Group& world, std::size_t mine) {
 
 }  // namespace
 
-Trainer::Trainer(const Config& config, const std::string& resume, const Group& world, Activity& activity)
-    : config_(config), world_(world), activity_(activity) {
+Trainer::Trainer(const Config& config, const std::string& resume, const Group& world, Activity& activity, const Preemption& preemption)
+    : config_(config), world_(world), activity_(activity), preemption_(preemption) {
   omp_set_num_threads(config.training.threads);
   const Degrees degrees = degrees_of(config, world.size());
   activity.begin("splitting the world");

@@ -13,6 +13,8 @@
 namespace offramp {
 namespace {
 
+constexpr std::int64_t kPreemptionVote = 3;  // after those of checkpoints
+
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 }  // namespace
@@ -22,9 +24,10 @@ void Trainer::run() {
     if (log_) log_->begin(checkpoints_->notes());
     const std::int64_t first = at_.step + 1, last = config_.last_step();
     for (std::int64_t t = first; t <= last; ++t) {
-      step(t);
+      const bool preempted = step(t).preempted;
       if (run_lock_) run_lock_->check();
-      if (checkpoints_->due(t)) warn(checkpoints_->save(at_));
+      if (checkpoints_->due(t, preempted)) warn(checkpoints_->save(at_));
+      if (preempted) end_preempted(t);
       const std::int64_t interval = config_.training.validation_interval;
       if (t == last || (interval > 0 && t % interval == 0)) validate(t);
     }
@@ -41,7 +44,19 @@ void Trainer::run() {
   }
 }
 
-void Trainer::step(std::int64_t t) {
+void Trainer::end_preempted(std::int64_t t) {
+  const std::string& directory = config_.checkpoint.directory;
+  const auto failure = checkpoints_->finish();
+  warn(failure);
+  if (log_) log_->finish();
+  const Exit code = failure ? Exit::checkpoint : Exit::preempted;
+  const std::string what = failure             ? "the state could not be saved"
+                           : directory.empty() ? "nothing is saved, since checkpoint.directory is not set"
+                                               : "the state is saved in " + directory + "; --resume auto goes on from there";
+  throw AgreedError(code, error_line(world_.rank(), code, fmt::format("step {}: ended by a signal: {}", t, what)));
+}
+
+Trainer::Outcome Trainer::step(std::int64_t t) {
   const double begin = now();
   profiler_->begin(t);
   fill_zero(machine_->context(), machine_->statistics());
@@ -53,6 +68,7 @@ void Trainer::step(std::int64_t t) {
   at_.step = t, at_.samples += config_.training.global_batch_size;
   profiler_->end(t);
   log_step(t, outcome, now() - begin);
+  return outcome;
 }
 
 // The counted tokens of the whole batch.
@@ -94,12 +110,15 @@ Trainer::Outcome Trainer::reduce(std::int64_t t) {
   times_.optimizer += now() - begin;
   share_phases();
   checkpoints_->vote();
+  double& asked = machine_->votes().as<double>()[kPreemptionVote];
+  asked = preemption_.requested() ? 1 : 0;
   const double waiting = now();
   activity_.begin(fmt::format("step {}, statistics", t));
   all_reduce(ctx, machine_->statistics(), world_).wait(ctx);
   times_.communication += now() - waiting;
-  warn(checkpoints_->hear());
   Outcome outcome;
+  outcome.preempted = asked > 0;
+  warn(checkpoints_->hear());
   const double* phases = machine_->phases().as<double>();
   outcome.phases = {phases[0], phases[1], phases[2], phases[3], phases[4], phases[5]};
   outcome.grad_norm = gradient_norm(machine_->squares());
@@ -200,8 +219,8 @@ void Trainer::warn(const std::optional<std::string>& failure) {
     fmt::print(stderr, "{}\n", error_line(world_.rank(), Exit::checkpoint, what));
 }
 
-void train(const Config& config, const std::string& resume, const Group& world, Activity& activity) {
-  Trainer(config, resume, world, activity).run();
+void train(const Config& config, const std::string& resume, const Group& world, Activity& activity, const Preemption& preemption) {
+  Trainer(config, resume, world, activity, preemption).run();
 }
 
 }  // namespace offramp

@@ -1,6 +1,6 @@
 // The training loop:  data -> run the program -> statistics (one reduction, one read) -> update -> log -> validate.
 //
-//   Trainer trainer(config, "auto", world, activity);   // collective: opens data, plans and takes memory, initialises or resumes
+//   Trainer trainer(config, "auto", world, activity, preemption);   // collective: opens data, plans and takes memory, initialises or resumes
 //   trainer.run();                              // to the last step; then final validation and export
 //
 // Every rank of the world does the same calls. Errors that all ranks see alike are AgreedErrors.
@@ -16,6 +16,7 @@
 #include "trainer/job.h"
 #include "trainer/loader.h"
 #include "trainer/job_log.h"
+#include "trainer/preemption.h"
 #include "trainer/profile.h"
 #include "trainer/run_lock.h"
 
@@ -24,7 +25,7 @@ namespace offramp {
 class Trainer {
  public:
   // resume: what --resume names (trainer/checkpoints.h).
-  Trainer(const Config& config, const std::string& resume, const Group& world, Activity& activity);
+  Trainer(const Config& config, const std::string& resume, const Group& world, Activity& activity, const Preemption& preemption);
   void run();
 
   Machine& machine() { return *machine_; }
@@ -41,6 +42,7 @@ class Trainer {
     std::int64_t tokens = 0;          // counted
     double loss = 0, grad_norm = 0;   // the weighted total; before clipping
     PhaseTimes phases;                // means over ranks
+    bool preempted = false;           // some rank was asked for an end
   };
 
   std::string lock_directories();
@@ -49,7 +51,8 @@ class Trainer {
   void plan_machine();
   void build_machine();
   void measure_machine();
-  void step(std::int64_t t);
+  Outcome step(std::int64_t t);
+  [[noreturn]] void end_preempted(std::int64_t t);
   std::int64_t load(std::int64_t t);
   void set_exit_scales(std::int64_t t, double counted);
   void set_layer_rates(std::int64_t t);
@@ -69,6 +72,7 @@ class Trainer {
   Config config_;
   Group world_;
   Activity& activity_;
+  const Preemption& preemption_;
   Mesh mesh_;
   std::unique_ptr<RunLock> run_lock_;  // on rank 0; let go after all that write
   std::optional<Dataset> train_;
@@ -86,7 +90,7 @@ class Trainer {
 };
 
 // `offramp train CONFIG` on this rank's thread.
-void train(const Config& config, const std::string& resume, const Group& world, Activity& activity);
+void train(const Config& config, const std::string& resume, const Group& world, Activity& activity, const Preemption& preemption);
 // `offramp train CONFIG --dry-run`: checks the layout and prints what each of `ranks` ranks will take.
 void dry_run(const Config& config, int ranks);
 
