@@ -70,6 +70,17 @@ std::vector<HeldBox> boxes_of(const Piece& piece, std::int64_t begin, std::int64
   return stacker.take();
 }
 
+std::vector<Box> boxes_between(std::int64_t first, std::int64_t count, std::int64_t columns) {
+  std::vector<Box> boxes;
+  while (count > 0) {
+    const std::int64_t row = first / columns, column = first % columns;
+    const bool whole = column == 0 && count >= columns;
+    boxes.push_back({row, whole ? count / columns : 1, column, whole ? columns : std::min(count, columns - column)});
+    first += boxes.back().elements(), count -= boxes.back().elements();
+  }
+  return boxes;
+}
+
 void copy_box(float* to, std::int64_t to_step, const float* from, std::int64_t from_step, const Box& box) {
   for (std::int64_t r = 0; r < box.rows; ++r) std::copy_n(from + r * from_step, box.columns, to + r * to_step);
 }

@@ -35,6 +35,9 @@ struct HeldBox {
 // order of their first elements.
 std::vector<HeldBox> boxes_of(const Piece& piece, std::int64_t begin, std::int64_t end);
 
+// Elements first .. first + count of a matrix with so many columns, in order: whole rows, and what is left of one before and after.
+std::vector<Box> boxes_between(std::int64_t first, std::int64_t count, std::int64_t columns);
+
 // Copies a box between two places, whose rows are so many elements apart.
 void copy_box(float* to, std::int64_t to_step, const float* from, std::int64_t from_step, const Box& box);
 

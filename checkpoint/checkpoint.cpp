@@ -113,17 +113,17 @@ void Checkpoint::read_part(const StoredBox& stored, const Box& part, const Box& 
   }
 }
 
-void CheckpointWeights::read(const std::string& name, std::int64_t first, std::int64_t count, float* out) {
-  const Shape* shape = checkpoint_.shape(kWeights, name);
+void CheckpointTensors::read(const std::string& name, std::int64_t first, std::int64_t count, float* out) {
+  const Shape* shape = checkpoint_.shape(kind_, name);
   if (!shape) fail(Exit::checkpoint, "{}: has no tensor {}", checkpoint_.directory(), name);
-  const std::int64_t columns = matrix_of(*shape).columns;
-  while (count > 0) {
-    const std::int64_t row = first / columns, column = first % columns;
-    const bool whole = column == 0 && count >= columns;
-    const Box box{row, whole ? count / columns : 1, column, whole ? columns : std::min(count, columns - column)};
-    checkpoint_.read(kWeights, name, box, out);
-    first += box.elements(), out += box.elements(), count -= box.elements();
+  for (const Box& box : boxes_between(first, count, matrix_of(*shape).columns)) {
+    checkpoint_.read(kind_, name, box, out);
+    out += box.elements();
   }
+}
+
+void CheckpointTensors::read_box(const std::string& name, const Shape&, const Box& box, float* out) {
+  checkpoint_.read(kind_, name, box, out);
 }
 
 std::string step_directory(const std::string& directory, std::int64_t step) { return fmt::format("{}/step-{}", directory, step); }

@@ -44,15 +44,17 @@ class Checkpoint {
   std::vector<float> buffer_;
 };
 
-// The weights of a checkpoint.
-class CheckpointWeights final : public TensorSource {
+// The tensors of one kind in a checkpoint: its weights.
+class CheckpointTensors final : public TensorSource {
  public:
-  explicit CheckpointWeights(Checkpoint& checkpoint) : checkpoint_(checkpoint) {}
-  std::vector<TensorEntry> entries() const override { return checkpoint_.entries(kWeights); }
+  explicit CheckpointTensors(Checkpoint& checkpoint, std::string kind = kWeights) : checkpoint_(checkpoint), kind_(std::move(kind)) {}
+  std::vector<TensorEntry> entries() const override { return checkpoint_.entries(kind_); }
   void read(const std::string& name, std::int64_t first, std::int64_t count, float* out) override;
+  void read_box(const std::string& name, const Shape& shape, const Box& box, float* out) override;
 
  private:
   Checkpoint& checkpoint_;
+  std::string kind_;
 };
 
 // The steps that <directory>/step-* stand for, newest first.

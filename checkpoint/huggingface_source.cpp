@@ -157,30 +157,40 @@ void HuggingFaceSource::check_tied_output() const {
   }
 }
 
-void HuggingFaceSource::read(const std::string& name, std::int64_t first, std::int64_t count, float* out) {
+const HuggingFaceSource::Place& HuggingFaceSource::place_of(const std::string& name) const {
   const auto it = places_.find(name);
   OFFRAMP_CHECK(it != places_.end(), "[HuggingFaceSource] there is no tensor {}", name);
-  const Place& place = it->second;
+  return it->second;
+}
+
+void HuggingFaceSource::read(const std::string& name, std::int64_t first, std::int64_t count, float* out) {
+  const Place& place = place_of(name);
   OFFRAMP_CHECK(first >= 0 && count >= 0 && first + count <= place.shape.elements(), "[HuggingFaceSource] {} {} has no elements {} + {}",
                 name, to_text(place.shape), first, count);
-  if (place.transposed) return read_transposed(place, first, count, out);
-  place.found.file->read(*place.found.tensor, static_cast<std::uint64_t>(place.part * place.shape.elements() + first),
-                         std::span(out, static_cast<std::size_t>(count)));
+  if (!place.transposed) {
+    place.found.file->read(*place.found.tensor, static_cast<std::uint64_t>(place.part * place.shape.elements() + first),
+                           std::span(out, static_cast<std::size_t>(count)));
+    return;
+  }
+  for (const Box& box : boxes_between(first, count, place.shape[1])) {
+    read_transposed(place, box, out);
+    out += box.elements();
+  }
+}
+
+void HuggingFaceSource::read_box(const std::string& name, const Shape& shape, const Box& box, float* out) {
+  const Place& place = place_of(name);
+  return place.transposed ? read_transposed(place, box, out) : TensorSource::read_box(name, shape, box, out);
 }
 
 // Element (row, column) is in the file at (column, part's first column + row). One row of the file at a time is read, as far as the
 // wanted rows go.
-void HuggingFaceSource::read_transposed(const Place& place, std::int64_t first, std::int64_t count, float* out) const {
-  const std::int64_t rows = place.shape[0], columns = place.shape[1], width = rows * place.parts;
-  const std::int64_t from = first / columns, to = (first + count + columns - 1) / columns;
-  const std::int64_t begin = to - from == 1 ? first % columns : 0, end = to - from == 1 ? begin + count : columns;
-  std::vector<float> row_of_file(static_cast<std::size_t>(to - from));
-  for (std::int64_t column = begin; column < end; ++column) {
-    place.found.file->read(*place.found.tensor, static_cast<std::uint64_t>(column * width + place.part * rows + from), row_of_file);
-    for (std::int64_t row = from; row < to; ++row) {
-      const std::int64_t at = row * columns + column;
-      if (at >= first && at < first + count) out[at - first] = row_of_file[static_cast<std::size_t>(row - from)];
-    }
+void HuggingFaceSource::read_transposed(const Place& place, const Box& box, float* out) const {
+  const std::int64_t rows = place.shape[0], width = rows * place.parts;
+  std::vector<float> row_of_file(static_cast<std::size_t>(box.rows));
+  for (std::int64_t c = 0; c < box.columns; ++c) {
+    place.found.file->read(*place.found.tensor, static_cast<std::uint64_t>((box.column + c) * width + place.part * rows + box.row), row_of_file);
+    for (std::int64_t r = 0; r < box.rows; ++r) out[r * box.columns + c] = row_of_file[static_cast<std::size_t>(r)];
   }
 }
 

@@ -29,6 +29,7 @@ class HuggingFaceSource : public TensorSource {
   const std::vector<ExitSpec>& exits() const { return exits_; }
   std::vector<TensorEntry> entries() const override { return entries_; }
   void read(const std::string& name, std::int64_t first, std::int64_t count, float* out) override;
+  void read_box(const std::string& name, const Shape& shape, const Box& box, float* out) override;
 
  private:
   // Where a logical tensor is: the p-th of the parts of what the file has.
@@ -40,7 +41,8 @@ class HuggingFaceSource : public TensorSource {
   };
   void add(const Shards& shards, const std::vector<ExportEntry>& table, const std::string& base_prefix);
   void check_tied_output() const;
-  void read_transposed(const Place& place, std::int64_t first, std::int64_t count, float* out) const;
+  const Place& place_of(const std::string& name) const;
+  void read_transposed(const Place& place, const Box& box, float* out) const;
 
   HuggingFaceConfig config_;
   std::vector<ExitSpec> exits_;

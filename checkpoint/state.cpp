@@ -15,31 +15,32 @@ Tensor numbers(const Flat& flat, const std::string& kind, Range range) {
 
 constexpr std::int64_t kBuffer = std::int64_t{1} << 20;  // elements read at once, if a row is no larger
 
+// Fills one kind of numbers from a source.
 class Loader {
  public:
-  Loader(Machine& machine, Checkpoint& checkpoint, const LoadOptions& options)
-      : machine_(machine), flat_(machine.flat()), checkpoint_(checkpoint), options_(options) {}
+  Loader(Machine& machine, const std::string& kind, TensorSource& source, std::string where, const std::vector<std::string>& left_alone)
+      : machine_(machine), kind_(kind), source_(source), where_(std::move(where)), left_alone_(left_alone) {
+    for (const TensorEntry& entry : source.entries()) shapes_[entry.name] = entry.shape;
+  }
 
   void run() {
-    std::vector<std::string> kinds = saved_kinds(machine_.options());
-    if (!options_.optimizer) kinds.resize(1);
-    for (const std::string& kind : kinds)
-      for (Parameter* p : flat_.owned()) {
-        const Range place = flat_.place(*p);
-        for (const Range& kept : flat_.kept()) {
-          const Range part = kept & place;
-          if (part.count() <= 0) continue;
-          for (const Piece& piece : p->pieces) load(kind, piece, place, part);
-        }
+    const Flat& flat = machine_.flat();
+    for (Parameter* p : flat.owned()) {
+      const Range place = flat.place(*p);
+      for (const Range& kept : flat.kept()) {
+        const Range part = kept & place;
+        if (part.count() <= 0) continue;
+        for (const Piece& piece : p->pieces)
+          if (stored(piece)) load(piece, place, part);
       }
-    if (machine_.options().precision == DType::f32) return;
-    for (const Range& kept : flat_.kept()) copy(machine_.context(), flat_.values(kept), flat_.exact(kept));
+    }
+    if (kind_ != kWeights || machine_.options().precision == DType::f32) return;
+    for (const Range& kept : flat.kept()) copy(machine_.context(), flat.values(kept), flat.exact(kept));
   }
 
  private:
-  void load(const std::string& kind, const Piece& piece, Range place, Range part) {
-    if (!stored(kind, piece)) return;
-    float* out = numbers(flat_, kind, part).as<float>();
+  void load(const Piece& piece, Range place, Range part) {
+    float* out = numbers(machine_.flat(), kind_, part).as<float>();
     const std::int64_t begin = part.begin - place.begin;
     for (const HeldBox& held : boxes_of(piece, begin, part.end - place.begin)) {
       const Box& box = held.box;
@@ -47,34 +48,33 @@ class Loader {
       for (std::int64_t r = 0; r < box.rows; r += most) {
         const Box wanted{box.row + r, std::min(most, box.rows - r), box.column, box.columns};
         buffer_.resize(static_cast<std::size_t>(wanted.elements()));
-        checkpoint_.read(kind, piece.name, wanted, buffer_.data());
+        source_.read_box(piece.name, piece.global, wanted, buffer_.data());
         copy_box(out + held.local + r * held.step - begin, held.step, buffer_.data(), box.columns, wanted);
         machine_.context().beat();
       }
     }
   }
 
-  bool stored(const std::string& kind, const Piece& piece) const {
-    const Shape* shape = checkpoint_.shape(kind, piece.name);
-    const std::string where = checkpoint_.directory() + "/manifest.json";
-    if (shape && *shape == piece.global) return true;
-    if (shape)
-      fail(Exit::checkpoint, "{}: {} is {}, the model's is {}: use the model: block that it was trained with", where, piece.name,
-           to_text(*shape), to_text(piece.global));
+  bool stored(const Piece& piece) const {
+    const auto it = shapes_.find(piece.name);
+    if (it != shapes_.end() && it->second == piece.global) return true;
+    if (it != shapes_.end())
+      fail(Exit::checkpoint, "{}: {} is {}, the model's is {}: use the model: block that it was trained with", where_, piece.name,
+           to_text(it->second), to_text(piece.global));
     const auto begins = [&](const std::string& prefix) { return piece.name.starts_with(prefix); };
-    if (std::any_of(options_.may_be_missing.begin(), options_.may_be_missing.end(), begins)) return false;
-    if (kind != kWeights && checkpoint_.shape(kWeights, piece.name))
-      fail(Exit::checkpoint, "{}: has weights but no {} of {}: it is no state to resume from", where, kind,
-           piece.name);
+    if (std::any_of(left_alone_.begin(), left_alone_.end(), begins)) return false;
+    if (kind_ != kWeights) fail(Exit::checkpoint, "{}: has weights but no {} of {}: it is no state to resume from", where_, kind_, piece.name);
     std::vector<std::string> names;
-    for (const TensorEntry& entry : checkpoint_.entries(kWeights)) names.push_back(entry.name);
-    fail(Exit::checkpoint, "{}: has no tensor {}{}", where, piece.name, nearest_hint(piece.name, names));
+    for (const auto& [name, shape] : shapes_) names.push_back(name);
+    fail(Exit::checkpoint, "{}: has no tensor {}{}", where_, piece.name, nearest_hint(piece.name, names));
   }
 
   Machine& machine_;
-  const Flat& flat_;
-  Checkpoint& checkpoint_;
-  const LoadOptions& options_;
+  const std::string& kind_;
+  TensorSource& source_;
+  std::string where_;
+  std::vector<std::string> left_alone_;
+  std::map<std::string, Shape> shapes_;
   std::vector<float> buffer_;
 };
 
@@ -119,6 +119,15 @@ void take_snapshot(Machine& machine, Tensor snapshot) {
   }
 }
 
-void load_state(Machine& machine, Checkpoint& checkpoint, const LoadOptions& options) { Loader(machine, checkpoint, options).run(); }
+void load_state(Machine& machine, Checkpoint& checkpoint) {
+  for (const std::string& kind : saved_kinds(machine.options())) {
+    CheckpointTensors source(checkpoint, kind);
+    Loader(machine, kind, source, checkpoint.directory() + "/manifest.json", {}).run();
+  }
+}
+
+void load_weights(Machine& machine, TensorSource& source, const std::string& where, const std::vector<std::string>& kept) {
+  Loader(machine, kWeights, source, where, kept).run();
+}
 
 }  // namespace offramp

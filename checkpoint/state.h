@@ -4,7 +4,7 @@
 //
 //   const std::vector<SavedBox> boxes = saved_boxes(machine);
 //   take_snapshot(machine, machine.snapshot());
-//   load_state(machine, checkpoint);                 // collective; whatever layout wrote it
+//   load_state(machine, checkpoint);                 // on every rank; whatever layout wrote it
 #pragma once
 #include "checkpoint/checkpoint.h"
 #include "parallel/machine.h"
@@ -26,12 +26,10 @@ std::vector<SavedBox> saved_boxes(const Machine& machine);
 // snapshot [kinds, elements] f32: a copy of this rank's shards.
 void take_snapshot(Machine& machine, Tensor snapshot);
 
-struct LoadOptions {
-  bool optimizer = true;                   // false: weights alone
-  std::vector<std::string> may_be_missing;  // prefixes of tensors that keep what they are initialised with
-};
-// Throws Error(Exit::checkpoint) on some ranks where tensors are missing or of other shapes; agree on it. The weights of other ranks
+// Both throw Error(Exit::checkpoint) on some ranks where tensors are missing or of other shapes; agree on it. The weights of other ranks
 // (sharded, tied) come by machine.share_values(), which is for the caller to call once all agree.
-void load_state(Machine& machine, Checkpoint& checkpoint, const LoadOptions& options = {});
+void load_state(Machine& machine, Checkpoint& checkpoint);
+// Weights alone. `where` names the source in messages. Tensors whose names begin with one of `kept` stay what they are.
+void load_weights(Machine& machine, TensorSource& source, const std::string& where, const std::vector<std::string>& kept = {});
 
 }  // namespace offramp

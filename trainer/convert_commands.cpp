@@ -89,7 +89,7 @@ struct Opened {
 
   Checkpoint checkpoint;
   Config config;
-  CheckpointWeights whole;
+  CheckpointTensors whole;
   std::int64_t end_token = -1;
 };
 
