@@ -32,13 +32,6 @@ ModelConfig shortened(ModelConfig config, const ExitSpec& exit) {
   return config;
 }
 
-// `name` with another prefix, if it has this one: a module, or all that is below it.
-bool moved(std::string& name, const std::string& from, const std::string& to) {
-  if (!name.starts_with(from + ".")) return false;
-  name = to + name.substr(from.size());
-  return true;
-}
-
 }  // namespace
 
 DraftSource::DraftSource(TensorSource& source, const ModelConfig& config, std::span<const ExitSpec> exits, int layer)

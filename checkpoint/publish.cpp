@@ -19,6 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kIndex = "index.h5";
+constexpr const char* kLatest = "latest";
 
 // Gives a directory its name. One of that name, of an earlier run that came as far, changes places with it in one step.
 void rename_directory(const std::string& from, const std::string& to) {
@@ -59,7 +60,8 @@ void remove_unfinished(const std::string& directory) {
   std::vector<fs::path> left;
   for (const auto& entry : fs::directory_iterator(directory, ignored)) {
     const std::string name = entry.path().filename();
-    if (name.starts_with("step-") && name.find(".tmp-") != std::string::npos) left.push_back(entry.path());
+    const bool ours = name.starts_with("step-") || name.starts_with(kLatest);
+    if (ours && name.find(".tmp-") != std::string::npos) left.push_back(entry.path());
   }
   for (const fs::path& path : left) fs::remove_all(path, ignored);
 }
@@ -72,7 +74,7 @@ void publish(const std::string& temporary, const std::string& directory, Manifes
   const std::string step = step_directory(directory, manifest.step);
   rename_directory(temporary, step);
   sync_path(directory);
-  write_file(directory + "/latest", fs::path(step).filename().string() + "\n");
+  write_file(directory + "/" + kLatest, fs::path(step).filename().string() + "\n");
 }
 
 void write_checkpoint(const std::string& directory, Manifest head, const std::vector<TensorOfKind>& tensors, const ReadBox& read, int files,

@@ -66,7 +66,8 @@ class Loader {
     if (kind_ != kWeights) fail(Exit::checkpoint, "{}: has weights but no {} of {}: it is no state to resume from", where_, kind_, piece.name);
     std::vector<std::string> names;
     for (const auto& [name, shape] : shapes_) names.push_back(name);
-    fail(Exit::checkpoint, "{}: has no tensor {}{}", where_, piece.name, nearest_hint(piece.name, names));
+    const char* advice = piece.name.starts_with("exits.") ? "; an exit that is new here begins by `init: final, copy_layer or random`" : "";
+    fail(Exit::checkpoint, "{}: has no tensor {}{}{}", where_, piece.name, nearest_hint(piece.name, names), advice);
   }
 
   Machine& machine_;

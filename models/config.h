@@ -32,6 +32,7 @@ struct ModelConfig {
   bool gpt2() const { return architecture == "gpt2"; }
   std::int64_t head_size() const { return hidden_size / num_attention_heads; }
   std::int64_t queries_per_group() const { return num_attention_heads / num_key_value_heads; }
+  bool operator==(const ModelConfig&) const = default;
 };
 
 // Heads at layer l, W the output matrix (methods of EE-LLM, arXiv 2312.04916, and Kangaroo, 2404.18911):
@@ -40,6 +41,10 @@ struct ModelConfig {
 //   block      a full extra layer, then norm            attention   a layer without its MLP, then norm
 enum class HeadKind : std::uint8_t { bare, norm, mlp, block, attention };
 const char* name_of(HeadKind kind);
+
+// How an exit's own tensors begin (EE-Tuning, arXiv 2402.00518): random; as the base has them, the model that training starts from; or
+// as copies: head and norm of the final ones, an MLP or a layer of the last layer's (final_head) or of the nearest (copy_layer).
+enum class ExitInit : std::uint8_t { random, base, final_head, copy_layer };
 
 struct ExitSpec {
   int layer = 0;                // counts from 1: the exit reads that layer's output
@@ -50,6 +55,7 @@ struct ExitSpec {
   bool confidence_weights = false;
   bool detach = false;          // no gradient into the backbone
   double lr_scale = 1;          // of the exit's own tensors
+  ExitInit init = ExitInit::random;
 };
 
 }  // namespace offramp

@@ -205,11 +205,11 @@ Tensor Flat::of_state(const Tensor& buffer, Range range) const {
   broken("a range within kept()", fmt::format("[flat] elements {} to {} are kept elsewhere", range.begin, range.end));
 }
 
-void Flat::initialize(Context& ctx, std::uint64_t seed) {
+void Flat::initialize(Context& ctx, std::uint64_t seed, const NameOf& origin) {
   for (Parameter* parameter : holders_) {
     const Range range = place(*parameter);
     const Tensor exact = options_.values == DType::f32 ? values(range) : gradients(range);
-    offramp::initialize(*parameter, exact, seed);
+    offramp::initialize(*parameter, exact, seed, origin);
     if (options_.values != DType::f32) copy(ctx, values(range), exact);
     ctx.beat();
   }

@@ -92,7 +92,7 @@ class Flat {
   Range place(const Parameter& parameter) const;  // of one with a value of its own
 
   // Gives every parameter its initial value. The gradients are used as memory.
-  void initialize(Context& ctx, std::uint64_t seed);
+  void initialize(Context& ctx, std::uint64_t seed, const NameOf& origin = {});
 
   std::size_t value_bytes() const { return values_.bytes(); }
   std::size_t gradient_bytes() const { return gradients_.bytes(); }

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace offramp {
 
 Names::Names(const ModelConfig& config)
@@ -40,5 +42,28 @@ std::string Names::exit(int layer) { return fmt::format("exits.{}", layer); }
 std::string Names::exit_block(int layer) { return exit(layer) + ".block"; }
 std::string Names::exit_norm(int layer) { return exit(layer) + ".norm"; }
 std::string Names::exit_output(int layer) { return exit(layer) + ".head"; }
+
+
+bool moved(std::string& name, const std::string& from, const std::string& to) {
+  if (!name.starts_with(from + ".")) return false;
+  name = to + name.substr(from.size());
+  return true;
+}
+
+std::string exit_origin(const std::string& name, const ModelConfig& config, std::span<const ExitSpec> exits) {
+  const Names names(config);
+  for (const ExitSpec& exit : exits) {
+    if (exit.init != ExitInit::final_head && exit.init != ExitInit::copy_layer) continue;
+    if (!name.starts_with(Names::exit(exit.layer) + ".")) continue;
+    const std::int64_t last = config.num_hidden_layers - 1, own = exit.layer - 1;  // layers from 0 here
+    const bool near = exit.init == ExitInit::copy_layer;
+    std::string origin = name;
+    moved(origin, Names::exit_norm(exit.layer), names.final_norm) || moved(origin, Names::exit_output(exit.layer), names.output) ||
+        moved(origin, Names::exit(exit.layer) + ".mlp", names.layer(near ? own : last) + ".mlp") ||
+        moved(origin, Names::exit_block(exit.layer), names.layer(near ? std::min(own + 1, last) : last));
+    return origin;
+  }
+  return name;
+}
 
 }  // namespace offramp

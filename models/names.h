@@ -8,6 +8,7 @@
 // checkpoint/huggingface.h.
 #pragma once
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "models/config.h"
@@ -34,6 +35,12 @@ struct Names {
   std::string embedding, positions;  // positions: learned ones, empty without
   std::string final_norm, output;    // output: the final head's matrix, the embedding's where they are tied
 };
+
+// Gives `name` another prefix, if it has this one: that of a module, and of all that is below it.
+bool moved(std::string& name, const std::string& from, const std::string& to);
+// The tensor that this one begins as a copy of, by its exit's `init`; itself where it copies none.
+//   exit_origin("exits.4.norm.weight", config, exits) == "model.norm.weight"
+std::string exit_origin(const std::string& name, const ModelConfig& config, std::span<const ExitSpec> exits);
 
 inline std::string weight_of(const std::string& module) { return module + ".weight"; }
 inline std::string bias_of(const std::string& module) { return module + ".bias"; }

@@ -110,14 +110,14 @@ void runs(const Piece& piece, const std::function<void(const Run&)>& visit) {
   runs(piece, 0, std::numeric_limits<std::int64_t>::max(), visit);
 }
 
-void initialize(const Parameter& parameter, Tensor values, std::uint64_t seed) {
+void initialize(const Parameter& parameter, Tensor values, std::uint64_t seed, const NameOf& origin) {
   std::int64_t covered = 0;
   for (const Piece& piece : parameter.pieces) covered += piece.elements();
   OFFRAMP_CHECK(covered == parameter.shape.elements() && values.elements() == covered && values.contiguous(),
                 "[initialize] {}: pieces hold {} elements, the parameter is {}, its memory {}", parameter.name(), covered,
                 to_text(parameter.shape), to_text(values.shape));
   for (const Piece& piece : parameter.pieces) {
-    const Key key{seed, Use::init, hash(piece.name)};
+    const Key key{seed, Use::init, hash(origin ? origin(piece.name) : piece.name)};
     runs(piece, [&](const Run& run) { fill(values.as<float>(), run, parameter.init, key); });
   }
 }

@@ -67,6 +67,8 @@ void runs(const Piece& piece, std::int64_t begin, std::int64_t end, const std::f
 void runs(const Piece& piece, const std::function<void(const Run&)>& visit);
 
 // Fills `values` f32, laid out like the parameter, from (seed, logical name, element of the logical tensor): the same at every layout.
-void initialize(const Parameter& parameter, Tensor values, std::uint64_t seed);
+// With `origin`, from the name that it gives for a tensor's: a copy begins with the same numbers.
+using NameOf = std::function<std::string(const std::string&)>;
+void initialize(const Parameter& parameter, Tensor values, std::uint64_t seed, const NameOf& origin = {});
 
 }  // namespace offramp

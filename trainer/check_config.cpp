@@ -52,6 +52,8 @@ void ConfigChecker::exit(std::size_t index) {
   const std::string path = fmt::format("exits.{}", index);
   const auto layers = config.model.num_hidden_layers;
   if (spec.head == HeadKind::bare && spec.shared_norm) blame(path + ".norm", "a bare head has no norm to share; remove this key");
+  if (spec.init == ExitInit::base && config.model_from.empty() && known({"model.from"}))
+    blame(path + ".init", "there is no base: name model.from, or another way to begin");
   if (!known({path + ".layer"})) return;
   for (std::size_t other = 0; other < index; ++other) {
     if (config.exits[other].layer != spec.layer || !known({fmt::format("exits.{}.layer", other)})) continue;

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <iterator>
 
+#include "checkpoint/export_source.h"
 #include "checkpoint/publish.h"
 #include "tensor/check.h"
 #include "trainer/resume.h"
@@ -122,6 +123,11 @@ Manifest head_of(const Manifest& m) {
   return head;
 }
 
+// What is made of a checkpoint carries its tokenizer.
+std::function<void(const std::string&)> tokenizer_of(const Checkpoint& checkpoint) {
+  return [from = checkpoint.directory()](const std::string& to) { copy_tokenizer_files(from, to); };
+}
+
 std::vector<TensorOfKind> tensors_of(const Checkpoint& checkpoint, const std::vector<std::string>& kinds) {
   std::vector<TensorOfKind> all;
   for (const std::string& kind : kinds)
@@ -132,7 +138,7 @@ std::vector<TensorOfKind> tensors_of(const Checkpoint& checkpoint, const std::ve
 std::string reshard(const CheckpointArguments& arguments) {
   Checkpoint from(newest_sound(arguments.inputs.front()));
   const auto read = [&](const TensorOfKind& t, const Box& box, float* out) { from.read(t.kind, t.tensor, box, out); };
-  write_checkpoint(arguments.output, head_of(from.manifest()), tensors_of(from, from.kinds()), read, arguments.files);
+  write_checkpoint(arguments.output, head_of(from.manifest()), tensors_of(from, from.kinds()), read, arguments.files, tokenizer_of(from));
   return fmt::format("{} from {}\n", step_directory(arguments.output, from.manifest().step), from.directory());
 }
 
@@ -165,7 +171,7 @@ std::string average(const CheckpointArguments& arguments) {
     }
     std::transform(sums.begin(), sums.end(), out, [&](double sum) { return static_cast<float>(sum / static_cast<double>(all.size())); });
   };
-  write_checkpoint(arguments.output, head_of((*newest)->manifest()), tensors_of(**newest, {kWeights}), read);
+  write_checkpoint(arguments.output, head_of((*newest)->manifest()), tensors_of(**newest, {kWeights}), read, 1, tokenizer_of(**newest));
   return fmt::format("{}: the mean of {} checkpoints\n", step_directory(arguments.output, (*newest)->manifest().step), all.size());
 }
 

@@ -1,5 +1,8 @@
 #include "trainer/checkpoints.h"
 
+#include <fmt/ranges.h>
+
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <random>
@@ -7,10 +10,11 @@
 
 #include "checkpoint/file.h"
 #include "checkpoint/publish.h"
+#include "checkpoint/starting_weights.h"
 #include "comm/host.h"
-#include "data/hugging_face.h"
-#include "data/tokenizer.h"
 #include "tensor/check.h"
+#include "trainer/base_model.h"
+#include "trainer/carried_tokenizer.h"
 #include "trainer/resume.h"
 
 namespace offramp {
@@ -28,6 +32,20 @@ std::vector<std::int64_t> agreed_steps(Context& ctx, const Group& world, const s
   numbers.resize(static_cast<std::size_t>(count));
   if (count > 0) broadcast(ctx, Tensor(numbers.data(), {count}, DType::f64), world, 0).wait(ctx);
   return {numbers.begin(), numbers.end()};
+}
+
+std::string note_of_base(const BaseModel& base, const std::vector<ExitSpec>& exits) {
+  std::set<int> here, anew, left_out;
+  for (const ExitSpec& exit : exits) {
+    here.insert(exit.layer);
+    if (exit.init != ExitInit::base) anew.insert(exit.layer);
+  }
+  for (const ExitSpec& exit : base.exits())
+    if (!here.contains(exit.layer)) left_out.insert(exit.layer);
+  std::string note = "weights from " + base.directory();
+  if (!anew.empty()) note += fmt::format("; exits begin anew at layer {}", fmt::join(anew, ", "));
+  if (!left_out.empty()) note += fmt::format("; its exits at layer {} are left out", fmt::join(left_out, ", "));
+  return note;
 }
 
 }  // namespace
@@ -49,12 +67,9 @@ Checkpoints::Checkpoints(const Config& config, const Group& world, Machine& mach
     remove_unfinished(config.checkpoint.directory);
   }));
   if (config.checkpoint.directory.empty()) return;
-  const auto tokenizer = tokenizer_beside(config.data.train.front().path);
-  SaverOptions options{config.checkpoint.directory, run_id_, world.rank(), world.size(), config.checkpoint.keep};
-  if (tokenizer) {
-    end_token_ = load_tokenizer(*tokenizer)->end_token();
-    options.add_files = [file = *tokenizer](const std::string& directory) { write_hugging_face_tokenizer(file, directory); };
-  }
+  const CarriedTokenizer tokenizer = carried_tokenizer(config);
+  end_token_ = tokenizer.end_token;
+  SaverOptions options{config.checkpoint.directory, run_id_, world.rank(), world.size(), config.checkpoint.keep, tokenizer.write};
   saver_ = std::make_unique<Saver>(options, saved_kinds(machine.options()), saved_boxes(machine), machine.snapshot());
 }
 
@@ -68,9 +83,11 @@ std::optional<Error> Checkpoints::failure_of(const std::function<void()>& body) 
 }
 
 Position Checkpoints::resume(const std::string& request) {
-  if (request.empty()) return {};
-  activity_.begin("looking for a checkpoint");
-  if (const auto directory = choose(request)) load(*directory);
+  if (!request.empty()) {
+    activity_.begin("looking for a checkpoint");
+    if (const auto directory = choose(request)) return load(*directory), position_;
+  }
+  if (!config_.model_from.empty()) load_base();
   return position_;
 }
 
@@ -115,13 +132,28 @@ void Checkpoints::load(const std::string& directory) {
     Checkpoint checkpoint(directory);
     const Manifest& m = checkpoint.manifest();
     if (!machine_.options().optimizer_state.empty() && checkpoint.kinds().size() == 1)
-      fail(Exit::checkpoint, "{}: holds weights alone, which are no state to resume from", directory);
+      fail(Exit::checkpoint, "{}: holds weights alone, which are no state to resume from; start from them with model.from", directory);
     check_resume(m, config_, data_);
     load_state(machine_, checkpoint);
     position_ = {m.step, m.samples, m.updates};
     notes_.push_back(fmt::format("resumed from {}", directory));
     if (const std::string why = no_longer_bitwise(m, config_, degrees); !why.empty())
       notes_.push_back(fmt::format("from here on the numbers may differ in their last bits from those of a run that never stopped: {}", why));
+  }));
+  machine_.share_values();
+}
+
+// Weights alone: step, optimizer and data are those of a new job.
+void Checkpoints::load_base() {
+  const std::string from = is_hugging_face(config_.model_from) ? config_.model_from : choose(config_.model_from).value();
+  activity_.begin("loading " + from);
+  agree(machine_.context(), world_, failure_of([&] {
+    BaseModel base(from);
+    if (!base.is(config_.model))
+      fail(Exit::checkpoint, "{}: is of another model than the newest of {}; name one of them", from, config_.model_from);
+    StartingWeights weights(base.weights(), config_.model, config_.exits);
+    load_weights(machine_, weights, from, weights.random());
+    notes_.push_back(note_of_base(base, config_.exits));
   }));
   machine_.share_values();
 }

@@ -26,7 +26,7 @@ class Checkpoints {
  public:
   Checkpoints(const Config& config, const Group& world, Machine& machine, Activity& activity, std::string run_id);
 
-  // What --resume names: empty, "auto", a checkpoint, or a directory of them. All ranks throw the same AgreedError: Exit::checkpoint where
+  // What --resume names: empty, "auto", a checkpoint, or a directory of them; without one, the weights of model.from if it is set. All ranks throw the same AgreedError: Exit::checkpoint where
   // nothing that is there can be read, Exit::configuration where the configuration is another one, Exit::data where the data is.
   Position resume(const std::string& request);
   const std::vector<std::string>& notes() const { return notes_; }  // what to tell of the resume, a line each
@@ -43,6 +43,7 @@ class Checkpoints {
   bool sound(const std::string& directory);
   std::optional<Error> failure_of(const std::function<void()>& body) const;
   void load(const std::string& directory);
+  void load_base();
   std::optional<std::string> wait();
   Manifest head(const Position& at) const;
 
@@ -53,7 +54,7 @@ class Checkpoints {
   std::unique_ptr<Saver> saver_;  // none without a directory
   std::string run_id_;
   std::map<std::string, std::string> data_;  // fingerprints
-  std::int64_t end_token_ = -1;              // of the tokenizer beside the data
+  std::int64_t end_token_ = -1;              // of the tokenizer that checkpoints carry
   Position position_;
   std::vector<std::string> notes_;
 };

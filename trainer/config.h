@@ -58,6 +58,7 @@ struct LoggingConfig {
 };
 
 struct Config {
+  std::string model_from;  // the base that weights and sizes come from (trainer/base_model.h); empty: none
   ModelConfig model;
   std::vector<ExitSpec> exits;  // sorted by layer
   ExitLossConfig exit_loss;

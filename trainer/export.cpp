@@ -1,19 +1,13 @@
 #include "trainer/export.h"
 
-#include "data/hugging_face.h"
-#include "data/tokenizer.h"
 #include "tensor/check.h"
 
 namespace offramp {
 namespace {
 
 void write_small_files(const ExportOptions& options, const ModelConfig& model, const std::string& directory) {
-  std::int64_t end_token = -1;
-  if (options.tokenizer) {
-    end_token = load_tokenizer(*options.tokenizer)->end_token();
-    write_hugging_face_tokenizer(*options.tokenizer, directory);
-  }
-  write_config_json(directory, model, end_token);
+  if (options.tokenizer.write) options.tokenizer.write(directory);
+  write_config_json(directory, model, options.tokenizer.end_token);
   write_exits_json(directory, options.exits);
 }
 

@@ -4,13 +4,14 @@
 
 #include "checkpoint/gather.h"
 #include "checkpoint/huggingface.h"
+#include "trainer/carried_tokenizer.h"
 
 namespace offramp {
 
 struct ExportOptions {
   std::string directory;
   std::vector<ExitSpec> exits;
-  std::optional<std::string> tokenizer;  // a file of ours; none: the model is exported without one
+  CarriedTokenizer tokenizer;
 };
 // What would be in the way of an export, found before training instead of after it: the directory, the tokenizer. On one rank.
 void try_export(const ExportOptions& options, const ModelConfig& model);

@@ -9,6 +9,7 @@
 #include "checkpoint/checksum.h"
 #include "checkpoint/hdf5.h"
 #include "tensor/check.h"
+#include "trainer/base_model.h"
 #include "trainer/command_line.h"
 #include "trainer/schema.h"
 
@@ -48,7 +49,7 @@ std::string instruction_sets() {
 // Of an exit only its loss may change; of a model what leaves tensors and their meaning alone.
 bool may_change(std::string_view key) {
   if (key.starts_with("exits.")) return !key.ends_with(".layer") && !key.ends_with(".head") && !key.ends_with(".output") && !key.ends_with(".norm");
-  if (key.starts_with("model.")) return key.ends_with("_dropout") || key == "model.initializer_range";
+  if (key.starts_with("model.")) return may_differ_from_base(key);
   return key != "training.seed" && key != "training.sequence_length" && key != "data.shuffle" && key != "data.document_mask" &&
          key != "optimizer.name" && key != "optimizer.momentum";
 }
@@ -84,7 +85,7 @@ Config model_of(const Manifest& manifest) {
     if (name.starts_with("exits.") && name.ends_with(".layer")) layers.insert(std::atoi(value.c_str()));
   config.exits.resize(layers.size());
   for (const SchemaKey& key : schema()) {
-    if (key.path.starts_with("model.")) take(key, std::string(key.path), 0);
+    if (key.path.starts_with("model.") && key.path != "model.from") take(key, std::string(key.path), 0);
     if (!key.path.starts_with("exits[].")) continue;
     std::size_t exit = 0;
     for (const int layer : layers) take(key, fmt::format("exits.{}.{}", layer, key.path.substr(8)), exit++);
@@ -126,8 +127,8 @@ void check_resume(const Manifest& manifest, const Config& config, const std::map
   for (const auto& [key, value] : manifest.configuration)
     if (!now.contains(key)) compare(key, value, "not there");
   if (!changed.empty())
-    fail(Exit::configuration, "a resumed job goes on with what it was: {}; set it back, or start a job of its own",
-         changed);
+    fail(Exit::configuration, "a resumed job goes on with what it was: {}; set it back, or start a new job from its weights with "
+         "model.from", changed);
   if (!manifest.data.empty() && manifest.data != data)
     fail(Exit::data, "data.train is not what the checkpoint of step {} was trained on; name the same files, or start anew", manifest.step);
 }

@@ -4,6 +4,7 @@
 namespace offramp {
 namespace {
 
+bool without_base(const Config& config) { return config.model_from.empty(); }
 bool is_gpt2(const Config& config) { return config.model.gpt2(); }
 bool with_layerskip(const Config& config) { return config.layerskip.enabled; }
 bool without_layerskip(const Config& config) { return !config.layerskip.enabled; }
@@ -12,6 +13,7 @@ bool rotates(const Config& config) { return config.layerskip.enabled && config.l
 bool is_llama(const Config& config) { return !config.model.gpt2(); }
 bool stretches(const Config& config) { return config.model.rope_scaling.llama3(); }
 
+constexpr std::string_view kOfBase = "the base's; without `from` required";
 constexpr std::string_view kArchitecture = "model.architecture";
 constexpr KeyCondition kStretched{stretches, "model.rope_scaling.rope_type", "belongs to rope_type: llama3; name that, or remove this key"};
 constexpr std::string_view kWithLlama3 = "required with `rope_type: llama3`";
@@ -22,14 +24,18 @@ constexpr KeyCondition kLayerSkip{with_layerskip, "layerskip"};  // the section 
 
 std::vector<SchemaKey> model_keys() {
   return {
+      {"model.from",
+       KEY_AT(model_from),
+       "A checkpoint, a directory of them or a Hugging Face directory: the weights to start from, at step 0 with a fresh optimizer. The other "
+       "keys are the base's: they may repeat it, not contradict it; dropouts and `initializer_range` may differ."},
       {"model.architecture", KEY_AT(model.architecture), "The backbone.", {.choices = {"llama", "gpt2"}}},
-      {"model.num_hidden_layers", KEY_AT(model.num_hidden_layers), "Layers of the backbone.", {.required = always, .range = {1, 100000}}},
+      {"model.num_hidden_layers", KEY_AT(model.num_hidden_layers), "Layers of the backbone.", {.required = without_base, .range = {1, 100000}, .default_note = kOfBase}},
       {"model.hidden_size",
        KEY_AT(model.hidden_size),
        "Width of the residual stream; a multiple of `num_attention_heads`, a Llama's heads of even size.",
-       {.required = always, .range = kSize}},
-      {"model.intermediate_size", KEY_AT(model.intermediate_size), "Width inside the MLP.", {.required = always, .range = kSize}},
-      {"model.num_attention_heads", KEY_AT(model.num_attention_heads), "Query heads.", {.required = always, .range = kSize}},
+       {.required = without_base, .range = kSize, .default_note = kOfBase}},
+      {"model.intermediate_size", KEY_AT(model.intermediate_size), "Width inside the MLP.", {.required = without_base, .range = kSize, .default_note = kOfBase}},
+      {"model.num_attention_heads", KEY_AT(model.num_attention_heads), "Query heads.", {.required = without_base, .range = kSize, .default_note = kOfBase}},
       {"model.num_key_value_heads",
        KEY_AT(model.num_key_value_heads),
        "Key and value heads; divides `num_attention_heads`. A GPT-2 has as many.",
@@ -37,7 +43,7 @@ std::vector<SchemaKey> model_keys() {
       {"model.vocab_size",
        KEY_AT(model.vocab_size),
        "Rows of the embedding; at least the tokenizer's (bytes: 257).",
-       {.required = always, .range = {2, 2147483647}}},
+       {.required = without_base, .range = {2, 2147483647}, .default_note = kOfBase}},
       {"model.max_position_embeddings",
        KEY_AT(model.max_position_embeddings),
        "The longest sequence that the exported model promises; of a GPT-2, the positions that it learns.",
@@ -116,6 +122,11 @@ std::vector<SchemaKey> exit_keys() {
       {"exits[].detach", KEY_AT_EXIT(detach),
        "No gradient from the exit into the backbone; a shared output or norm is still trained by both."},
       {"exits[].lr_scale", KEY_AT_EXIT(lr_scale), "Factor on the learning rate of the exit's own tensors.", {.range = kNotNegative}},
+      {"exits[].init",
+       KEY_AT_EXIT(init),
+       "How the exit's own tensors begin: random; base: as `model.from` has them; final: copies of the final head and norm and of the last "
+       "layer; copy_layer: the same, but of the exit's own layer for an MLP and of the one after it for a block or attention.",
+       {.choices = {"random", "base", "final", "copy_layer"}, .default_note = "`base` with `model.from`, else `random`"}},
   };
 }
 

@@ -6,6 +6,7 @@
 
 #include "comm/host.h"
 #include "data/tokenizer.h"
+#include "models/names.h"
 #include "tensor/check.h"
 #include "trainer/trainer.h"
 
@@ -163,7 +164,8 @@ void Trainer::plan_machine() {
 void Trainer::build_machine() {
   machine_ = std::make_unique<Machine>(
       machine_options(config_, mesh_.degrees), mesh_, Backing::host, planned_bytes_, [world = world_] { world.progress(); }, &activity_);
-  machine_->flat().initialize(machine_->context(), config_.training.seed);
+  machine_->flat().initialize(machine_->context(), config_.training.seed,
+                              [&](const std::string& name) { return exit_origin(name, config_.model, config_.exits); });
   loader_ = std::make_unique<Loader>(
       *train_, LoaderOptions{config_.training.micro_batch_size, config_.training.sequence_length, mesh_.at.data, mesh_.degrees.data});
   names_ = std::make_unique<LogicalNames>(machine_->model());

@@ -7,7 +7,6 @@
 #include <limits>
 
 #include "comm/host.h"
-#include "data/tokenizer.h"
 #include "tensor/check.h"
 
 namespace offramp {
@@ -200,7 +199,7 @@ ByLayer Trainer::by_layer(const std::vector<double>& of_exits) const {
 }
 
 ExportOptions Trainer::export_options() const {
-  return {config_.export_hf, config_.exits, tokenizer_beside(config_.data.train.front().path)};
+  return {config_.export_hf, config_.exits, carried_tokenizer(config_)};
 }
 
 void Trainer::export_model() {

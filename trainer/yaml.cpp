@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "tensor/check.h"
+#include "trainer/base_model.h"
 #include "trainer/schema.h"
 
 namespace offramp {
@@ -99,6 +100,8 @@ void follow_defaults(Config& config, const Locations& at, std::set<std::string>&
   follow("model.max_position_embeddings", config.model.max_position_embeddings, "training.sequence_length",
          config.training.sequence_length);
   follow("training.stop_at", config.training.stop_at, "training.steps", config.training.steps);
+  for (std::size_t i = 0; i < config.exits.size(); ++i)
+    if (!config.model_from.empty() && !at.given(fmt::format("exits.{}.init", i))) config.exits[i].init = ExitInit::base;
 }
 
 std::string print_exits(const Config& config) {
@@ -138,6 +141,7 @@ LocatedConfig read_located_config(const std::string& path, std::span<const std::
   ConfigReader reader{located, problems};
   reader.read(root, complete);
   follow_defaults(located.config, located.at, reader.unknown);
+  adopt_base(located.config, located.at, reader.unknown, problems);
   check_config(located.config, std::nullopt, located.at, reader.unknown, problems);
   if (!problems.empty()) refuse(std::move(problems));
   Config& config = located.config;
