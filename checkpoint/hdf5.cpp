@@ -1,27 +1,24 @@
 #include "checkpoint/hdf5.h"
 
-#include <hdf5.h>
-
 #include <array>
 #include <map>
 #include <mutex>
 #include <utility>
 
+#include "checkpoint/hdf5_memory.h"
 #include "tensor/check.h"
 
 namespace offramp {
 namespace {
 
-[[noreturn]] void fail_hdf5(const std::string& path, const char* what) {
-  fail(Exit::checkpoint, "{}: HDF5 cannot {}; is the disk full, or the directory not writable?", path, what);
-}
+[[noreturn]] void fail_hdf5(const char* what) { fail(Exit::checkpoint, "HDF5 cannot {}", what); }
 
 // An identifier of HDF5, closed in time.
 class Handle {
  public:
   using Close = herr_t (*)(hid_t);
-  Handle(hid_t id, Close how, const std::string& path, const char* what) : id_(id), close_(how) {
-    if (id < 0) fail_hdf5(path, what);
+  Handle(hid_t id, Close how, const char* what) : id_(id), close_(how) {
+    if (id < 0) fail_hdf5(what);
   }
   ~Handle() {
     if (id_ >= 0) close_(id_);
@@ -55,36 +52,41 @@ std::mutex& library() {
 
 class File {
  public:
-  explicit File(const std::string& path) : path_(path), file_(create(path), H5Fclose, path, "create it"), links_(H5Pcreate(H5P_LINK_CREATE), H5Pclose, path, "start") {
+  File()
+      : access_(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, "start"),
+        file_(create(), H5Fclose, "make a file"),
+        links_(H5Pcreate(H5P_LINK_CREATE), H5Pclose, "start") {
     check(H5Pset_create_intermediate_group(links_, 1), "start");
   }
-  Handle properties() const { return {H5Pcreate(H5P_DATASET_CREATE), H5Pclose, path_, "start"}; }
-  Handle space(const Extent& extent) const { return {H5Screate_simple(extent.rank, extent.size.data(), nullptr), H5Sclose, path_, "make a shape"}; }
+  Handle properties() const { return {H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "start"}; }
+  Handle space(const Extent& extent) const { return {H5Screate_simple(extent.rank, extent.size.data(), nullptr), H5Sclose, "make a shape"}; }
   Handle dataset(const std::string& name, hid_t space, hid_t properties) const {
-    return {H5Dcreate2(file_, name.c_str(), H5T_IEEE_F32LE, space, links_, properties, H5P_DEFAULT), H5Dclose, path_, "make a dataset"};
+    return {H5Dcreate2(file_, name.c_str(), H5T_IEEE_F32LE, space, links_, properties, H5P_DEFAULT), H5Dclose, "make a dataset"};
   }
   void check(herr_t status, const char* what) const {
-    if (status < 0) fail_hdf5(path_, what);
+    if (status < 0) fail_hdf5(what);
   }
-  void close() {
-    if (!file_.close()) fail_hdf5(path_, "write it");
+  Hdf5Structure close() {
+    if (!file_.close()) fail_hdf5("end a file");
+    return {memory_.pieces(), memory_.size()};
   }
 
  private:
-  static hid_t create(const std::string& path) {
+  hid_t create() {
     H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // it would print; the Error says it
-    return H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+    memory_.drive(access_);
+    return H5Fcreate("in memory", H5F_ACC_TRUNC, H5P_DEFAULT, access_);
   }
 
   const std::lock_guard<std::mutex> lock_{library()};
-  const std::string& path_;
-  Handle file_, links_;
+  Hdf5Memory memory_;
+  Handle access_, file_, links_;
 };
 
 }  // namespace
 
-void create_hdf5(const std::string& path, std::span<StoredBox> boxes) {
-  File file(path);
+Hdf5Structure hdf5_of(std::span<StoredBox> boxes) {
+  File file;
   const Handle properties = file.properties();
   file.check(H5Pset_layout(properties, H5D_CONTIGUOUS), "start");
   file.check(H5Pset_alloc_time(properties, H5D_ALLOC_TIME_EARLY), "start");
@@ -93,16 +95,16 @@ void create_hdf5(const std::string& path, std::span<StoredBox> boxes) {
     const Handle space = file.space(Extent(stored.shape, stored.box));
     const Handle dataset = file.dataset(stored.dataset, space, properties);
     const haddr_t at = H5Dget_offset(dataset);
-    if (at == HADDR_UNDEF) fail_hdf5(path, "place a dataset");
+    if (at == HADDR_UNDEF) fail_hdf5("place a dataset");
     stored.offset = at;
   }
-  file.close();
+  return file.close();
 }
 
-void create_hdf5_index(const std::string& path, const Manifest& manifest) {
+std::string hdf5_index_of(const Manifest& manifest) {
   std::map<std::string, std::vector<const StoredBox*>> by_name;
   for (const StoredBox& stored : manifest.boxes) by_name[stored.kind + "/" + stored.tensor].push_back(&stored);
-  File file(path);
+  File file;
   for (const auto& [name, boxes] : by_name) {
     const Shape& shape = boxes.front()->shape;
     const Matrix matrix = matrix_of(shape);
@@ -118,7 +120,10 @@ void create_hdf5_index(const std::string& path, const Manifest& manifest) {
     file.check(H5Sselect_all(space), "select all");
     file.dataset(name, space, properties);
   }
-  file.close();
+  const Hdf5Structure structure = file.close();
+  std::string bytes(structure.size, '\0');
+  for (const auto& [at, piece] : structure.pieces) piece.copy(bytes.data() + at, piece.size());
+  return bytes;
 }
 
 std::string hdf5_version() {

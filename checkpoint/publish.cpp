@@ -67,7 +67,7 @@ void remove_unfinished(const std::string& directory) {
 }
 
 void publish(const std::string& temporary, const std::string& directory, Manifest manifest) {
-  create_hdf5_index(temporary + "/" + kIndex, manifest);
+  write_file(temporary + "/" + kIndex, hdf5_index_of(manifest));
   list_others(temporary, manifest);
   write_file(temporary + "/manifest.json", to_json(manifest));
   sync_path(temporary);

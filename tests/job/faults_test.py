@@ -185,13 +185,32 @@ class Refusals(JobTest):
 
 
 class FullDisk(JobTest):
+    """A limit on the size of files stands for a full disk. Open MPI's shared memory would be such a file."""
+
+    def run_on_a_full_disk(self, most, **options):
+        return self.run_job(preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
+                            env={"OMPI_MCA_btl": "self,tcp", "OMPI_MCA_osc": "^sm"}, **options)
+
+    def test_checkpoints(self):
+        """What is there stays, and the run goes on, wherever in a save the disk is full."""
+        sets = {"checkpoint.directory": "out/checkpoints", "checkpoint.interval": 2, "checkpoint.keep": 2, "export.hf": "null"}
+        self.assert_ends(self.run_job(sets={**sets, "training.steps": 8, "training.stop_at": 2}), 0)
+        kept = {path: path.read_bytes() for path in (self.directory / "out/checkpoints").rglob("*") if path.is_file()}
+        for most in (30_000, max(len(content) for content in kept.values()) - 1):
+            with self.subTest(most=most):
+                arguments = self.arguments(4, {**sets, "training.steps": 8}) + ["--resume", "auto"]
+                result = self.run_on_a_full_disk(most, arguments=arguments)
+                self.assert_ends(result, 4, "the last checkpoint could not be written")
+                self.assertRegex(result.said, r"no checkpoint was written: .*cannot (create|write|sync).*ulimit -f")
+                self.assertEqual(metrics(self.directory)[-1]["step"], 8)
+                left = {path: path.read_bytes() for path in (self.directory / "out/checkpoints").rglob("*") if path.is_file()}
+                self.assertEqual(left, kept)
+                (self.directory / "out/metrics.jsonl").unlink()
+
     def test_export(self):
-        """A limit on the size of files stands for a full disk. Open MPI's shared memory would be such a file."""
         for ranks in (1, 4):
             with self.subTest(ranks=ranks):
-                result = self.run_job(
-                    ranks=ranks, preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
-                    env={"OMPI_MCA_btl": "self,tcp", "OMPI_MCA_osc": "^sm"})
+                result = self.run_on_a_full_disk(40_000, ranks=ranks)
                 self.assert_ends(result, 4, r"out/hf\.tmp-\d+/model\.safetensors: cannot write: .*ulimit -f")
                 self.assertEqual([path.name for path in (self.directory / "out").iterdir()], ["metrics.jsonl"])
                 self.assertEqual(metrics(self.directory)[-1]["step"], 4)

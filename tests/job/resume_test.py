@@ -7,9 +7,9 @@ import unittest
 
 from job import PROGRAM, JobTest, metrics
 
-LAST = 20
+LAST = 60
 # Steps after which a job is stopped; OFFRAMP_LONG=1 tries all.
-STOPS = range(1, LAST) if os.environ.get("OFFRAMP_LONG") else (1, 4, 5, 13, 19)
+STOPS = range(1, 51) if os.environ.get("OFFRAMP_LONG") else (1, 24, 25, 50)
 PIPELINE = {"parallel.pipeline_parallel_size": 2}
 LAYOUTS = [  # ranks, what else
     (1, {"parallel.pipeline_parallel_size": 1}), (4, PIPELINE), (2, {"parallel.pipeline_parallel_size": 1, "parallel.zero_stage": 1}),
@@ -20,7 +20,7 @@ LAYOUTS = [  # ranks, what else
 
 class Resume(JobTest):
     def sets(self, name, **more):
-        keys = {"training.steps": LAST, "checkpoint.directory": f"{name}/checkpoints", "checkpoint.interval": 5, "checkpoint.keep": 3,
+        keys = {"training.steps": LAST, "checkpoint.directory": f"{name}/checkpoints", "checkpoint.interval": 15, "checkpoint.keep": 3,
                 "logging.directory": name, "export.hf": f"{name}/hf", "model.num_attention_heads": 4, "model.num_key_value_heads": 2}
         return keys | {key.replace("__", "."): value for key, value in more.items()}
 
@@ -44,7 +44,7 @@ class Resume(JobTest):
 
     def test_the_same_bits_wherever_it_stops(self):
         self.train("whole")
-        self.assertEqual(self.steps_kept("whole"), [10, 15, 20])
+        self.assertEqual(self.steps_kept("whole"), [30, 45, 60])
         for stop in STOPS:
             name = f"stopped_{stop}"
             self.train(name, training__stop_at=stop)
@@ -57,7 +57,7 @@ class Resume(JobTest):
         self.train("whole")
         expected = self.losses("whole")
         for i, (ranks, layout) in enumerate(LAYOUTS):
-            self.train(f"from_{i}", ranks=ranks, layout=layout, training__stop_at=10)
+            self.train(f"from_{i}", ranks=ranks, layout=layout, training__stop_at=45)
             for j, (others, other) in enumerate(LAYOUTS):
                 name = f"from_{i}_to_{j}"
                 shutil.copytree(self.directory / f"from_{i}", self.directory / name)
@@ -79,10 +79,10 @@ class Resume(JobTest):
     def test_the_newest_that_is_sound(self):
         self.train("damaged")
         before = self.exported("damaged")
-        self.flip("damaged/checkpoints/step-20/rank-00001.h5")
+        self.flip("damaged/checkpoints/step-60/rank-00001.h5")
         result = self.train("damaged", resume="auto")
-        self.assertIn("step-20: is damaged; an older one is used", result.output)
-        self.assertIn("resumed from damaged/checkpoints/step-15", result.output)
+        self.assertIn("step-60: is damaged; an older one is used", result.output)
+        self.assertIn("resumed from damaged/checkpoints/step-45", result.output)
         self.assertEqual(self.exported("damaged"), before)
         for step in self.steps_kept("damaged"):
             self.flip(f"damaged/checkpoints/step-{step}/index.h5")
