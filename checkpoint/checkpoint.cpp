@@ -14,6 +14,14 @@ namespace {
 constexpr std::size_t kMostManifest = std::size_t{1} << 30;
 constexpr std::int64_t kBuffer = std::int64_t{1} << 20;  // elements
 
+InputFile open_stored(const std::string& directory, const StoredFile& stored) {
+  InputFile opened(directory + "/" + stored.name);
+  if (opened.size() != stored.bytes)
+    fail(Exit::checkpoint, "{}: has {} bytes, its manifest says {}; resume from another checkpoint", opened.path(), opened.size(),
+         stored.bytes);
+  return opened;
+}
+
 }  // namespace
 
 // Open files, few at a time: there may be more writers than descriptors.
@@ -25,12 +33,7 @@ class Checkpoint::Files {
     const auto it = open_.find(file);
     if (it != open_.end()) return it->second;
     if (open_.size() >= 64) open_.clear();
-    const StoredFile& stored = manifest_.files[file];
-    InputFile opened(directory_ + "/" + stored.name);
-    if (opened.size() != stored.bytes)
-      fail(Exit::checkpoint, "{}: has {} bytes, its manifest says {}; resume from another checkpoint", opened.path(), opened.size(),
-           stored.bytes);
-    return open_.emplace(file, std::move(opened)).first->second;
+    return open_.emplace(file, open_stored(directory_, manifest_.files[file])).first->second;
   }
 
  private:
@@ -54,25 +57,28 @@ std::vector<std::string> Checkpoint::kinds() const {
   return all;
 }
 
-void Checkpoint::verify(std::size_t first, std::size_t step, const std::function<void()>& beat) const {
-  Files files(directory_, manifest_);
+void verify_files(const std::string& directory, const Manifest& manifest, std::size_t first, std::size_t step, const std::function<void()>& beat) {
   std::vector<char> part(kSummed);
-  for (std::size_t f = first; f < manifest_.files.size(); f += step) {
-    const StoredFile& file = manifest_.files[f];
-    const InputFile& input = files.open(f);
+  for (std::size_t f = first; f < manifest.files.size(); f += step) {
+    const StoredFile& file = manifest.files[f];
+    const InputFile input = open_stored(directory, file);
     for (std::size_t i = 0; i < file.sums.size(); ++i) {
       const std::uint64_t begin = i * kSummed, bytes = std::min<std::uint64_t>(kSummed, file.bytes - begin);
       input.read(begin, part.data(), bytes);
       if (beat) beat();
       if (checksum({part.data(), bytes}) == file.sums[i]) continue;
       std::string tensors;
-      for (const StoredBox& b : manifest_.boxes)
+      for (const StoredBox& b : manifest.boxes)
         if (b.file == f && b.offset < begin + bytes && begin < b.offset + b.bytes() && tensors.size() < 200)
           tensors += fmt::format("{}{}", tensors.empty() ? " of " : ", ", b.dataset);
       fail(Exit::checkpoint, "{}: bytes {} to {}{} are not those that were written; resume from another checkpoint", input.path(), begin,
            begin + bytes, tensors);
     }
   }
+}
+
+void Checkpoint::verify(std::size_t first, std::size_t step, const std::function<void()>& beat) const {
+  verify_files(directory_, manifest_, first, step, beat);
 }
 
 std::vector<TensorEntry> Checkpoint::entries(const std::string& kind) const {

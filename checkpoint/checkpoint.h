@@ -16,6 +16,10 @@
 
 namespace offramp {
 
+// Compares files first, first + step, ... of a manifest with their checksums; with the defaults all of them. `beat` hears of progress.
+void verify_files(const std::string& directory, const Manifest& manifest, std::size_t first = 0, std::size_t step = 1,
+                  const std::function<void()>& beat = {});
+
 class Checkpoint {
  public:
   explicit Checkpoint(std::string directory);  // one step's
@@ -25,7 +29,6 @@ class Checkpoint {
   const Manifest& manifest() const { return manifest_; }
   std::vector<std::string> kinds() const;  // weights first
 
-  // Compares files first, first + step, ... with their checksums; with the defaults all of them. `beat` hears of progress.
   void verify(std::size_t first = 0, std::size_t step = 1, const std::function<void()>& beat = {}) const;
 
   std::vector<TensorEntry> entries(const std::string& kind) const;

@@ -103,6 +103,9 @@ void Saver::write() {
     copy_box(out, saved.box.columns, numbers + saved.at + first * saved.step, saved.step, {0, count, 0, saved.box.columns});
   };
   const StoredFile file = write_box_file(temporary_, file_of_rank(options_.rank), boxes, rows);
+  Manifest mine;
+  mine.files = {file}, mine.boxes = boxes;
+  verify_files(temporary_, mine);
   write_file(temporary_ + "/" + part_of_rank(options_.rank), part_to_json(file, boxes));
 }
 
@@ -118,7 +121,7 @@ void Saver::publish() {
   prune();
 }
 
-// Counts only what can be read: what was found sound once is not read again.
+// Counts only what can be read. What was found sound once is not read again; of this save every rank has read its own part back.
 void Saver::prune() {
   if (options_.keep == 0) return;
   int sound = 0;
@@ -130,10 +133,10 @@ void Saver::prune() {
       fs::remove_all(doomed);
       continue;
     }
-    const bool known = step != head_.step && std::find(verified_.begin(), verified_.end(), step) != verified_.end();
+    const bool known = step == head_.step || std::find(verified_.begin(), verified_.end(), step) != verified_.end();
     try {
       if (!known) Checkpoint(directory).verify();
-      if (!known) verified_.push_back(step);
+      if (step == head_.step || !known) verified_.push_back(step);
       ++sound;
     } catch (const Error&) {  // stays, for whoever wants to look at it, and does not count
     }

@@ -48,7 +48,7 @@ void Trainer::end_preempted(std::int64_t t) {
   const auto failure = checkpoints_->finish();
   warn(failure);
   if (log_) log_->finish();
-  const Exit code = failure ? Exit::checkpoint : Exit::preempted;
+  const Exit code = failure || directory.empty() ? Exit::checkpoint : Exit::preempted;  // 75 says that the state is saved
   const std::string what = failure             ? "the state could not be saved"
                            : directory.empty() ? "nothing is saved, since checkpoint.directory is not set"
                                                : "the state is saved in " + directory + "; --resume auto goes on from there";

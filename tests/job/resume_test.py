@@ -89,6 +89,13 @@ class Resume(JobTest):
         result = self.train("damaged", resume="auto", status=4)
         self.assertIn("none is sound", result.output)
 
+    def test_what_is_damaged_is_not_counted_among_those_that_are_kept(self):
+        self.train("kept", training__stop_at=45)
+        self.assertEqual(self.steps_kept("kept"), [15, 30, 45])
+        self.flip("kept/checkpoints/step-30/rank-00002.h5")
+        self.train("kept", resume="auto")
+        self.assertEqual(self.steps_kept("kept"), [15, 30, 45, 60])
+
     def test_without_a_manifest_it_is_damaged(self):
         self.train("manifest", training__stop_at=5)
         (self.directory / "manifest/checkpoints/step-5/manifest.json").unlink()
