@@ -122,6 +122,8 @@ void Checkpoint::read_part(const StoredBox& stored, const Box& part, const Box& 
 void CheckpointTensors::read(const std::string& name, std::int64_t first, std::int64_t count, float* out) {
   const Shape* shape = checkpoint_.shape(kind_, name);
   if (!shape) fail(Exit::checkpoint, "{}: has no tensor {}", checkpoint_.directory(), name);
+  OFFRAMP_CHECK(first >= 0 && count >= 0 && first + count <= shape->elements(), "[CheckpointTensors] {} {} has no elements {} + {}", name,
+                to_text(*shape), first, count);
   for (const Box& box : boxes_between(first, count, matrix_of(*shape).columns)) {
     checkpoint_.read(kind_, name, box, out);
     out += box.elements();

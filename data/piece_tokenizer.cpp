@@ -12,9 +12,18 @@ namespace {
 
 class PieceTokenizer : public Tokenizer {
  public:
-  PieceTokenizer(const std::string& path, std::string bytes) : bytes_(std::move(bytes)), cache_(parse_sentencepiece_model(bytes_, path)) {
-    if (auto status = processor_.LoadFromSerializedProto(bytes_); !status.ok())
-      fail(Exit::data, "{}: not a SentencePiece model ({}); train one with `offramp tokenizer train`", path, status.ToString());
+  PieceTokenizer(const std::string& path, std::string bytes)
+      : path_(path), bytes_(std::move(bytes)), cache_(parse_sentencepiece_model(bytes_, path)) {
+    const auto refuse = [&](const std::string& why) {
+      fail(Exit::data, "{}: not a SentencePiece model ({}); train one with `offramp tokenizer train`", path, why);
+    };
+    try {
+      if (auto status = processor_.LoadFromSerializedProto(bytes_); !status.ok()) refuse(status.ToString());
+    } catch (const Error&) {
+      throw;
+    } catch (const std::exception& error) {  // of the tries that the library makes of the pieces
+      refuse(error.what());
+    }
     if (processor_.eos_id() < 0) fail(Exit::data, "{}: has no end token (eos); data needs one to end documents with", path);
     line_end_ = encoded("\n");
   }
@@ -38,7 +47,7 @@ class PieceTokenizer : public Tokenizer {
   std::string decode(std::span<const std::int32_t> ids) const override {
     std::string text;
     const auto status = processor_.Decode(std::vector<int>(ids.begin(), ids.end()), &text);
-    OFFRAMP_CHECK(status.ok(), "sentencepiece cannot decode: {}", status.ToString());
+    if (!status.ok()) fail(Exit::data, "{}: decodes no {} tokens: {}; the model is damaged", path_, ids.size(), status.ToString());
     return text;
   }
 
@@ -54,14 +63,14 @@ class PieceTokenizer : public Tokenizer {
   std::vector<int> encoded(std::string_view text) const {
     std::vector<int> ids;
     const auto status = processor_.Encode(text, &ids);
-    OFFRAMP_CHECK(status.ok(), "sentencepiece cannot encode {} bytes: {}", text.size(), status.ToString());
+    if (!status.ok()) fail(Exit::data, "{}: encodes no text of {} bytes: {}; the model is damaged", path_, text.size(), status.ToString());
     return ids;
   }
   static void add(const std::vector<int>& more, std::size_t from, std::vector<std::int32_t>& ids) {
     ids.insert(ids.end(), more.begin() + static_cast<std::ptrdiff_t>(from), more.end());
   }
 
-  std::string bytes_;
+  std::string path_, bytes_;
   sentencepiece::SentencePieceProcessor processor_;
   std::vector<int> line_end_;  // "\n" alone, with whatever the model puts before a text
   mutable WordCache cache_;

@@ -34,12 +34,15 @@ class ByteTokenizer : public Tokenizer {
 std::string file_content(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::error_code ignored;  // what cannot be looked at cannot be opened either
-  if (!file || std::filesystem::is_directory(path, ignored))
+  if (!file || !std::filesystem::is_regular_file(path, ignored))
     fail(Exit::data,
          "{}: cannot be read; the tokenizer is \"bytes\", a SentencePiece file, as `offramp tokenizer train` writes it, a tokenizer.json, "
          "or a "
          "directory with one of them",
          path);
+  constexpr std::size_t kMost = 64 << 20;  // the largest vocabularies in use take half of it
+  if (const auto size = std::filesystem::file_size(path, ignored); !ignored && size > kMost)
+    fail(Exit::data, "{}: {} bytes; at most {} are read of a tokenizer", path, size, kMost);
   return {std::istreambuf_iterator<char>(file), {}};
 }
 

@@ -51,22 +51,6 @@ Head make_final_head(const Model& model, int tap) {
 
 }  // namespace
 
-const char* name_of(HeadKind kind) {
-  switch (kind) {
-    case HeadKind::bare:
-      return "bare";
-    case HeadKind::norm:
-      return "norm";
-    case HeadKind::mlp:
-      return "mlp";
-    case HeadKind::block:
-      return "block";
-    case HeadKind::attention:
-      return "attention";
-  }
-  return "unknown";
-}
-
 double residual_deviation(const ModelConfig& config) {
   return config.initializer_range / std::sqrt(2.0 * static_cast<double>(config.num_hidden_layers));
 }
@@ -101,16 +85,6 @@ Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, co
   }
   model.heads.push_back(make_final_head(model, static_cast<int>(model.units.size()) - 1));
   return model;
-}
-
-RopeFrequencies rope_frequencies(const ModelConfig& config) {
-  const RopeScaling& scaling = config.rope_scaling;
-  if (!scaling.llama3()) return {.theta = config.rope_theta};
-  return {.theta = config.rope_theta,
-          .factor = scaling.factor,
-          .low = scaling.low_freq_factor,
-          .high = scaling.high_freq_factor,
-          .original_positions = static_cast<double>(scaling.original_max_position_embeddings)};
 }
 
 void Model::prepare(Context& ctx, Arena& arena) {

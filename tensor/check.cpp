@@ -2,8 +2,8 @@
 
 namespace offramp {
 
-void broken(const char* condition, const std::string& what, std::source_location at) {
-  throw Error(Exit::internal, fmt::format("{} ({} is false at {}:{})", what, condition, at.file_name(), at.line()));
+void broken(const char* condition, const std::string& what, const char* file, int line) {
+  throw Error(Exit::internal, fmt::format("{} ({} is false at {}:{})", what, condition, file, line));
 }
 
 }  // namespace offramp

@@ -6,7 +6,6 @@
 #pragma once
 #include <fmt/format.h>
 
-#include <source_location>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -28,7 +27,7 @@ template <class... Args>
 }
 
 // Throws Error(Exit::internal) with the source location: a broken promise between two pieces of our own code.
-[[noreturn]] void broken(const char* condition, const std::string& what, std::source_location at = std::source_location::current());
+[[noreturn]] void broken(const char* condition, const std::string& what, const char* file = __builtin_FILE(), int line = __builtin_LINE());
 
 }  // namespace offramp
 

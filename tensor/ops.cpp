@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 
 #include "tensor/cpu/kernels.h"
 #include "tensor/operation.h"
@@ -144,13 +143,6 @@ void join_backward(Context& context, Tensor d_branch, Tensor dy, const Join& opt
   const Operation op(context, "join_backward", count_of(dy), {d_branch, dy});
   if (op.planned()) return;
   cpu::join_backward(d_branch, dy, options);
-}
-
-double RopeFrequencies::at(std::int64_t i, std::int64_t d) const {
-  const double f = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(d));
-  const double turns = original_positions * f / (2 * std::numbers::pi);
-  const double kept = std::clamp((turns - low) / (high - low), 0.0, 1.0);  // of the frequency; the rest of it is divided
-  return factor == 1 ? f : (1 - kept) * f / factor + kept * f;
 }
 
 void rope_table(Context& context, Tensor table, const RopeFrequencies& frequencies) {

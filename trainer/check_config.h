@@ -24,4 +24,7 @@ struct Locations {
 void check_config(const Config& config, std::optional<int> world_size, const Locations& at, const std::set<std::string>& unknown,
                   Problems& problems);
 
+// Of these what concerns the model and its exits alone, all of whose required keys are there.
+void check_model(const Config& config, Problems& problems);
+
 }  // namespace offramp

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <random>
 
+#include "checkpoint/check_tensors.h"
 #include "checkpoint/draft_source.h"
 #include "checkpoint/export_source.h"
 #include "checkpoint/gguf_source.h"
@@ -80,6 +81,7 @@ std::string import_gguf(const ConvertArguments& arguments) {
 // A checkpoint as a model: the whole one, or what one of its exits makes of it.
 struct Opened {
   explicit Opened(const std::string& path) : checkpoint(newest_sound(path)), config(model_of(checkpoint.manifest())), whole(checkpoint) {
+    check_tensors(whole, config.model, config.exits, checkpoint.directory());
     const auto it = checkpoint.manifest().configuration.find(kEndToken);
     if (it != checkpoint.manifest().configuration.end()) end_token = std::atoll(it->second.c_str());
   }

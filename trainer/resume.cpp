@@ -4,14 +4,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <set>
-
 #include "checkpoint/checksum.h"
 #include "checkpoint/hdf5.h"
 #include "tensor/check.h"
 #include "trainer/base_model.h"
 #include "trainer/command_line.h"
-#include "trainer/schema.h"
 
 namespace offramp {
 namespace {
@@ -55,45 +52,6 @@ bool may_change(std::string_view key) {
 }
 
 }  // namespace
-
-std::map<std::string, std::string> remembered(const Config& config) {
-  std::map<std::string, std::string> all;
-  constexpr std::string_view kExits = "exits[].";
-  for (const SchemaKey& key : schema()) {
-    if (!key.means_something(config)) continue;
-    if (!key.path.starts_with(kExits)) {
-      all[std::string(key.path)] = print_value(key, config, 0);
-      continue;
-    }
-    for (std::size_t e = 0; e < config.exits.size(); ++e)
-      all[fmt::format("exits.{}.{}", config.exits[e].layer, key.path.substr(kExits.size()))] = print_value(key, config, e);
-  }
-  return all;
-}
-
-Config model_of(const Manifest& manifest) {
-  Config config;
-  Problems problems;
-  std::set<int> layers;
-  const auto take = [&](const SchemaKey& key, const std::string& name, std::size_t exit) {
-    const auto it = manifest.configuration.find(name);
-    if (it == manifest.configuration.end()) return;
-    const YamlNode node = parse_yaml(it->second, {.source = name}, problems);
-    assign(key, config, exit, node, problems);
-  };
-  for (const auto& [name, value] : manifest.configuration)
-    if (name.starts_with("exits.") && name.ends_with(".layer")) layers.insert(std::atoi(value.c_str()));
-  config.exits.resize(layers.size());
-  for (const SchemaKey& key : schema()) {
-    if (key.path.starts_with("model.") && key.path != "model.from") take(key, std::string(key.path), 0);
-    if (!key.path.starts_with("exits[].")) continue;
-    std::size_t exit = 0;
-    for (const int layer : layers) take(key, fmt::format("exits.{}.{}", layer, key.path.substr(8)), exit++);
-  }
-  if (!problems.empty() || config.model.num_hidden_layers == 0)
-    fail(Exit::checkpoint, "the checkpoint of step {} does not say which model it is of", manifest.step);
-  return config;
-}
 
 std::map<std::string, std::string> fingerprints(const Config& config) {
   std::map<std::string, std::string> all;
