@@ -8,12 +8,14 @@
 #include <tuple>
 
 #include "checkpoint/checksum.h"
+#include "checkpoint/json_file.h"
 #include "tensor/check.h"
 
 namespace offramp {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Json = nlohmann::json;  // read
+using Written = nlohmann::ordered_json;
 
 constexpr const char* kFormat = "offramp checkpoint 1";
 constexpr std::string_view kSumKey = "\"checksum\": \"";
@@ -23,13 +25,13 @@ constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 60;  // of anything: su
   fail(Exit::checkpoint, "{}: is damaged: {}; resume from another checkpoint", path, why);
 }
 
-Json to_json(const StoredFile& file) {
+Written to_json(const StoredFile& file) {
   std::vector<std::string> sums;
   for (const std::uint64_t sum : file.sums) sums.push_back(hex(sum));
   return {{"name", file.name}, {"bytes", file.bytes}, {"checksums", sums}};
 }
 
-Json to_json(const StoredBox& stored) {
+Written to_json(const StoredBox& stored) {
   const Box& b = stored.box;
   return {{"kind", stored.kind},       {"tensor", stored.tensor},    {"shape", std::vector(stored.shape.size.begin(), stored.shape.size.begin() + stored.shape.rank)},
           {"first", {b.row, b.column}}, {"size", {b.rows, b.columns}}, {"dtype", "F32"},
@@ -135,10 +137,12 @@ StoredBox box_from(const std::string& path, const Json& json) {
   return stored;
 }
 
-Json parse_json(const std::string& path, std::string_view text) {
-  Json json = Json::parse(text, nullptr, false);
-  if (json.is_discarded()) refuse(path, "it is no JSON");
-  return json;
+Json parse_json(const std::string& path, const std::string& text) {
+  try {
+    return parse_object(text);
+  } catch (const JsonProblem& problem) {
+    refuse(path, fmt::format("it {}", problem.what()));
+  }
 }
 
 // By rows from the top: boxes that begin in a row are put among those that reach into it, whose columns are in order.
@@ -213,10 +217,10 @@ std::string lines_of(const std::vector<Each>& all) {
 }  // namespace
 
 std::string to_json(const Manifest& m) {
-  const Json head = {{"format", kFormat},   {"run_id", m.run_id},   {"step", m.step},       {"samples", m.samples},
+  const Written head = {{"format", kFormat},   {"run_id", m.run_id},   {"step", m.step},       {"samples", m.samples},
                      {"updates", m.updates}, {"layout", m.layout}, {"made_by", m.made_by}, {"data", m.data},
                      {"configuration", m.configuration}};
-  std::string text = head.dump(1, ' ', false, Json::error_handler_t::replace);  // paths may be no UTF-8
+  std::string text = head.dump(1, ' ', false, Written::error_handler_t::replace);  // paths may be no UTF-8
   text.resize(text.size() - 2);  // "\n}"
   text += fmt::format(",\n \"files\": {},\n \"datasets\": {},\n ", lines_of(m.files), lines_of(m.boxes));
   return text + fmt::format("{}{}\"}}\n", kSumKey, hex(checksum(text)));
@@ -235,6 +239,8 @@ Manifest parse_manifest(const std::string& path, const std::string& text) {
   if (reader.text("format") != kFormat) refuse(path, fmt::format("its format is '{}', not '{}'", reader.text("format"), kFormat));
   const auto number = [&](const char* key) { return static_cast<std::int64_t>(reader.number(key)); };
   Manifest m{.run_id = reader.text("run_id"), .step = number("step"), .samples = number("samples"), .updates = number("updates")};
+  // A name of a directory that is being written has it as a part.
+  if (!m.run_id.empty() && !plain_name(m.run_id)) refuse(path, fmt::format("'{}' is no name of a run", m.run_id));
   m.configuration = map_from<std::string>(path, json, "configuration");
   m.layout = map_from<std::int64_t>(path, json, "layout");
   m.made_by = map_from<std::string>(path, json, "made_by");

@@ -152,6 +152,8 @@ TEST_F(Hostile, NamesLeadNowhere) {
   for (const std::string name : {"../rank-00000.h5", "/etc/passwd", "..", ".", "", "a/b", "rank\n", ".hidden"})
     EXPECT_NE(refused([&](Manifest& m) { m.files[0].name = name; }).find("is no name of a file"), std::string::npos) << name;
   EXPECT_NE(refused([](Manifest& m) { m.files[1].name = m.files[0].name; }), "");
+  for (const std::string run : {"/../../elsewhere", "..", "a/b", "a\n"})  // resharding writes into a directory of that name first
+    EXPECT_NE(refused([&](Manifest& m) { m.run_id = run; }).find("is no name of a run"), std::string::npos) << run;
 }
 
 // A box of a tensor that has others too.

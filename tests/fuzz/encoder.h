@@ -9,10 +9,10 @@ namespace offramp::fuzz {
 
 inline void encode_texts(const Tokenizer& tokenizer) {
   const std::string spaces(200, ' ');
-  const std::string texts[] = {"",
-                               "Hello, w\u00f6rld 12345 \n\n it's <|endoftext|></s> fine\t",
+  const std::string texts[] = {"", "Hello, w\u00f6rld 12345 \n\n it's <|endoftext|></s> fine\t",
                                "e\u0301 \u65e5\u672c\u8a9e \u2581\u2581x \U0001F600",
-                               "\xFF\xFE" "abc\xC3",
+                               "\xFF\xFE"
+                               "abc\xC3",
                                spaces + "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!" + spaces};
   for (const std::string& text : texts) {
     std::vector<std::int32_t> ids;

@@ -16,7 +16,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   constexpr std::int64_t kSequence = 4;
   refused_with({Exit::data}, [&] {
     const IndexedTokens stream(prefix);
-    for (std::int64_t d = 0; d < std::min<std::int64_t>(100, stream.documents()); ++d) promise(stream.document_begin(d) >= 0, "documents begin");
+    for (std::int64_t d = 0; d < std::min<std::int64_t>(100, stream.documents()); ++d)
+      promise(stream.document_begin(d) >= 0, "documents begin");
     const Dataset dataset({.corpora = {{prefix, 1}}, .sequence_length = kSequence, .vocab_size = std::numeric_limits<std::int32_t>::max()});
     std::vector<std::int32_t> tokens(kSequence + 1), first_key(kSequence);
     for (std::int64_t g = 0; g < 8; ++g) {

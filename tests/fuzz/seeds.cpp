@@ -69,8 +69,7 @@ class Ones : public TensorSource {
 
 GgufVocabulary bytes_and_pairs() {
   GgufVocabulary v{.model = "gpt2", .pre = "smollm", .tokens = {"<|endoftext|>"}, .types = {3}, .bos = 0, .eos = 0};
-  for (const char c : std::string("abcdefghijklmnop 1"))
-    v.tokens.push_back(letters_of_bytes(std::string(1, c)));
+  for (const char c : std::string("abcdefghijklmnop 1")) v.tokens.push_back(letters_of_bytes(std::string(1, c)));
   for (const char* whole : {"ab", "11", "ll"}) v.tokens.emplace_back(whole);
   v.types.resize(v.tokens.size(), 1);
   v.merges = {"a b", "1 1", "l l"};
