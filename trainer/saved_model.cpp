@@ -45,9 +45,9 @@ Config model_of(const Manifest& manifest) {
   }
   const auto missing = [&](std::string_view path) { return !manifest.configuration.contains(std::string(path)); };
   for (const SchemaKey& key : schema())
-    if (key.path.starts_with("model.") && key.required(config) && missing(key.path)) problems.push_back({{}, std::string(key.path)});
+    if (key.path.starts_with("model.") && key.required(config) && missing(key.path)) problems.push_back({Place{}, std::string(key.path)});
   for (const ExitSpec& exit : config.exits)
-    if (exit.layer == 0) problems.push_back({{}, "exits"});
+    if (exit.layer == 0) problems.push_back({Place{}, "exits"});
   if (problems.empty()) check_model(config, problems);
   if (!problems.empty()) fail(Exit::checkpoint, "the checkpoint of step {} does not say which model it is of", manifest.step);
   return config;
