@@ -38,7 +38,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     refused_with({Exit::checkpoint}, [&] { checkpoint.verify(); });
     refused_with({Exit::checkpoint}, [&] { read_all(checkpoint); });
     const Config config = model_of(checkpoint.manifest());
-    CheckpointWeights weights(checkpoint);
+    CheckpointTensors weights(checkpoint);
     check_tensors(weights, config.model, config.exits, checkpoint.directory());
     read_ends(weights);
   });
