@@ -15,6 +15,12 @@ void Head::exit(Context& ctx, Tensor d_tap, Tensor sums, const HeadIn& in, const
   if (train) backward(ctx, d_tap, d_top, slot);
 }
 
+void Head::logits(Context& ctx, Tensor logits, Tensor x, const Sequences& sequences) {
+  Scratch scope(ctx);
+  Slot slot(*ctx.scratch, Keep::nothing, sequences);
+  output_.logits(ctx, logits, forward(ctx, x, slot));
+}
+
 Tensor Head::forward(Context& ctx, Tensor x, Slot& slot) {
   const Shape shape = x.shape;  // [rows, h]
   for (const ModulePtr& unit : body_) {

@@ -27,6 +27,7 @@ class OutputMatrix {
     double deviation = 0.02, lr_scale = 1;
   };
   OutputMatrix(const Options& options, TensorParallel tensor);
+  void logits(Context& ctx, Tensor logits, Tensor x);  // logits [n, V of this rank] f32 = of x [n, h]
   // x [rows, h]. sums += (see LossOptions in ops.h) on the first tensor rank; train: dx [rows, h] = (undefined: not wanted), dw +=.
   void loss(Context& ctx, Tensor dx, Tensor sums, Tensor x, Tensor labels, const LossOptions& options, bool train);
   // Tokens whose logits exist at once: never all n of them.
@@ -53,6 +54,8 @@ class Head {
   // in.x is the tap, sequences those of all n tokens. train: d_tap = (undefined: detached), gradients +=. Everything it needs in
   // between is scratch.
   void exit(Context& ctx, Tensor d_tap, Tensor sums, const HeadIn& in, const Sequences& sequences, bool train);
+  // logits [n, V] f32 = of all tokens of the tap x [n, h] at once: for those who look at a few. Without tensor parallelism.
+  void logits(Context& ctx, Tensor logits, Tensor x, const Sequences& sequences);
   void visit(const Visitor& visitor);
 
  private:

@@ -31,6 +31,8 @@ std::int64_t OutputMatrix::chunk(std::int64_t tokens, std::int64_t vocabulary) {
   return std::max<std::int64_t>(rounded <= half ? rounded : even, 1);
 }
 
+void OutputMatrix::logits(Context& ctx, Tensor logits, Tensor x) { linear(ctx, logits, x, weight_.value); }
+
 void OutputMatrix::loss(Context& ctx, Tensor dx, Tensor sums, Tensor x, Tensor labels, const LossOptions& options, bool train) {
   if (tensor_.rank() > 0) sums = {};  // each rank knows the same losses: one counts them
   if (!tensor_.splits_rows()) return loss_of_rows(ctx, dx, sums, x, labels, options, train);
@@ -75,7 +77,7 @@ OutputMatrix::Chunk OutputMatrix::scores(Context& ctx, Scratch& scope, Tensor x,
   c.stats = both.narrow(0, 0, 3 * count).reshape({count, 3});
   c.argmax = both.narrow(0, 3 * count, count);
   c.argmax.dtype = DType::i32;
-  linear(ctx, c.logits, x, weight_.value);
+  this->logits(ctx, c.logits, x);
   softmax_stats(ctx, c.stats, c.argmax, c.logits, labels, range_.first);
   if (!tensor_.splits()) return c;
   Scratch exchange(ctx);

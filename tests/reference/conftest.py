@@ -4,6 +4,7 @@ from corpus import read_tokens, write_tokens
 from job import Job, build_corpus, write_mask
 from jobs import ALL
 from reference import torch
+from report import lines_of_report
 
 torch.set_num_threads(1)
 
@@ -31,7 +32,8 @@ class Trained:
     def __init__(self, folder, config):
         self.config = config
         self.job = Job(folder, config)
-        self.lines = self.job.train("trained")
+        self.checkpoint = folder / "checkpoints"
+        self.lines = self.job.train("trained", checkpoint__directory=self.checkpoint)
         self.job.train("initial", training__steps=0, training__stop_at=0)
         self.initial, self.exported = self.job.exported("initial"), self.job.exported("trained")
 
@@ -47,3 +49,8 @@ def trained(corpora, tmp_path_factory):
         return runs[name]
 
     return get
+
+
+def pytest_terminal_summary(terminalreporter):
+    for line in lines_of_report():
+        terminalreporter.write_line(line)

@@ -87,12 +87,14 @@ def nesterov(corpora):
 
 
 def stretched(corpora):
-    """Llama 3's rotary frequencies: of heads of 16, some that stay, some between, some that are divided."""
+    """Llama 3's rotary frequencies: of heads of 16, some that stay, some between, some that are divided. An exit that is the whole
+    final head, of which the embedding is no part."""
     rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
     return job(
         corpora,
         model={"rope_scaling": rope},
-        exits=[{"layer": 3, "head": "block", "loss_weight": 0.5}],
+        exits=[{"layer": 3, "head": "block", "loss_weight": 0.5},
+               {"layer": 5, "norm": "shared", "output": "shared", "loss_weight": 0.5}],
         optimizer={"lr": 0.002, "clip_grad_norm": 0.5})
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# run.sh BINARY TEST.py: runs a test against BINARY. One that compares with Python packages is skipped,
+# run.sh BINARY TEST.py...: runs tests against BINARY. One that compares with Python packages is skipped,
 # exit status 77, where OFFRAMP_PYTHON does not name a Python that has them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
