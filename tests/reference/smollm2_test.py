@@ -5,11 +5,13 @@ import importlib.util
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from corpus import read_tokens
 from exports_test import load, logits_of
+from gguf import GGUFReader, dequantize
 from job import run
 from llama import LlamaCpp
 from ours import ours
@@ -97,16 +99,48 @@ def test_texts_of_the_original(original, texts, tokenizer):
     print("\n".join(different))
 
 
-def test_loss_and_logits(folder, model, tokenizer):
-    ids = tokenizer.encode((ROOT / "docs/design.md").read_text())[: 8 * 257]
-    samples = torch.tensor(ids).view(8, 257)
-    logits, losses = ours(folder / "checkpoint", samples)
+def test_weights(original, folder):
+    """All that llama.cpp's own reader makes of the original's numbers is in our F32 file, to the bit."""
+    theirs, exported = ({t.name: dequantize(t.data, t.tensor_type) for t in GGUFReader(file).tensors} for file in (original, folder / "f32.gguf"))
+    assert theirs.keys() == exported.keys()
+    assert [name for name in theirs if not np.array_equal(theirs[name], exported[name])] == []
+    note("gguf", "SmolLM2's weights, dequantised", f"{len(theirs)} tensors equal")
+
+
+@pytest.fixture(scope="module")
+def samples(tokenizer):
+    return torch.tensor(tokenizer.encode((ROOT / "docs/design.md").read_text())[: 8 * 257]).view(8, 257)
+
+
+@pytest.fixture(scope="module")
+def said(folder, samples):
+    return ours(folder / "checkpoint", samples)
+
+
+def loss_of(logits, samples):
+    return F.cross_entropy(logits.double().flatten(0, 1), samples[:, 1:].flatten())
+
+
+def test_loss_and_logits(folder, model, samples, said):
+    logits, losses = said
     theirs = logits_of(model, samples)
-    loss = F.cross_entropy(theirs.double().flatten(0, 1), samples[:, 1:].flatten())
-    assert differ("transformers", "SmolLM2's loss on a text", torch.tensor(losses["final"]), loss) < 1e-4
+    assert differ("transformers", "SmolLM2's loss on a text", torch.tensor(losses["final"]), loss_of(theirs, samples)) < 1e-4
     differ("transformers", "SmolLM2's logits", logits["final"], theirs)
+    exact = logits_of(load(folder / "hf", dtype=torch.float64), samples[:2])
+    of_ours = differ("in fp64", "SmolLM2's logits, ours", logits["final"][:2], exact)
+    assert of_ours < 2 * differ("in fp64", "SmolLM2's logits, transformers' in fp32", theirs[:2], exact)
     probabilities = LlamaCpp(folder / "f32.gguf").logits(samples).softmax(-1)
     assert differ("llama.cpp", "SmolLM2's probabilities", logits["final"].softmax(-1), probabilities) < 1e-3
+
+
+def test_next_tokens_of_the_original(original, samples, said):
+    """Rounded activations part texts sooner or later; token by token, the original is the same model."""
+    logits, losses = said
+    theirs = LlamaCpp(original).logits(samples)
+    same = (theirs.argmax(-1) == logits["final"].argmax(-1)).double().mean().item()
+    note("llama.cpp", "likeliest next tokens by the Q4_1 original",
+         f"{100 * same:.1f}% of {samples[:, 1:].numel()} equal; its loss {loss_of(theirs, samples):.4f}, ours {losses['final']:.4f}")
+    assert same > 0.8
 
 
 def lines_of_text():
