@@ -57,7 +57,8 @@ def test_drafts(said, name, tmp_path):
             continue
         layer, draft = str(exit["layer"]), tmp_path / str(exit["layer"])
         run(["export", "draft", done.checkpoint, draft, "--exit", layer])
-        assert differ("transformers", f"logits of drafts of {family(name)}", logits[layer], logits_of(load(draft), samples)) < TOLERANCE, exit
+        theirs = logits_of(load(draft), samples)
+        assert differ("transformers", f"logits of drafts of {family(name)}", logits[layer], theirs) < TOLERANCE, exit
 
 
 @pytest.mark.parametrize("name", ["tied", "stretched", "gpt2_tied"])
@@ -83,7 +84,8 @@ def test_assistant_early_exit(said, name, layer):
     early = model.generate(prompt, assistant_early_exit=layer, **options)
     assert early.tolist() == plain.tolist()
     assert calls[layer - 1] > calls[layer], "its layers did not draft"
-    note("transformers", "text with assistant_early_exit=E", f"equal, {name}: {calls[layer]} runs of all layers for {plain.shape[1] - 20} tokens")
+    finding = f"equal, {name}: {calls[layer]} runs of all layers for {plain.shape[1] - 20} tokens"
+    note("transformers", "text with assistant_early_exit=E", finding)
 
 
 @pytest.mark.parametrize("name", ["every_head", "gpt2_tied"])

@@ -88,7 +88,8 @@ void run(const std::string& from, const std::string& tokens, std::int64_t length
   OFFRAMP_CHECK(!ids.empty() && ids.size() % sample == 0, "[logits] {} tokens are no samples of {}", ids.size(), sample);
 
   Machine machine(options, Mesh(), Backing::host, plan_memory(options, Mesh()).peak);
-  load_state(machine, checkpoint, {.optimizer = false});
+  CheckpointWeights weights(checkpoint);
+  load_weights(machine, weights, checkpoint.directory());
   machine.share_values();
   Speaker speaker(machine, output);
   for (std::size_t at = 0; at < ids.size(); at += sample) speaker.say(ids.data() + at);

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from corpus import read_tokens
+from corpus import Samples, read_tokens
 from exports_test import load, logits_of
 from gguf import GGUFReader, dequantize
-from job import run
+from job import Job, run, validation_lines
 from llama import LlamaCpp
 from ours import ours
 from report import differ, note
@@ -119,6 +119,21 @@ def said(folder, samples):
 
 def loss_of(logits, samples):
     return F.cross_entropy(logits.double().flatten(0, 1), samples[:, 1:].flatten())
+
+
+def test_loss_of_a_job(folder, model, tmp_path):
+    """As a job that starts from the export validates it."""
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "text.txt").write_text((ROOT / "docs/checkpoints.md").read_text())
+    run(["data", "build", "--input", tmp_path / "text", "--tokenizer", folder / "hf", "--output", tmp_path / "ids", "--validation-fraction", 0])
+    tokens = f"{tmp_path}/ids_train"
+    training = {"sequence_length": 256, "micro_batch_size": 1, "global_batch_size": 1, "steps": 0, "validation_samples": 4}
+    config = {"model": {"from": str(folder / "hf")}, "exits": [], "training": training, "optimizer": {"lr": 0.001},
+              "data": {"train": tokens, "validation": tokens, "shuffle": False}}
+    loss = validation_lines(Job(tmp_path, config).train("run"))[-1]["final_loss"]
+    samples = torch.from_numpy(Samples(tokens, 256).batch(0, 4)[0])
+    theirs = loss_of(logits_of(model, samples), samples)
+    assert differ("transformers", "SmolLM2's loss in a job, by model.from", torch.tensor(loss).double(), theirs) < 1e-4
 
 
 def test_loss_and_logits(folder, model, samples, said):
