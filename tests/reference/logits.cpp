@@ -88,7 +88,7 @@ void run(const std::string& from, const std::string& tokens, std::int64_t length
   OFFRAMP_CHECK(!ids.empty() && ids.size() % sample == 0, "[logits] {} tokens are no samples of {}", ids.size(), sample);
 
   Machine machine(options, Mesh(), Backing::host, plan_memory(options, Mesh()).peak);
-  CheckpointWeights weights(checkpoint);
+  CheckpointTensors weights(checkpoint);
   load_weights(machine, weights, checkpoint.directory());
   machine.share_values();
   Speaker speaker(machine, output);
