@@ -30,6 +30,7 @@ VENDORS = {  # what such an include begins with: folders (a nested one allows no
     "utf8proc.h": ["data"],
     "nlohmann/": ["checkpoint", "data", "trainer"],
     "hdf5": ["checkpoint"],
+    "H5FD": ["checkpoint"],
     "xxhash": ["checkpoint"],
 }
 NEEDS_NOTHING = ["parallel/schedule.h"]  # no header of ours
