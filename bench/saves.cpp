@@ -88,7 +88,8 @@ void measure(const std::string& directory, std::int64_t hidden, const Group& wor
   Machine machine(machine_options, Mesh(world, {}), Backing::host, plan.peak);
   machine.flat().initialize(machine.context(), 1);
   take_snapshot(machine, machine.snapshot());
-  Saver saver({.directory = directory, .run_id = "bench", .keep = 1}, saved_kinds(machine_options), saved_boxes(machine), machine.snapshot());
+  Saver saver({.directory = directory, .run_id = "bench", .keep = 1}, saved_kinds(machine_options), saved_boxes(machine),
+              machine.snapshot());
   const std::size_t before = most_resident();
   std::vector<double> copies, saves, plain, verified;
   for (int round = 0; round < kRounds; ++round) {
@@ -111,7 +112,8 @@ void measure(const std::string& directory, std::int64_t hidden, const Group& wor
   print("plain", plain);
   print("verified", verified);
   std::vector<double> ratios;
-  for (int round = 0; round < kRounds; ++round) ratios.push_back(plain[static_cast<std::size_t>(round)] / saves[static_cast<std::size_t>(round)]);
+  for (int round = 0; round < kRounds; ++round)
+    ratios.push_back(plain[static_cast<std::size_t>(round)] / saves[static_cast<std::size_t>(round)]);
   fmt::print("a save's speed is {:.2f} of plain writes' (median of {} rounds)\n", median(ratios), kRounds);
 }
 
@@ -122,6 +124,7 @@ int main(int argc, char** argv) {
   if (argc < 2) return fmt::print(stderr, "bench_saves DIRECTORY [HIDDEN_SIZE]\n"), 2;
   const std::string directory = std::string(argv[1]) + "/bench_saves";
   std::filesystem::create_directories(directory);
-  offramp::run_in_process(1, [&](const offramp::Group& world) { offramp::measure(directory, argc > 2 ? std::atoll(argv[2]) : 512, world); });
+  offramp::run_in_process(1,
+                          [&](const offramp::Group& world) { offramp::measure(directory, argc > 2 ? std::atoll(argv[2]) : 512, world); });
   std::filesystem::remove_all(directory);
 }

@@ -21,7 +21,8 @@ constexpr std::int64_t kBuffer = std::int64_t{1} << 20;  // elements, if a row i
 // Writes a file from its first byte to its last, and sums it on the way.
 class Pass {
  public:
-  explicit Pass(const std::string& path) : path_(path), descriptor_(::open(path.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644)), sums_(kSummed) {
+  explicit Pass(const std::string& path)
+      : path_(path), descriptor_(::open(path.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0644)), sums_(kSummed) {
     if (descriptor_ < 0) fail_io(path_, "create", errno);
   }
   ~Pass() { ::close(descriptor_); }

@@ -57,7 +57,8 @@ std::vector<std::string> Checkpoint::kinds() const {
   return all;
 }
 
-void verify_files(const std::string& directory, const Manifest& manifest, std::size_t first, std::size_t step, const std::function<void()>& beat) {
+void verify_files(const std::string& directory, const Manifest& manifest, std::size_t first, std::size_t step,
+                  const std::function<void()>& beat) {
   std::vector<char> part(kSummed);
   for (std::size_t f = first; f < manifest.files.size(); f += step) {
     const StoredFile& file = manifest.files[f];
@@ -112,8 +113,8 @@ void Checkpoint::read_part(const StoredBox& stored, const Box& part, const Box& 
     const std::int64_t first = rows > 1 ? 0 : part.column - box.column, width = rows > 1 ? box.columns : part.columns;
     buffer_.resize(static_cast<std::size_t>(rows * width));
     const std::int64_t at = (row - box.row) * box.columns + first;
-    files_->open(stored.file).read(stored.offset + static_cast<std::uint64_t>(at) * sizeof(float), buffer_.data(),
-                                   buffer_.size() * sizeof(float));
+    files_->open(stored.file)
+        .read(stored.offset + static_cast<std::uint64_t>(at) * sizeof(float), buffer_.data(), buffer_.size() * sizeof(float));
     copy_box(out + (row - wanted.row) * wanted.columns + part.column - wanted.column, wanted.columns,
              buffer_.data() + part.column - box.column - first, width, {0, rows, 0, part.columns});
   }

@@ -59,7 +59,9 @@ class File {
     check(H5Pset_create_intermediate_group(links_, 1), "start");
   }
   Handle properties() const { return {H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "start"}; }
-  Handle space(const Extent& extent) const { return {H5Screate_simple(extent.rank, extent.size.data(), nullptr), H5Sclose, "make a shape"}; }
+  Handle space(const Extent& extent) const {
+    return {H5Screate_simple(extent.rank, extent.size.data(), nullptr), H5Sclose, "make a shape"};
+  }
   Handle dataset(const std::string& name, hid_t space, hid_t properties) const {
     return {H5Dcreate2(file_, name.c_str(), H5T_IEEE_F32LE, space, links_, properties, H5P_DEFAULT), H5Dclose, "make a dataset"};
   }

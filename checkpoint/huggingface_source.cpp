@@ -189,7 +189,8 @@ void HuggingFaceSource::read_transposed(const Place& place, const Box& box, floa
   const std::int64_t rows = place.shape[0], width = rows * place.parts;
   std::vector<float> row_of_file(static_cast<std::size_t>(box.rows));
   for (std::int64_t c = 0; c < box.columns; ++c) {
-    place.found.file->read(*place.found.tensor, static_cast<std::uint64_t>((box.column + c) * width + place.part * rows + box.row), row_of_file);
+    place.found.file->read(*place.found.tensor, static_cast<std::uint64_t>((box.column + c) * width + place.part * rows + box.row),
+                           row_of_file);
     for (std::int64_t r = 0; r < box.rows; ++r) out[r * box.columns + c] = row_of_file[static_cast<std::size_t>(r)];
   }
 }

@@ -33,9 +33,15 @@ Written to_json(const StoredFile& file) {
 
 Written to_json(const StoredBox& stored) {
   const Box& b = stored.box;
-  return {{"kind", stored.kind},       {"tensor", stored.tensor},    {"shape", std::vector(stored.shape.size.begin(), stored.shape.size.begin() + stored.shape.rank)},
-          {"first", {b.row, b.column}}, {"size", {b.rows, b.columns}}, {"dtype", "F32"},
-          {"file", stored.file},       {"dataset", stored.dataset},  {"offset", stored.offset},
+  return {{"kind", stored.kind},
+          {"tensor", stored.tensor},
+          {"shape", std::vector(stored.shape.size.begin(), stored.shape.size.begin() + stored.shape.rank)},
+          {"first", {b.row, b.column}},
+          {"size", {b.rows, b.columns}},
+          {"dtype", "F32"},
+          {"file", stored.file},
+          {"dataset", stored.dataset},
+          {"offset", stored.offset},
           {"bytes", stored.bytes()}};
 }
 
@@ -217,11 +223,11 @@ std::string lines_of(const std::vector<Each>& all) {
 }  // namespace
 
 std::string to_json(const Manifest& m) {
-  const Written head = {{"format", kFormat},   {"run_id", m.run_id},   {"step", m.step},       {"samples", m.samples},
-                     {"updates", m.updates}, {"layout", m.layout}, {"made_by", m.made_by}, {"data", m.data},
-                     {"configuration", m.configuration}};
+  const Written head = {{"format", kFormat},    {"run_id", m.run_id},   {"step", m.step},
+                        {"samples", m.samples}, {"updates", m.updates}, {"layout", m.layout},
+                        {"made_by", m.made_by}, {"data", m.data},       {"configuration", m.configuration}};
   std::string text = head.dump(1, ' ', false, Written::error_handler_t::replace);  // paths may be no UTF-8
-  text.resize(text.size() - 2);  // "\n}"
+  text.resize(text.size() - 2);                                                    // "\n}"
   text += fmt::format(",\n \"files\": {},\n \"datasets\": {},\n ", lines_of(m.files), lines_of(m.boxes));
   return text + fmt::format("{}{}\"}}\n", kSumKey, hex(checksum(text)));
 }

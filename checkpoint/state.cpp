@@ -63,7 +63,8 @@ class Loader {
            to_text(it->second), to_text(piece.global));
     const auto begins = [&](const std::string& prefix) { return piece.name.starts_with(prefix); };
     if (std::any_of(left_alone_.begin(), left_alone_.end(), begins)) return false;
-    if (kind_ != kWeights) fail(Exit::checkpoint, "{}: has weights but no {} of {}: it is no state to resume from", where_, kind_, piece.name);
+    if (kind_ != kWeights)
+      fail(Exit::checkpoint, "{}: has weights but no {} of {}: it is no state to resume from", where_, kind_, piece.name);
     std::vector<std::string> names;
     for (const auto& [name, shape] : shapes_) names.push_back(name);
     const char* advice = piece.name.starts_with("exits.") ? "; an exit that is new here begins by `init: final, copy_layer or random`" : "";

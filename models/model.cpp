@@ -60,7 +60,8 @@ Head make_head(const Model& model, const ExitSpec& exit, int tap) {
   std::unique_ptr<Norm> norm;
   if (exit.head != HeadKind::bare)
     norm = exit.shared_norm ? make_norm(model, names.final_norm, 1) : make_norm(model, Names::exit_norm(exit.layer), exit.lr_scale);
-  OutputMatrix output = exit.shared_output ? make_output(model, names.output, 1) : make_output(model, Names::exit_output(exit.layer), exit.lr_scale);
+  OutputMatrix output =
+      exit.shared_output ? make_output(model, names.output, 1) : make_output(model, Names::exit_output(exit.layer), exit.lr_scale);
   return {exit, tap, make_body(model, exit), std::move(norm), std::move(output)};
 }
 

@@ -39,7 +39,8 @@ bool means_nothing(const ModelConfig& model, std::string_view key) {
 }
 
 // Exits that come from the base are what they are there.
-void compare_exits(const Config& config, const BaseModel& base, const Locations& at, const std::set<std::string>& unknown, Problems& problems) {
+void compare_exits(const Config& config, const BaseModel& base, const Locations& at, const std::set<std::string>& unknown,
+                   Problems& problems) {
   for (std::size_t i = 0; i < config.exits.size(); ++i) {
     const ExitSpec& ours = config.exits[i];
     const auto it = std::find_if(base.exits().begin(), base.exits().end(), [&](const ExitSpec& e) { return e.layer == ours.layer; });
@@ -51,8 +52,10 @@ void compare_exits(const Config& config, const BaseModel& base, const Locations&
       const SchemaKey& key = *find_key(fmt::format("exits[].{}", name));
       const std::string is = print_value(key, config, i), was = print_value(key, theirs, 0);
       if (is == was || unknown.contains(path)) continue;
-      problems.push_back({at.where(path), fmt::format("{}: is {}, but the exit of {} at layer {} has {}; write that, or begin the exit anew with "
-                                                      "init: random, final or copy_layer", path, is, base.directory(), ours.layer, was)});
+      problems.push_back(
+          {at.where(path), fmt::format("{}: is {}, but the exit of {} at layer {} has {}; write that, or begin the exit anew with "
+                                       "init: random, final or copy_layer",
+                                       path, is, base.directory(), ours.layer, was)});
     }
   }
 }
@@ -71,7 +74,8 @@ BaseModel::BaseModel(const std::string& path) : directory_(path) {
   const Manifest& manifest = checkpoint_->manifest();
   const Config config = model_of(manifest);
   model_ = config.model, exits_ = config.exits;
-  if (const auto it = manifest.configuration.find(kEndToken); it != manifest.configuration.end()) end_token_ = std::atoll(it->second.c_str());
+  if (const auto it = manifest.configuration.find(kEndToken); it != manifest.configuration.end())
+    end_token_ = std::atoll(it->second.c_str());
   weights_ = std::make_unique<CheckpointTensors>(*checkpoint_);
 }
 
@@ -87,7 +91,9 @@ bool is_hugging_face(const std::string& directory) {
   return std::filesystem::is_regular_file(directory + "/config.json", ignored);
 }
 
-bool may_differ_from_base(std::string_view key) { return key == "model.from" || key == "model.initializer_range" || key.ends_with("_dropout"); }
+bool may_differ_from_base(std::string_view key) {
+  return key == "model.from" || key == "model.initializer_range" || key.ends_with("_dropout");
+}
 
 void adopt_base(Config& config, const Locations& at, const std::set<std::string>& unknown, Problems& problems) {
   if (config.model_from.empty()) return;
@@ -102,7 +108,8 @@ void adopt_base(Config& config, const Locations& at, const std::set<std::string>
     if (may_differ_from_base(key.path))
       copy_value(key, config, adopted);
     else
-      problems.push_back({at.where(key.path), fmt::format("{}: is {}, but the model of {} has {}; remove this key", key.path, is, base.directory(), was)});
+      problems.push_back(
+          {at.where(key.path), fmt::format("{}: is {}, but the model of {} has {}; remove this key", key.path, is, base.directory(), was)});
   }
   compare_exits(config, base, at, unknown, problems);
   config.model = adopted.model;

@@ -176,7 +176,8 @@ void check_model(const Config& config, Problems& problems) {
   const ModelConfig& m = config.model;
   const Locations nowhere;
   const std::set<std::string> unknown;
-  if (m.num_key_value_heads == 0 || m.max_position_embeddings == 0) return problems.push_back({Place{}, "defaults of the model's keys are missing"});
+  if (m.num_key_value_heads == 0 || m.max_position_embeddings == 0)
+    return problems.push_back({Place{}, "defaults of the model's keys are missing"});
   ConfigChecker check{config, nowhere, unknown, problems};
   check.model();
   check.exits();

@@ -40,7 +40,8 @@ std::string layout_text(const Manifest& m) {
 }
 
 std::string ls(const std::vector<std::string>& inputs) {
-  std::string text = fmt::format("{:<40} {:>10} {:>14} {:>8} {:>10}  {}\n", "checkpoint", "step", "samples", "tensors", "MiB", "written by");
+  std::string text =
+      fmt::format("{:<40} {:>10} {:>14} {:>8} {:>10}  {}\n", "checkpoint", "step", "samples", "tensors", "MiB", "written by");
   for (const std::string& input : inputs)
     for (const std::string& step : steps_of(input)) {
       try {
@@ -157,7 +158,8 @@ std::string average(const CheckpointArguments& arguments) {
     all.push_back(std::make_unique<Checkpoint>(step));
     all.back()->verify();
   }
-  const auto newest = std::max_element(all.begin(), all.end(), [](const auto& a, const auto& b) { return a->manifest().step < b->manifest().step; });
+  const auto newest =
+      std::max_element(all.begin(), all.end(), [](const auto& a, const auto& b) { return a->manifest().step < b->manifest().step; });
   std::vector<float> part;
   std::vector<double> sums;
   const auto read = [&](const TensorOfKind& t, const Box& box, float* out) {

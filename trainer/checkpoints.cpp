@@ -59,13 +59,13 @@ std::string draw_run_id(Context& ctx, const Group& world) {
 Checkpoints::Checkpoints(const Config& config, const Group& world, Machine& machine, Activity& activity, std::string run_id)
     : config_(config), world_(world), machine_(machine), activity_(activity), run_id_(std::move(run_id)) {
   agree(machine.context(), world, failure_of([&] {
-    data_ = fingerprints(config);
-    if (config.checkpoint.directory.empty() || world.rank() != 0) return;
-    std::error_code error;
-    std::filesystem::create_directories(config.checkpoint.directory, error);
-    if (error) fail_io(config.checkpoint.directory, "create", error.value());
-    remove_unfinished(config.checkpoint.directory);
-  }));
+          data_ = fingerprints(config);
+          if (config.checkpoint.directory.empty() || world.rank() != 0) return;
+          std::error_code error;
+          std::filesystem::create_directories(config.checkpoint.directory, error);
+          if (error) fail_io(config.checkpoint.directory, "create", error.value());
+          remove_unfinished(config.checkpoint.directory);
+        }));
   if (config.checkpoint.directory.empty()) return;
   const CarriedTokenizer tokenizer = carried_tokenizer(config);
   end_token_ = tokenizer.end_token;
@@ -96,8 +96,8 @@ std::optional<std::string> Checkpoints::choose(const std::string& request) {
   const std::string directory = request == kAuto ? config_.checkpoint.directory : request;
   Context& ctx = machine_.context();
   agree(ctx, world_, failure_of([&] {
-    if (directory.empty()) fail(Exit::configuration, "--resume auto needs checkpoint.directory");
-  }));
+          if (directory.empty()) fail(Exit::configuration, "--resume auto needs checkpoint.directory");
+        }));
   if (is_step_directory(directory)) {
     agree(ctx, world_, failure_of([&] { Checkpoint(directory).verify(world_.rank(), world_.size(), [&] { activity_.beat(); }); }));
     return directory;
@@ -106,9 +106,12 @@ std::optional<std::string> Checkpoints::choose(const std::string& request) {
   for (const std::int64_t step : steps)
     if (sound(step_directory(directory, step))) return step_directory(directory, step);
   agree(ctx, world_, failure_of([&] {
-    if (!steps.empty()) fail(Exit::checkpoint, "{}: of {} checkpoints none is sound; the job does not start from nothing by itself", directory, steps.size());
-    if (request != kAuto) fail(Exit::checkpoint, "{}: no checkpoint is there; name a directory step-N, or one that holds some", directory);
-  }));
+          if (!steps.empty())
+            fail(Exit::checkpoint, "{}: of {} checkpoints none is sound; the job does not start from nothing by itself", directory,
+                 steps.size());
+          if (request != kAuto)
+            fail(Exit::checkpoint, "{}: no checkpoint is there; name a directory step-N, or one that holds some", directory);
+        }));
   notes_.push_back(fmt::format("no checkpoint in {} yet: starting at step 0", directory));
   return std::nullopt;
 }
@@ -129,17 +132,19 @@ void Checkpoints::load(const std::string& directory) {
   activity_.begin("loading " + directory);
   const Degrees& degrees = machine_.mesh().degrees;
   agree(machine_.context(), world_, failure_of([&] {
-    Checkpoint checkpoint(directory);
-    const Manifest& m = checkpoint.manifest();
-    if (!machine_.options().optimizer_state.empty() && checkpoint.kinds().size() == 1)
-      fail(Exit::checkpoint, "{}: holds weights alone, which are no state to resume from; start from them with model.from", directory);
-    check_resume(m, config_, data_);
-    load_state(machine_, checkpoint);
-    position_ = {m.step, m.samples, m.updates};
-    notes_.push_back(fmt::format("resumed from {}", directory));
-    if (const std::string why = no_longer_bitwise(m, config_, degrees); !why.empty())
-      notes_.push_back(fmt::format("from here on the numbers may differ in their last bits from those of a run that never stopped: {}", why));
-  }));
+          Checkpoint checkpoint(directory);
+          const Manifest& m = checkpoint.manifest();
+          if (!machine_.options().optimizer_state.empty() && checkpoint.kinds().size() == 1)
+            fail(Exit::checkpoint, "{}: holds weights alone, which are no state to resume from; start from them with model.from",
+                 directory);
+          check_resume(m, config_, data_);
+          load_state(machine_, checkpoint);
+          position_ = {m.step, m.samples, m.updates};
+          notes_.push_back(fmt::format("resumed from {}", directory));
+          if (const std::string why = no_longer_bitwise(m, config_, degrees); !why.empty())
+            notes_.push_back(
+                fmt::format("from here on the numbers may differ in their last bits from those of a run that never stopped: {}", why));
+        }));
   machine_.share_values();
 }
 
@@ -148,13 +153,13 @@ void Checkpoints::load_base() {
   const std::string from = is_hugging_face(config_.model_from) ? config_.model_from : choose(config_.model_from).value();
   activity_.begin("loading " + from);
   agree(machine_.context(), world_, failure_of([&] {
-    BaseModel base(from);
-    if (!base.is(config_.model))
-      fail(Exit::checkpoint, "{}: is of another model than the newest of {}; name one of them", from, config_.model_from);
-    StartingWeights weights(base.weights(), config_.model, config_.exits);
-    load_weights(machine_, weights, from, weights.random());
-    notes_.push_back(note_of_base(base, config_.exits));
-  }));
+          BaseModel base(from);
+          if (!base.is(config_.model))
+            fail(Exit::checkpoint, "{}: is of another model than the newest of {}; name one of them", from, config_.model_from);
+          StartingWeights weights(base.weights(), config_.model, config_.exits);
+          load_weights(machine_, weights, from, weights.random());
+          notes_.push_back(note_of_base(base, config_.exits));
+        }));
   machine_.share_values();
 }
 

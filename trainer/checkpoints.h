@@ -26,8 +26,9 @@ class Checkpoints {
  public:
   Checkpoints(const Config& config, const Group& world, Machine& machine, Activity& activity, std::string run_id);
 
-  // What --resume names: empty, "auto", a checkpoint, or a directory of them; without one, the weights of model.from if it is set. All ranks throw the same AgreedError: Exit::checkpoint where
-  // nothing that is there can be read, Exit::configuration where the configuration is another one, Exit::data where the data is.
+  // What --resume names: empty, "auto", a checkpoint, or a directory of them; without one, the weights of model.from if it is set. All
+  // ranks throw the same AgreedError: Exit::checkpoint where nothing that is there can be read, Exit::configuration where the configuration
+  // is another one, Exit::data where the data is.
   Position resume(const std::string& request);
   const std::vector<std::string>& notes() const { return notes_; }  // what to tell of the resume, a line each
 

@@ -16,7 +16,8 @@ int launched_rank();
 int launched_size();
 
 bool works_alone(const CommandLine& line);
-// --help, tokenizer train, data build, checkpoint, import, export, train with --print-config, --config-reference or --dry-run. Prints to stdout.
+// --help, tokenizer train, data build, checkpoint, import, export, train with --print-config, --config-reference or --dry-run. Prints to
+// stdout.
 void run_alone(const CommandLine& line);
 // Collective. Configuration errors are agreed on: every rank throws the same AgreedError. Once the configuration is read, its
 // timeout is the watchdog's.

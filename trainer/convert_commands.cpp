@@ -95,7 +95,8 @@ struct Opened {
   std::int64_t end_token = -1;
 };
 
-void export_directory(Opened& from, TensorSource& source, const ModelConfig& model, std::vector<ExitSpec> exits, const ConvertArguments& to) {
+void export_directory(Opened& from, TensorSource& source, const ModelConfig& model, std::vector<ExitSpec> exits,
+                      const ConvertArguments& to) {
   HuggingFaceExport options{.directory = to.to, .exits = std::move(exits), .end_token = from.end_token};
   options.write_tokenizer = [&](const std::string& directory) { copy_tokenizer_files(from.checkpoint.directory(), directory); };
   options.type = type_of(to.dtype);

@@ -45,7 +45,8 @@ std::string instruction_sets() {
 
 // Of an exit only its loss may change; of a model what leaves tensors and their meaning alone.
 bool may_change(std::string_view key) {
-  if (key.starts_with("exits.")) return !key.ends_with(".layer") && !key.ends_with(".head") && !key.ends_with(".output") && !key.ends_with(".norm");
+  if (key.starts_with("exits."))
+    return !key.ends_with(".layer") && !key.ends_with(".head") && !key.ends_with(".output") && !key.ends_with(".norm");
   if (key.starts_with("model.")) return may_differ_from_base(key);
   return key != "training.seed" && key != "training.sequence_length" && key != "data.shuffle" && key != "data.document_mask" &&
          key != "optimizer.name" && key != "optimizer.momentum";
@@ -85,8 +86,10 @@ void check_resume(const Manifest& manifest, const Config& config, const std::map
   for (const auto& [key, value] : manifest.configuration)
     if (!now.contains(key)) compare(key, value, "not there");
   if (!changed.empty())
-    fail(Exit::configuration, "a resumed job goes on with what it was: {}; set it back, or start a new job from its weights with "
-         "model.from", changed);
+    fail(Exit::configuration,
+         "a resumed job goes on with what it was: {}; set it back, or start a new job from its weights with "
+         "model.from",
+         changed);
   if (!manifest.data.empty() && manifest.data != data)
     fail(Exit::data, "data.train is not what the checkpoint of step {} was trained on; name the same files, or start anew", manifest.step);
 }
@@ -100,7 +103,8 @@ std::string no_longer_bitwise(const Manifest& manifest, const Config& config, co
   }
   for (const auto& [key, value] : made_by()) {
     const auto it = manifest.made_by.find(key);
-    if (it != manifest.made_by.end() && it->second != value && key != "hdf5") note(fmt::format("{} '{}' instead of '{}'", key, value, it->second));
+    if (it != manifest.made_by.end() && it->second != value && key != "hdf5")
+      note(fmt::format("{} '{}' instead of '{}'", key, value, it->second));
   }
   return why;
 }

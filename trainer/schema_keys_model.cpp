@@ -24,18 +24,27 @@ constexpr KeyCondition kLayerSkip{with_layerskip, "layerskip"};  // the section 
 
 std::vector<SchemaKey> model_keys() {
   return {
-      {"model.from",
-       KEY_AT(model_from),
-       "A checkpoint, a directory of them or a Hugging Face directory: the weights to start from, at step 0 with a fresh optimizer. The other "
+      {"model.from", KEY_AT(model_from),
+       "A checkpoint, a directory of them or a Hugging Face directory: the weights to start from, at step 0 with a fresh optimizer. The "
+       "other "
        "keys are the base's: they may repeat it, not contradict it; dropouts and `initializer_range` may differ."},
       {"model.architecture", KEY_AT(model.architecture), "The backbone.", {.choices = {"llama", "gpt2"}}},
-      {"model.num_hidden_layers", KEY_AT(model.num_hidden_layers), "Layers of the backbone.", {.required = without_base, .range = {1, 100000}, .default_note = kOfBase}},
+      {"model.num_hidden_layers",
+       KEY_AT(model.num_hidden_layers),
+       "Layers of the backbone.",
+       {.required = without_base, .range = {1, 100000}, .default_note = kOfBase}},
       {"model.hidden_size",
        KEY_AT(model.hidden_size),
        "Width of the residual stream; a multiple of `num_attention_heads`, a Llama's heads of even size.",
        {.required = without_base, .range = kSize, .default_note = kOfBase}},
-      {"model.intermediate_size", KEY_AT(model.intermediate_size), "Width inside the MLP.", {.required = without_base, .range = kSize, .default_note = kOfBase}},
-      {"model.num_attention_heads", KEY_AT(model.num_attention_heads), "Query heads.", {.required = without_base, .range = kSize, .default_note = kOfBase}},
+      {"model.intermediate_size",
+       KEY_AT(model.intermediate_size),
+       "Width inside the MLP.",
+       {.required = without_base, .range = kSize, .default_note = kOfBase}},
+      {"model.num_attention_heads",
+       KEY_AT(model.num_attention_heads),
+       "Query heads.",
+       {.required = without_base, .range = kSize, .default_note = kOfBase}},
       {"model.num_key_value_heads",
        KEY_AT(model.num_key_value_heads),
        "Key and value heads; divides `num_attention_heads`. A GPT-2 has as many.",

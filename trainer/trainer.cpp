@@ -34,7 +34,8 @@ void Trainer::run() {
     if (!config_.export_hf.empty()) export_model();
     const auto failure = checkpoints_->finish();
     warn(failure);
-    if (failure) throw AgreedError(Exit::checkpoint, error_line(world_.rank(), Exit::checkpoint, "the last checkpoint could not be written"));
+    if (failure)
+      throw AgreedError(Exit::checkpoint, error_line(world_.rank(), Exit::checkpoint, "the last checkpoint could not be written"));
     if (log_) log_->finish();
   } catch (const AgreedError&) {
     throw;
@@ -97,8 +98,8 @@ void Trainer::set_exit_scales(std::int64_t t, double counted) {
 void Trainer::set_layer_rates(std::int64_t t) {
   const auto rates = machine_->layer_rates();
   for (std::size_t l = 0; l < rates.size(); ++l)
-    rates[l] = static_cast<float>(layerskip_rate(config_.layerskip, {config_.model.num_hidden_layers, config_.training.steps},
-                                                 static_cast<std::int64_t>(l), t - 1));
+    rates[l] = static_cast<float>(
+        layerskip_rate(config_.layerskip, {config_.model.num_hidden_layers, config_.training.steps}, static_cast<std::int64_t>(l), t - 1));
 }
 
 Trainer::Outcome Trainer::reduce(std::int64_t t) {
@@ -168,7 +169,8 @@ void Trainer::update(std::int64_t t, const Outcome& outcome) {
   const double begin = now();
   Context& ctx = machine_->context();
   const double lr = learning_rate(config_.optimizer.lr_schedule, config_.optimizer.lr, t, config_.training.steps);
-  set_scalars(machine_->scalars(), {lr, clip_factor(outcome.grad_norm, config_.optimizer.clip_grad_norm), ++at_.updates}, config_.optimizer);
+  set_scalars(machine_->scalars(), {lr, clip_factor(outcome.grad_norm, config_.optimizer.clip_grad_norm), ++at_.updates},
+              config_.optimizer);
   apply_update(ctx, machine_->flat(), config_.optimizer, machine_->scalars());
   machine_->share_values();
   times_.optimizer += now() - begin;
@@ -198,9 +200,7 @@ ByLayer Trainer::by_layer(const std::vector<double>& of_exits) const {
   return values;
 }
 
-ExportOptions Trainer::export_options() const {
-  return {config_.export_hf, config_.exits, carried_tokenizer(config_)};
-}
+ExportOptions Trainer::export_options() const { return {config_.export_hf, config_.exits, carried_tokenizer(config_)}; }
 
 void Trainer::export_model() {
   activity_.begin("export");

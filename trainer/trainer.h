@@ -1,7 +1,7 @@
 // The training loop:  data -> run the program -> statistics (one reduction, one read) -> update -> log -> validate.
 //
-//   Trainer trainer(config, "auto", world, activity, preemption);   // collective: opens data, plans and takes memory, initialises or resumes
-//   trainer.run();                              // to the last step; then final validation and export
+//   Trainer trainer(config, "auto", world, activity, preemption);   // collective: opens data, plans and takes memory, initialises or
+//   resumes trainer.run();                              // to the last step; then final validation and export
 //
 // Every rank of the world does the same calls. Errors that all ranks see alike are AgreedErrors.
 #pragma once
@@ -10,12 +10,12 @@
 #include "checkpoint/gather.h"
 #include "data/dataset.h"
 #include "optim/update.h"
-#include "trainer/config.h"
 #include "trainer/checkpoints.h"
+#include "trainer/config.h"
 #include "trainer/export.h"
 #include "trainer/job.h"
-#include "trainer/loader.h"
 #include "trainer/job_log.h"
+#include "trainer/loader.h"
 #include "trainer/preemption.h"
 #include "trainer/profile.h"
 #include "trainer/run_lock.h"
@@ -39,10 +39,10 @@ class Trainer {
   struct Outcome {
     std::vector<double> exit_losses;  // plain mean cross-entropies; the final one last
     std::vector<double> accuracies;
-    std::int64_t tokens = 0;          // counted
-    double loss = 0, grad_norm = 0;   // the weighted total; before clipping
-    PhaseTimes phases;                // means over ranks
-    bool preempted = false;           // some rank was asked for an end
+    std::int64_t tokens = 0;         // counted
+    double loss = 0, grad_norm = 0;  // the weighted total; before clipping
+    PhaseTimes phases;               // means over ranks
+    bool preempted = false;          // some rank was asked for an end
   };
 
   std::string lock_directories();
@@ -82,7 +82,7 @@ class Trainer {
   std::unique_ptr<LogicalNames> names_;
   std::optional<Profiler> profiler_;
   std::unique_ptr<JobLog> log_;  // on rank 0
-  PhaseTimes times_;               // of this rank, since they were last shared
+  PhaseTimes times_;             // of this rank, since they were last shared
   std::size_t planned_bytes_ = 0;
   std::unique_ptr<Checkpoints> checkpoints_;
   Position at_;

@@ -38,9 +38,7 @@ class Damage : public ::testing::Test {
     for (const auto& entry : fs::directory_iterator(step)) bytes[entry.path().filename()] = read_bytes(entry.path());
   }
   void restore_file(const std::string& name) const { write_bytes(step + "/" + name, bytes.at(name)); }
-  const std::string& any_file() {
-    return std::next(bytes.begin(), static_cast<std::ptrdiff_t>(random() % bytes.size()))->first;
-  }
+  const std::string& any_file() { return std::next(bytes.begin(), static_cast<std::ptrdiff_t>(random() % bytes.size()))->first; }
 
   TemporaryDirectory directory;
   std::string step;
@@ -98,7 +96,8 @@ TEST_F(Damage, NamesTheTensorOfTheByte) {
   const Checkpoint checkpoint(step);
   const Manifest& m = checkpoint.manifest();
   for (std::size_t file = 0; file < 2; ++file) {
-    const auto first = std::find_if(m.boxes.begin(), m.boxes.end(), [&](const StoredBox& b) { return b.file == file && b.offset < kSummed; });
+    const auto first =
+        std::find_if(m.boxes.begin(), m.boxes.end(), [&](const StoredBox& b) { return b.file == file && b.offset < kSummed; });
     ASSERT_NE(first, m.boxes.end());
     const std::string& name = m.files[file].name;
     std::string flipped = bytes.at(name);
@@ -146,7 +145,9 @@ class Hostile : public Damage {
   }
 };
 
-TEST_F(Hostile, UnchangedIsSound) { EXPECT_EQ(refused([](Manifest&) {}), ""); }
+TEST_F(Hostile, UnchangedIsSound) {
+  EXPECT_EQ(refused([](Manifest&) {}), "");
+}
 
 TEST_F(Hostile, NamesLeadNowhere) {
   for (const std::string name : {"../rank-00000.h5", "/etc/passwd", "..", ".", "", "a/b", "rank\n", ".hidden"})
@@ -159,7 +160,9 @@ TEST_F(Hostile, NamesLeadNowhere) {
 // A box of a tensor that has others too.
 StoredBox& one_of_several(Manifest& m) {
   for (StoredBox& b : m.boxes)
-    if (std::count_if(m.boxes.begin(), m.boxes.end(), [&](const StoredBox& other) { return other.tensor == b.tensor && other.kind == b.kind; }) > 1) return b;
+    if (std::count_if(m.boxes.begin(), m.boxes.end(),
+                      [&](const StoredBox& other) { return other.tensor == b.tensor && other.kind == b.kind; }) > 1)
+      return b;
   throw std::logic_error("all tensors lie whole");
 }
 
@@ -172,7 +175,9 @@ TEST_F(Hostile, BoxesLieWithinTheirTensorsAndFiles) {
            [](StoredBox& b) { b.box.rows = std::int64_t{1} << 40; },
            [](StoredBox& b) { b.box.columns = 0; },
            [](StoredBox& b) { b.shape.size[0] = std::int64_t{1} << 58; },
-           [](StoredBox& b) { b.shape = {2, 3}; },
+           [](StoredBox& b) {
+             b.shape = {2, 3};
+           },
            [](StoredBox& b) { b.tensor += "x"; },
        })
     EXPECT_NE(refused([&](Manifest& m) { change(one_of_several(m)); }), "");

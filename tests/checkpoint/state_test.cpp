@@ -9,8 +9,18 @@ struct Layout {
   int tensor, pipeline, data;
   bool rows_split = false, sharded = false, bf16 = false;
 };
-constexpr Layout kLayouts[] = {{1, 1, 1},       {2, 1, 1}, {4, 1, 1, true},       {1, 2, 1},       {1, 1, 2}, {1, 1, 4, false, true},
-                               {1, 4, 1},       {2, 2, 1, true}, {2, 1, 2, false, true}, {1, 2, 2, false, true}, {2, 2, 2, true, true}, {4, 2, 1}};
+constexpr Layout kLayouts[] = {{1, 1, 1},
+                               {2, 1, 1},
+                               {4, 1, 1, true},
+                               {1, 2, 1},
+                               {1, 1, 2},
+                               {1, 1, 4, false, true},
+                               {1, 4, 1},
+                               {2, 2, 1, true},
+                               {2, 1, 2, false, true},
+                               {1, 2, 2, false, true},
+                               {2, 2, 2, true, true},
+                               {4, 2, 1}};
 
 SmallJob job_of(const std::string& architecture, bool tied, const Layout& layout, bool bf16) {
   SmallJob job = small_job(exits_of_every_kind(), tied, architecture);
