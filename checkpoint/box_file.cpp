@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <numeric>
 
+#include "checkpoint/checkpoint.h"
 #include "checkpoint/checksum.h"
 #include "checkpoint/file.h"
 #include "checkpoint/hdf5.h"
@@ -52,9 +53,9 @@ class Pass {
         write(next->second.data(), next->second.size());
     }
   }
-  std::vector<std::uint64_t> finish() {
+  std::vector<std::uint64_t> sums() { return sums_.finish(); }
+  void sync() {
     if (::fsync(descriptor_) != 0) fail_io(path_, "write", errno);
-    return sums_.finish();
   }
   std::uint64_t at() const { return sums_.bytes(); }
 
@@ -92,14 +93,16 @@ StoredFile write_box_file(const std::string& directory, const std::string& name,
     for (std::int64_t first = 0; first < box.rows; first += most) {
       const std::int64_t count = std::min(most, box.rows - first);
       buffer.resize(static_cast<std::size_t>(count * box.columns));
-      rows(i, first, count, buffer.data());
-      pass.write(buffer.data(), buffer.size() * sizeof(float));
+      pass.write(rows(i, first, count, buffer.data()), buffer.size() * sizeof(float));
     }
   }
   pass.write(structure, structure.size);
-  StoredFile file{.name = name, .bytes = pass.at(), .sums = {}};
-  file.sums = pass.finish();
-  return file;
+  Manifest mine;
+  mine.files = {{.name = name, .bytes = pass.at(), .sums = pass.sums()}};
+  mine.boxes = boxes;
+  verify_files(directory, mine);  // while the disk is still at work
+  pass.sync();
+  return mine.files.front();
 }
 
 StoredFile summed_file(const std::string& directory, const std::string& name) {

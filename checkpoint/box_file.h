@@ -7,10 +7,10 @@
 
 namespace offramp {
 
-// Puts rows first .. first + count of a box at `out`, dense.
-using BoxRows = std::function<void(std::size_t box, std::int64_t first, std::int64_t count, float* out)>;
+// Where rows first .. first + count of a box stand, dense: at `room` if they have to be put there.
+using BoxRows = std::function<const float*(std::size_t box, std::int64_t first, std::int64_t count, float* room)>;
 
-// Writes and syncs <directory>/<name>. Names the boxes' datasets, and sets their offsets. Error(Exit::checkpoint).
+// Writes <directory>/<name>, reads it back, and syncs it. Names the boxes' datasets, and sets their offsets. Error(Exit::checkpoint).
 StoredFile write_box_file(const std::string& directory, const std::string& name, std::vector<StoredBox>& boxes, const BoxRows& rows);
 
 // Of a file that is there already.

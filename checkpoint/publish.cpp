@@ -90,8 +90,9 @@ void write_checkpoint(const std::string& directory, Manifest head, const std::ve
       const Matrix matrix = matrix_of(t.shape);
       boxes.push_back({.kind = t.kind, .tensor = t.tensor, .shape = t.shape, .box = {0, matrix.rows, 0, matrix.columns}});
     }
-    const auto rows = [&](std::size_t i, std::int64_t first, std::int64_t count, float* out) {
-      read(mine[i], {first, count, 0, boxes[i].box.columns}, out);
+    const auto rows = [&](std::size_t i, std::int64_t first, std::int64_t count, float* room) -> const float* {
+      read(mine[i], {first, count, 0, boxes[i].box.columns}, room);
+      return room;
     };
     const std::size_t file = head.files.size();
     head.files.push_back(write_box_file(temporary, fmt::format("rank-{:05}.h5", f), boxes, rows));
