@@ -1,10 +1,11 @@
 // What one rank's save costs:  bench_saves DIRECTORY [HIDDEN_SIZE]
 // A Llama of 8 layers with two exits, saved over and over into DIRECTORY, in turns with as many bytes written plainly: one file there,
 // 4 MiB a write, one sync. `copy` is what training stands still for. `save` is from there until the checkpoint bears its name: copies,
-// checksums, writes, syncs, index, manifest. `verified` is what reading it back for --resume takes. Memory is what the process grew by
-// during the saves, beside the state that they save.
+// checksums, writes, syncs, index, manifest. `processor` is what of one it takes meanwhile. `verified` is what reading it back for --resume
+// takes. Memory is what the process grew by during the saves, beside the state that they save.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,6 +26,13 @@ constexpr int kRounds = 7;
 constexpr double kMiB = 1 << 20;
 
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// Of all threads of this process.
+double processor_seconds() {
+  timespec t{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
 
 template <class F>
 double time_of(F&& body) {
@@ -91,12 +99,14 @@ void measure(const std::string& directory, std::int64_t hidden, const Group& wor
   Saver saver({.directory = directory, .run_id = "bench", .keep = 1}, saved_kinds(machine_options), saved_boxes(machine),
               machine.snapshot());
   const std::size_t before = most_resident();
-  std::vector<double> copies, saves, plain, verified;
+  std::vector<double> copies, saves, plain, verified, processor;
   for (int round = 0; round < kRounds; ++round) {
     const auto plainly = [&] { plain.push_back(time_of([&] { write_plainly(directory + "/plain", machine.snapshot()); })); };
     if (round % 2 == 0) plainly();
     copies.push_back(time_of([&] { take_snapshot(machine, machine.snapshot()); }));
+    const double used = processor_seconds();
     saves.push_back(time_of([&] { save(saver, round + 1); }));
+    processor.push_back(processor_seconds() - used);
     verified.push_back(time_of([&] { Checkpoint(step_directory(directory, round + 1)).verify(); }));
     if (round % 2 == 1) plainly();
   }
@@ -109,6 +119,7 @@ void measure(const std::string& directory, std::int64_t hidden, const Group& wor
   };
   print("copy", copies);
   print("save", saves);
+  print("processor", processor);
   print("plain", plain);
   print("verified", verified);
   std::vector<double> ratios;
