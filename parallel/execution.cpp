@@ -66,19 +66,9 @@ class Execution {
     for (const Action& needed : dependencies(action, layout_)) {
       if (state_[ids_(needed)] != State::done) return needed;
     }
-    const std::optional<Action> partner = rendezvous(action);
-    if (partner && state_[ids_(*partner)] == State::ahead) return partner;
+    for (const Action& partner : partners_of(action, layout_))
+      if (state_[ids_(partner)] == State::ahead) return partner;
     return std::nullopt;
-  }
-
-  // What another rank must have reached before this message can leave.
-  std::optional<Action> rendezvous(const Action& action) const {
-    if (is_send(action.op)) return receive_of(action);
-    if (action.op != Op::ReduceTied) return std::nullopt;
-    const std::vector<int>& holders = layout_.ties[static_cast<std::size_t>(action.index)];
-    const auto lower = std::next(std::ranges::find(holders, action.stage));
-    if (lower == holders.end() || layout_.rank_of(*lower) == layout_.rank_of(action.stage)) return std::nullopt;
-    return make_action(Op::ReduceTied, *lower, -1, action.index);
   }
 
   void wake(std::size_t id) {

@@ -21,29 +21,16 @@ void append(Program& program, Op op, int stage, int begin, int end) {
   for (int m = begin; m < end; ++m) program.push_back(make_action(op, stage, m));
 }
 
-Schedule generate(std::string_view name, const Layout& layout) {
-  if (name != "gpipe" && name != "1f1b") {
-    throw std::invalid_argument(fmt::format("no schedule is called '{}'; there are gpipe and 1f1b", name));
-  }
-  return !layout.backward ? forward_only(layout) : name == "gpipe" ? gpipe(layout) : one_f_one_b(layout);
-}
-
-Schedule complete(Schedule schedule, const Layout& layout, Placement placement) {
-  schedule = place_exits(std::move(schedule), layout, placement);
-  schedule = split_last_backward(std::move(schedule), layout);
-  return add_communication(std::move(schedule), layout);
-}
-
 }  // namespace
 
+// Several stages a rank go one after the other, up and down again.
 Schedule gpipe(const Layout& layout) {
-  need_a_stage_a_rank("gpipe", layout);
+  check_layout(layout);
   Schedule schedule(static_cast<std::size_t>(layout.ranks));
-  for (int s = 0; s < layout.stages; ++s) {
-    Program& program = schedule[static_cast<std::size_t>(s)];
-    append(program, Op::Forward, s, 0, layout.microbatches);
-    append(program, Op::Backward, s, 0, layout.microbatches);
-  }
+  for (int s = 0; s < layout.stages; ++s)
+    append(schedule[static_cast<std::size_t>(layout.rank_of(s))], Op::Forward, s, 0, layout.microbatches);
+  for (int s = layout.stages - 1; s >= 0; --s)
+    append(schedule[static_cast<std::size_t>(layout.rank_of(s))], Op::Backward, s, 0, layout.microbatches);
   return schedule;
 }
 
@@ -63,22 +50,58 @@ Schedule one_f_one_b(const Layout& layout) {
   return schedule;
 }
 
-Schedule forward_only(const Layout& layout) {
-  need_a_stage_a_rank("forward_only", layout);
-  Schedule schedule(static_cast<std::size_t>(layout.ranks));
-  for (int s = 0; s < layout.stages; ++s) append(schedule[static_cast<std::size_t>(s)], Op::Forward, s, 0, layout.microbatches);
+// The k-th forward of a rank is of chunk (k / P) mod v; P microbatches go through one chunk, then the same through the next.
+Schedule interleaved(const Layout& layout) {
+  check_layout(layout);
+  const int ranks = layout.ranks, chunks = layout.stages / ranks;
+  if (layout.stages % ranks != 0 || chunks < 2)
+    throw std::invalid_argument(
+        fmt::format("schedule interleaved runs two or more stages a rank, as many on each: not {} on {} ranks", layout.stages, ranks));
+  if (layout.microbatches % ranks != 0)
+    throw std::invalid_argument(
+        fmt::format("schedule interleaved needs a multiple of {} microbatches, not {}", ranks, layout.microbatches));
+  const int total = layout.microbatches * chunks;
+  Schedule schedule(static_cast<std::size_t>(ranks));
+  for (int r = 0; r < ranks; ++r) {
+    const auto add = [&](Op op, int k) {
+      const int chunk = k / ranks % chunks, stage = r + ranks * (op == Op::Forward ? chunk : chunks - 1 - chunk);
+      schedule[static_cast<std::size_t>(r)].push_back(make_action(op, stage, k / (ranks * chunks) * ranks + k % ranks));
+    };
+    const int ahead = std::min(total, 2 * (ranks - r - 1) + (chunks - 1) * ranks);
+    for (int k = 0; k < ahead; ++k) add(Op::Forward, k);
+    for (int k = ahead; k < total; ++k) add(Op::Forward, k), add(Op::Backward, k - ahead);
+    for (int k = total - ahead; k < total; ++k) add(Op::Backward, k);
+  }
   return schedule;
 }
 
-Schedule build_schedule(std::string_view name, const Layout& layout, Placement placement) {
-  return complete(generate(name, layout), layout, placement);
+// Stage s does its weight gradients s microbatches late: no more than P microbatches are ever in flight, as on 1F1B's first stage.
+Schedule zero_bubble(const Layout& layout) {
+  need_a_stage_a_rank("zero_bubble", layout);
+  Schedule schedule(static_cast<std::size_t>(layout.ranks));
+  for (int s = 0; s < layout.stages; ++s) {
+    Program& program = schedule[static_cast<std::size_t>(s)];
+    const int ahead = std::min(layout.stages - s, layout.microbatches), late = std::min(s, layout.microbatches);
+    append(program, Op::Forward, s, 0, ahead);
+    for (int m = 0; m < layout.microbatches; ++m) {
+      program.push_back(make_action(Op::Backward, s, m));
+      if (m >= late) program.push_back(make_action(Op::WeightGrad, s, m - late));
+      if (ahead + m < layout.microbatches) program.push_back(make_action(Op::Forward, s, ahead + m));
+    }
+    append(program, Op::WeightGrad, s, layout.microbatches - late, layout.microbatches);
+  }
+  return schedule;
 }
 
-Program build_program(std::string_view name, const Layout& layout, int rank, Placement placement) {
-  Schedule schedule = generate(name, layout);
-  for (int r = 0; r < layout.ranks; ++r)
-    if (r != rank) schedule[static_cast<std::size_t>(r)].clear();
-  return complete(std::move(schedule), layout, placement)[static_cast<std::size_t>(rank)];
+Schedule forward_only(const Layout& layout) {
+  check_layout(layout);
+  Schedule schedule(static_cast<std::size_t>(layout.ranks));
+  for (int s = 0; s < layout.stages; ++s) {
+    Program& program = schedule[static_cast<std::size_t>(layout.rank_of(s))];
+    for (int m = 0; m < layout.microbatches; ++m)
+      if (layout.runs_forward(s, m)) program.push_back(make_action(Op::Forward, s, m));
+  }
+  return schedule;
 }
 
 }  // namespace offramp

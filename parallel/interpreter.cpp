@@ -73,6 +73,8 @@ void Interpreter::execute(const Action& action, const Layout& layout, const Step
       return reduce_tied(action);
     case Op::ReduceGradients:
       return reduce_gradients(action, input.trace);
+    default:
+      broken("an action that can be run", fmt::format("[interpreter] {}", to_text(action)));
   }
 }
 

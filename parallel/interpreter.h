@@ -82,8 +82,8 @@ class Interpreter {
 
   Context* ctx_;
   Equipment on_;
-  std::map<Slab, int> live_;           // slab -> its number in the pool
-  std::map<Slab, Work> arriving_;      // posted receives
+  std::map<Slab, int> live_;                      // slab -> its number in the pool
+  std::map<Slab, Work> arriving_;                 // posted receives
   std::map<std::pair<Hold, int>, Work> leaving_;  // last send from a pool's slab
   std::map<Slab, std::unique_ptr<KeptForward>> kept_;
   struct Reduction {

@@ -48,8 +48,7 @@ Shape Machine::activations() const {
 
 Machine::Plan Machine::make_plan(int microbatches, bool backward) {
   Plan plan;
-  plan.layout = make_layout(held_.model, held_.partition, held_.ties,
-                            {microbatches, backward, held_.reduces(), options_.bucket_elements});
+  plan.layout = make_layout(held_.model, held_.partition, held_.ties, {microbatches, backward, held_.reduces(), options_.bucket_elements});
   plan.program = build_program(options_.schedule, plan.layout, mesh_.at.pipeline);
   return plan;
 }
@@ -181,7 +180,11 @@ void Machine::evaluate(int microbatches, const std::string& name, PhaseTimes& ti
 
 void Machine::run(const Plan& plan, int microbatches, const std::string& name, PhaseTimes& times) {
   const Draws draws{.on = plan.layout.backward, .seed = options_.seed, .layer_rates = layer_rates_};
-  const StepInput input{std::span(inputs_).first(static_cast<std::size_t>(microbatches)), exit_scale_, sums_, draws, name,
+  const StepInput input{std::span(inputs_).first(static_cast<std::size_t>(microbatches)),
+                        exit_scale_,
+                        sums_,
+                        draws,
+                        name,
                         plan.layout.backward ? trace_ : nullptr};
   interpreter_->run(plan.program, plan.layout, input, times);
 }

@@ -15,11 +15,11 @@ namespace offramp {
 // Bytes of one rank.
 struct MemoryPlan {
   std::size_t parameters = 0, gradients = 0, optimizer = 0;  // optimizer: with the masters of bf16 weights
-  std::size_t activations = 0;  // slabs: what lives between actions
-  std::size_t transients = 0;   // scratch of the largest action
-  std::size_t buffers = 0;      // token ids, tables, statistics
-  std::size_t peak = 0;         // all of it, as the allocator counts
-  std::size_t messages = 0;     // besides: what sums over ranks that are under way at once borrow (comm/mpi.h)
+  std::size_t activations = 0;                               // slabs: what lives between actions
+  std::size_t transients = 0;                                // scratch of the largest action
+  std::size_t buffers = 0;                                   // token ids, tables, statistics
+  std::size_t peak = 0;                                      // all of it, as the allocator counts
+  std::size_t messages = 0;                                  // besides: what sums over ranks that are under way at once borrow (comm/mpi.h)
 };
 
 class Machine {

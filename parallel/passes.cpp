@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <utility>
 
 #include "parallel/actions.h"
@@ -12,22 +13,45 @@ void append_exits(Program& program, const Action& of, const Layout& layout) {
   }
 }
 
-bool is_first_backward(const Action& action, const Layout& layout) {
-  return action.op == Op::Backward && action.index == first_backward(action.stage, action.microbatch, layout).index;
+bool is_first_backward(const Action& action) { return action.op == Op::Backward && action.index <= 0; }
+
+void append_if(Program& program, const Action& action, const Layout& layout) {
+  if (exists(action, layout)) program.push_back(action);
 }
 
-void append_receive(Program& program, const Action& consumer, const Layout& layout) {
-  const int s = consumer.stage, m = consumer.microbatch;
-  if (consumer.op == Op::Forward && s > 0) program.push_back(make_action(Op::RecvActivation, s, m));
-  if (is_first_backward(consumer, layout) && s < layout.stages - 1) program.push_back(make_action(Op::RecvGradient, s, m));
+// What posts the receives of what an action reads.
+Program receives_of(const Action& consumer, const Layout& layout) {
+  Program posts;
+  const int s = consumer.stage, m = consumer.microbatch, e = consumer.index;
+  if (consumer.op == Op::Forward) append_if(posts, make_action(Op::RecvActivation, s, m), layout);
+  if (is_first_backward(consumer)) append_if(posts, make_action(Op::RecvGradient, s, m), layout);
+  if (consumer.op == Op::Scores && s != layout.rank_of(layout.exits[static_cast<std::size_t>(e)].stage))
+    append_if(posts, make_action(Op::ShareTap, s, m, e), layout);
+  if (consumer.op == Op::Untap) append_if(posts, make_action(Op::SumShares, layout.rank_of(s), m, e), layout);
+  return posts;
+}
+
+// Whose ends send what a post receives.
+Program producers_of(const Action& post, const Layout& layout) {
+  const int s = post.stage, m = post.microbatch, e = post.index;
+  if (post.op == Op::RecvActivation) return {make_action(Op::Forward, s - 1, m)};
+  if (post.op == Op::RecvGradient) return {make_action(Op::Backward, s + 1, m)};
+  if (post.op == Op::ShareTap) return {make_action(Op::Tap, layout.exits[static_cast<std::size_t>(e)].stage, m, e)};
+  Program producers;
+  for (int r = 0; r < layout.ranks; ++r)
+    if (r != s) producers.push_back(make_action(Op::HeadBackward, r, m, e));
+  return producers;
 }
 
 void append_send(Program& program, const Action& producer, const Layout& layout) {
-  const int s = producer.stage, m = producer.microbatch;
-  if (producer.op == Op::Forward && s < layout.stages - 1) program.push_back(make_action(Op::SendActivation, s, m));
-  if (producer.op == Op::Backward && s > 0 && producer == last_backward(s, m, layout)) {
-    program.push_back(make_action(Op::SendGradient, s, m));
-  }
+  const int s = producer.stage, m = producer.microbatch, e = producer.index;
+  if (producer.op == Op::Forward) append_if(program, make_action(Op::SendActivation, s, m), layout);
+  if (producer.op == Op::Backward && producer == last_backward(s, m, layout))
+    append_if(program, make_action(Op::SendGradient, s, m), layout);
+  if (producer.op == Op::Tap) append_if(program, make_action(Op::ShareTap, layout.rank_of(s), m, e), layout);
+  if (producer.op == Op::Scores) append_if(program, make_action(Op::ShareScores, s, m, e), layout);
+  if (producer.op == Op::HeadBackward && s != layout.rank_of(layout.exits[static_cast<std::size_t>(e)].stage))
+    append_if(program, make_action(Op::SumShares, s, m, e), layout);
 }
 
 template <class Ready>
@@ -39,10 +63,11 @@ void append_buckets(Program& program, int stage, const Layout& layout, Ready rea
   }
 }
 
-void append_buckets_after(Program& program, const Action& backward, const Layout& layout) {
-  if (backward.op != Op::Backward || backward.microbatch != layout.microbatches - 1) return;
-  const int segment = backward.index < 0 ? 0 : backward.index;
-  append_buckets(program, backward.stage, layout, [&](const BucketPlace& bucket) { return bucket.segment == segment; });
+void append_buckets_after(Program& program, const Action& action, const Layout& layout) {
+  const Op completes = layout.split_backward ? Op::WeightGrad : Op::Backward;
+  if (action.op != completes || action.microbatch != layout.last_microbatch(action.stage)) return;
+  const int segment = action.index < 0 ? 0 : action.index;
+  append_buckets(program, action.stage, layout, [&](const BucketPlace& bucket) { return bucket.segment == segment; });
 }
 
 // In tie order on every rank, each from the highest stage down: no two ranks can wait for each other.
@@ -57,25 +82,86 @@ void append_ties(Program& program, int rank, const Layout& layout) {
   }
 }
 
-Program with_communication(const Program& compute, int rank, const Layout& layout) {
+// Where a rank's receives are posted: in front of which of its actions.
+using Posts = std::vector<Program>;
+
+// Posted before the action ahead of its consumer runs, a message travels while that one does. W and R, which no other rank waits for,
+// do not count: what is ahead of them is the pass before.
+Posts posts_one_ahead(const Program& compute, const Layout& layout) {
+  Posts posts(compute.size());
+  for (std::size_t i = 0; i < compute.size(); ++i) {
+    std::size_t at = i == 0 ? 0 : i - 1;
+    while (at > 0 && (compute[at].op == Op::WeightGrad || compute[at].op == Op::Recompute)) --at;
+    for (const Action& post : receives_of(compute[i], layout)) posts[at].push_back(post);
+  }
+  return posts;
+}
+
+// What is known of a program whose actions have their times.
+class Clock {
+ public:
+  Clock(const Placed& placed, const ActionGraph& graph) : placed_(placed), graph_(graph), leaves_(placed.turn.size(), 0) {
+    for (const Program& program : placed.schedule) {
+      for (std::size_t i = 0; i < program.size(); ++i)
+        leaves_[at(program[i])] = i + 1 < program.size() ? turn(program[i + 1]) : static_cast<int>(leaves_.size());
+    }
+  }
+  double begin(const Action& action) const { return placed_.begin[at(action)]; }
+  double end(const Action& action) const { return begin(action) + graph_.nodes()[at(action)].seconds; }
+  int turn(const Action& action) const { return placed_.turn[at(action)]; }
+  int leaves(const Action& action) const { return leaves_[at(action)]; }  // what it sends is sent before this turn
+
+ private:
+  std::size_t at(const Action& action) const { return static_cast<std::size_t>(graph_.number(action)); }
+  const Placed& placed_;
+  const ActionGraph& graph_;
+  std::vector<int> leaves_;
+};
+
+// Posted when its message sets out at the latest: in front of the last action that begins no later. (Actions that take no time may
+// begin at once; their turns then say which order is possible.)
+Posts posts_in_time(const Program& compute, const Layout& layout, const Clock& clock) {
+  Posts posts(compute.size());
+  for (std::size_t i = 0; i < compute.size(); ++i) {
+    for (const Action& post : receives_of(compute[i], layout)) {
+      double sent = clock.begin(compute[i]);
+      int leaves = clock.turn(compute[i]);
+      for (const Action& producer : producers_of(post, layout)) {
+        sent = std::min(sent, clock.end(producer));
+        leaves = std::min(leaves, clock.leaves(producer));
+      }
+      std::size_t at = i == 0 ? 0 : i - 1;
+      while (at > 0 && (clock.begin(compute[at]) > sent || clock.turn(compute[at - 1]) >= leaves)) --at;
+      posts[at].push_back(post);
+    }
+  }
+  return posts;
+}
+
+// Between two actions: what the first sends, then the posts. Where posts stand as late as can be they come first, so that no two
+// ranks wait with a send for each other's post behind it. With split heads a bucket waits for the last of its rank's parts.
+Program with_communication(const Program& compute, const Posts& posts, bool posts_first, int rank, const Layout& layout) {
+  const bool late = layout.split_heads || layout.frozen;  // exits end after the backward
   Program program;
   program.reserve(3 * compute.size());
-  if (!compute.empty()) append_receive(program, compute.front(), layout);
-  for (std::size_t i = 0; i < compute.size(); ++i) {
-    // Posted before this action runs, the next one's message travels while it does.
-    if (i + 1 < compute.size()) append_receive(program, compute[i + 1], layout);
-    program.push_back(compute[i]);
-    append_send(program, compute[i], layout);
-    append_buckets_after(program, compute[i], layout);
+  for (std::size_t i = 0; i <= compute.size(); ++i) {
+    if (i > 0 && !posts_first) append_send(program, compute[i - 1], layout);
+    if (i < compute.size()) program.insert(program.end(), posts[i].begin(), posts[i].end());
+    if (i > 0 && posts_first) append_send(program, compute[i - 1], layout);
+    if (i > 0 && !late) append_buckets_after(program, compute[i - 1], layout);
+    if (i < compute.size()) program.push_back(compute[i]);
   }
-  if (layout.backward && !compute.empty()) append_ties(program, rank, layout);
+  if (!layout.backward || compute.empty()) return program;
+  for (int s = rank; s < layout.stages && late; s += layout.ranks)
+    append_buckets(program, s, layout, [](const BucketPlace& bucket) { return bucket.tie < 0; });
+  append_ties(program, rank, layout);
   return program;
 }
 
 }  // namespace
 
 Schedule place_exits(Schedule schedule, const Layout& layout, Placement placement) {
-  const bool after_forward = placement == Placement::after_forward || !layout.backward;
+  const bool after_forward = placement == Placement::after_forward || !layout.learns();
   for (Program& program : schedule) {
     Program placed;
     placed.reserve(2 * program.size());
@@ -91,22 +177,69 @@ Schedule place_exits(Schedule schedule, const Layout& layout, Placement placemen
 }
 
 Schedule split_last_backward(Schedule schedule, const Layout& layout) {
+  const Op op = layout.split_backward ? Op::WeightGrad : Op::Backward;
   for (Program& program : schedule) {
     Program split;
     split.reserve(program.size());
     for (const Action& action : program) {
-      const bool whole = action.op == Op::Backward && action.index < 0;
-      const int last = whole ? last_backward(action.stage, action.microbatch, layout).index : -1;
+      const bool whole = action.op == op && action.index < 0;
+      const int last = whole ? last_weight_gradient(action.stage, action.microbatch, layout).index : -1;
       if (last < 0) split.push_back(action);
-      for (int k = 0; k <= last; ++k) split.push_back(make_action(Op::Backward, action.stage, action.microbatch, k));
+      for (int k = 0; k <= last; ++k) split.push_back(make_action(op, action.stage, action.microbatch, k));
     }
     program = std::move(split);
   }
   return schedule;
 }
 
+Schedule place_weight_gradients(Schedule schedule, const Layout& layout) {
+  if (!layout.split_backward) return schedule;
+  for (Program& program : schedule) {
+    Program placed;
+    for (const Action& action : program) {
+      placed.push_back(action);
+      if (action.op == Op::Backward) placed.push_back(make_action(Op::WeightGrad, action.stage, action.microbatch));
+    }
+    program = std::move(placed);
+  }
+  return schedule;
+}
+
+Schedule place_recompute(Schedule schedule, const Layout& layout) {
+  for (Program& program : schedule) {
+    Program placed;
+    for (const Action& action : program) {
+      if (is_first_backward(action) && layout.recomputes(action.stage))
+        placed.push_back(make_action(Op::Recompute, action.stage, action.microbatch));
+      placed.push_back(action);
+    }
+    program = std::move(placed);
+  }
+  return schedule;
+}
+
 Schedule add_communication(Schedule schedule, const Layout& layout) {
-  for (std::size_t r = 0; r < schedule.size(); ++r) schedule[r] = with_communication(schedule[r], static_cast<int>(r), layout);
+  for (std::size_t r = 0; r < schedule.size(); ++r)
+    schedule[r] = with_communication(schedule[r], posts_one_ahead(schedule[r], layout), false, static_cast<int>(r), layout);
+  return schedule;
+}
+
+Schedule add_communication(const Placed& placed, const Layout& layout, const ActionGraph& graph) {
+  const Clock clock(placed, graph);
+  Schedule schedule;
+  for (const Program& whole : placed.schedule) {
+    // Posts are found for whole actions and then stand in front of an action's first segment.
+    const Posts of_whole = posts_in_time(whole, layout, clock);
+    Program compute;
+    Posts posts;
+    for (std::size_t i = 0; i < whole.size(); ++i) {
+      const Program cut = split_last_backward({{whole[i]}}, layout).front();
+      compute.insert(compute.end(), cut.begin(), cut.end());
+      posts.push_back(of_whole[i]);
+      posts.resize(compute.size());
+    }
+    schedule.push_back(with_communication(compute, posts, true, static_cast<int>(schedule.size()), layout));
+  }
   return schedule;
 }
 

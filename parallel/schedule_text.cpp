@@ -14,15 +14,29 @@ struct OpName {
   std::string_view name;
   Op op;
 };
-constexpr std::array<OpName, 9> kNames{{{"SA", Op::SendActivation},
-                                        {"RA", Op::RecvActivation},
-                                        {"SG", Op::SendGradient},
-                                        {"RG", Op::RecvGradient},
-                                        {"F", Op::Forward},
-                                        {"X", Op::Exit},
-                                        {"B", Op::Backward},
-                                        {"Y", Op::ReduceTied},
-                                        {"D", Op::ReduceGradients}}};
+// A name that begins with another's comes first.
+constexpr std::array<OpName, kOps> kNames{{{"SA", Op::SendActivation},
+                                           {"RA", Op::RecvActivation},
+                                           {"SG", Op::SendGradient},
+                                           {"RG", Op::RecvGradient},
+                                           {"HT", Op::ShareTap},
+                                           {"HM", Op::ShareScores},
+                                           {"HU", Op::SumShares},
+                                           {"F", Op::Forward},
+                                           {"R", Op::Recompute},
+                                           {"X", Op::Exit},
+                                           {"B", Op::Backward},
+                                           {"W", Op::WeightGrad},
+                                           {"T", Op::Tap},
+                                           {"S", Op::Scores},
+                                           {"G", Op::HeadBackward},
+                                           {"H", Op::HeadWeightGrad},
+                                           {"U", Op::Untap},
+                                           {"Y", Op::ReduceTied},
+                                           {"D", Op::ReduceGradients}}};
+
+bool names_exit(Op op) { return op == Op::Exit || is_head(op); }
+bool has_segments(Op op) { return op == Op::Backward || op == Op::WeightGrad; }
 
 std::string_view name_of(Op op) {
   for (const OpName& entry : kNames) {
@@ -51,10 +65,10 @@ class LineParser {
     const int first = number();
     Action action = make_action(op, 0, first);
     if (op == Op::ReduceTied || op == Op::ReduceGradients) action = make_action(op, 0, -1, first);
-    if (op == Op::Exit) {
+    if (names_exit(op)) {
       expect('.');
       action = make_action(op, 0, number(), first);
-    } else if (op == Op::Backward && peek() == '.') {
+    } else if (has_segments(op) && peek() == '.') {
       ++position_;
       action = make_action(op, 0, first, number());
     }
@@ -71,7 +85,7 @@ class LineParser {
         return entry.op;
       }
     }
-    wrong("F, X, B, SA, RA, SG, RG, Y or D");
+    wrong("F, R, X, B, W, T, S, G, H, U, SA, RA, SG, RG, HT, HM, HU, Y or D");
   }
 
   int number() {
@@ -111,18 +125,9 @@ class LineParser {
 
 std::string to_text(const Action& action) {
   const std::string_view name = name_of(action.op);
-  switch (action.op) {
-    case Op::Exit:
-      return fmt::format("{}{}.{}@{}", name, action.index, action.microbatch, action.stage);
-    case Op::ReduceTied:
-    case Op::ReduceGradients:
-      return fmt::format("{}{}@{}", name, action.index, action.stage);
-    default:
-      break;
-  }
-  if (action.op == Op::Backward && action.index >= 0) {
-    return fmt::format("{}{}.{}@{}", name, action.microbatch, action.index, action.stage);
-  }
+  if (names_exit(action.op)) return fmt::format("{}{}.{}@{}", name, action.index, action.microbatch, action.stage);
+  if (action.op == Op::ReduceTied || action.op == Op::ReduceGradients) return fmt::format("{}{}@{}", name, action.index, action.stage);
+  if (action.index >= 0) return fmt::format("{}{}.{}@{}", name, action.microbatch, action.index, action.stage);
   return fmt::format("{}{}@{}", name, action.microbatch, action.stage);
 }
 

@@ -1,6 +1,7 @@
 #include "parallel/simulate.h"
 
 #include <algorithm>
+#include <map>
 
 #include "parallel/actions.h"
 #include "parallel/execution.h"
@@ -17,17 +18,15 @@ class Simulation {
         ids_(layout),
         end_(ids_.size(), 0),
         free_(static_cast<std::size_t>(layout.ranks), 0),
-        reduced_(free_),
-        sent_up_(static_cast<std::size_t>(layout.stages), 0),
-        sent_down_(sent_up_) {
+        reduced_(free_) {
     timeline_.busy.resize(free_.size(), 0);
   }
 
   // Steps come in an order in which all that a step depends on came before it.
   void run(const Step& step) {
-    const Span span = is_send(step.action.op)                 ? send(step)
+    const Span span = is_transfer(step.action)                ? send(step)
                       : step.action.op == Op::ReduceGradients ? reduce(step)
-                      : is_receive(step.action.op)            ? post(step)
+                      : is_message(step.action.op)            ? post(step)
                                                               : compute(step);
     end_[ids_(span.action)] = span.end;
     timeline_.seconds = std::max(timeline_.seconds, span.end);
@@ -43,7 +42,7 @@ class Simulation {
     double begin = clock(step);
     for (const Action& needed : dependencies(step.action, layout_)) {
       // Of the rank's own messages only the start matters, and the program's order has seen to that.
-      if (is_send(needed.op) && needed.stage == step.action.stage) continue;
+      if (is_transfer(needed) && layout_.rank_of(needed.stage) == step.rank) continue;
       begin = std::max(begin, end_[ids_(needed)]);
     }
     const double seconds = times_(step.action);
@@ -54,11 +53,20 @@ class Simulation {
 
   Span post(const Step& step) { return {step.action, step.rank, clock(step), clock(step)}; }
 
+  // What takes a while on the wire and leaves its rank free; the other messages only post a receive.
+  bool is_transfer(const Action& action) const {
+    if (is_send(action.op) || action.op == Op::ShareScores) return true;
+    const bool shares = action.op == Op::ShareTap || action.op == Op::SumShares;
+    if (!shares) return false;
+    const bool root = action.stage == layout_.rank_of(layout_.exits[static_cast<std::size_t>(action.index)].stage);
+    return root == (action.op == Op::ShareTap);
+  }
+
   // The message travels when both sides are there and the one before it has passed; the rank goes on.
   Span send(const Step& step) {
-    auto& wire = step.action.op == Op::SendActivation ? sent_up_ : sent_down_;
-    double& wire_free = wire[static_cast<std::size_t>(step.action.stage)];
-    const double begin = std::max({clock(step), end_[ids_(receive_of(step.action))], wire_free});
+    double& wire_free = wires_[{step.action.op, step.action.stage}];
+    double begin = std::max(clock(step), wire_free);
+    for (const Action& partner : partners_of(step.action, layout_)) begin = std::max(begin, end_[ids_(partner)]);
     wire_free = begin + times_(step.action);
     return {step.action, step.rank, begin, wire_free};
   }
@@ -73,10 +81,10 @@ class Simulation {
   const Layout& layout_;
   const Times& times_;
   ActionIds ids_;
-  std::vector<double> end_;                  // per action
-  std::vector<double> free_;                 // per rank: when its last action ends
-  std::vector<double> reduced_;              // per rank: when its last bucket is summed
-  std::vector<double> sent_up_, sent_down_;  // per sending stage: when its wire is free
+  std::vector<double> end_;                     // per action
+  std::vector<double> free_;                    // per rank: when its last action ends
+  std::vector<double> reduced_;                 // per rank: when its last bucket is summed
+  std::map<std::pair<Op, int>, double> wires_;  // per kind of message and sending stage: when its wire is free
   Timeline timeline_;
 };
 

@@ -7,10 +7,10 @@
 namespace offramp {
 
 struct TraceEvent {
-  std::string name;        // an action's text: "B7.1@0"
-  int lane = 0;            // 0: what the rank did; above: sums under way, a lane a bucket
+  std::string name;           // an action's text: "B7.1@0"
+  int lane = 0;               // 0: what the rank did; above: sums under way, a lane a bucket
   double begin = 0, end = 0;  // seconds of this host's steady clock
-  std::int64_t bytes = 0;  // of a sum
+  std::int64_t bytes = 0;     // of a sum
 };
 using Trace = std::vector<TraceEvent>;
 

@@ -36,6 +36,58 @@ TEST(OneFOneB, OnOneStageHoldsOneMicrobatch) {
   EXPECT_EQ(to_text(build_schedule("1f1b", plain_layout(1, 3))), "F0@0 B0@0 F1@0 B1@0 F2@0 B2@0\n");
 }
 
+TEST(Gpipe, GoesUpAndDownSeveralStagesOfARank) {
+  Layout layout = plain_layout(4, 2);
+  layout.ranks = 2;
+  EXPECT_EQ(to_text(gpipe(layout)),
+            "F0@0 F1@0 F0@2 F1@2 B0@2 B1@2 B0@0 B1@0\n"
+            "F0@1 F1@1 F0@3 F1@3 B0@3 B1@3 B0@1 B1@1\n");
+}
+
+TEST(Interleaved, RunsGroupsOfMicrobatchesThroughOneChunkAfterTheOther) {
+  Layout layout = plain_layout(4, 4);
+  layout.ranks = 2;
+  EXPECT_EQ(to_text(interleaved(layout)),
+            "F0@0 F1@0 F0@2 F1@2 F2@0 B0@2 F3@0 B1@2 F2@2 B0@0 F3@2 B1@0 B2@2 B3@2 B2@0 B3@0\n"
+            "F0@1 F1@1 F0@3 B0@3 F1@3 B1@3 F2@1 B0@1 F3@1 B1@1 F2@3 B2@3 F3@3 B3@3 B2@1 B3@1\n");
+  layout.microbatches = 3;
+  EXPECT_THROW(interleaved(layout), std::invalid_argument);
+  EXPECT_THROW(interleaved(plain_layout(4, 4)), std::invalid_argument);
+}
+
+TEST(ZeroBubble, DoesWeightGradientsLaterTheHigherTheStage) {
+  EXPECT_EQ(to_text(zero_bubble(plain_layout(3, 4))),
+            "F0@0 F1@0 F2@0 B0@0 W0@0 F3@0 B1@0 W1@0 B2@0 W2@0 B3@0 W3@0\n"
+            "F0@1 F1@1 B0@1 F2@1 B1@1 W0@1 F3@1 B2@1 W1@1 B3@1 W2@1 W3@1\n"
+            "F0@2 B0@2 F1@2 B1@2 F2@2 B2@2 W0@2 F3@2 B3@2 W1@2 W2@2 W3@2\n");
+}
+
+TEST(ExitsOnly, AreForwardsAndExits) {
+  Layout layout = plain_layout(2, 2);
+  layout.frozen = true;
+  layout.exits = {{0, 1, true}, {1, 3}};
+  EXPECT_EQ(to_text(build_schedule("exits_only", layout)),
+            "F0@0 SA0@0 X0.0@0 F1@0 SA1@0 X0.1@0\n"
+            "RA0@1 F0@1 RA1@1 X1.0@1 F1@1 X1.1@1\n");
+}
+
+TEST(Recompute, StandsBeforeItsBackward) {
+  Layout layout = plain_layout(1, 2);
+  layout.recompute = {true};
+  layout.segments = {2};
+  layout.exits = {{0, 1}};
+  EXPECT_EQ(to_text(build_schedule("1f1b", layout)), "F0@0 X0.0@0 R0@0 B0@0 F1@0 X0.1@0 R1@0 B1.0@0 B1.1@0\n");
+}
+
+TEST(SplitHeads, AreDoneByAllRanksTogether) {
+  Layout layout = plain_layout(2, 1);
+  layout.split_heads = true;
+  layout.exits = {{1, 4}};
+  EXPECT_EQ(to_text(build_schedule("1f1b", layout)),
+            "HT0.0@0 F0@0 SA0@0 S0.0@0 HM0.0@0 G0.0@0 RG0@0 HU0.0@0 H0.0@0 B0@0\n"
+            "RA0@1 F0@1 T0.0@1 HT0.0@1 S0.0@1 HU0.0@1 HM0.0@1 G0.0@1 U0.0@1 B0@1 SG0@1 H0.0@1\n");
+}
+
 TEST(Exits, StandAfterForwardsOrBeforeBackwards) {
   Layout layout = plain_layout(2, 2);
   layout.exits = {{0, 1}, {0, 2}, {1, 4}};

@@ -58,6 +58,26 @@ inline void add_random_buckets(Layout& layout, Random& random) {
   }
 }
 
+// What else a layout may ask for, each in a third of the cases: split backwards, split heads, recompute, a frozen backbone, and
+// microbatches that go part of the way.
+inline void add_random_features(Layout& layout, Random& random) {
+  const auto third = [&] { return pick(random, 0, 2) == 0; };
+  layout.split_backward = third();
+  layout.split_heads = third();
+  layout.frozen = third() && coin(random);
+  for (int s = 0; s < layout.stages && third(); ++s) layout.recompute.push_back(coin(random));
+  layout.recompute.resize(layout.recompute.empty() ? 0 : static_cast<std::size_t>(layout.stages));
+  for (ExitPlace& exit : layout.exits) exit.matrix = coin(random) ? 0 : -1;
+  if (!third() || layout.frozen || !layout.backward) return;
+  const int whole = pick(random, 0, layout.microbatches - 1);
+  for (int m = 0; m < layout.microbatches; ++m) {
+    Reach reach{0, layout.stages - 1};
+    if (m < whole && coin(random)) reach.last = pick(random, 0, layout.stages - 1);
+    if (m > whole && coin(random)) reach.first = pick(random, 0, layout.stages - 1);
+    layout.reach.push_back(reach);
+  }
+}
+
 // stages == ranks unless `ranks` says otherwise.
 inline Layout random_layout(Random& random, int ranks = 0) {
   Layout layout = plain_layout(pick(random, ranks > 0 ? ranks : 1, 8), pick(random, 1, 12));
@@ -69,6 +89,7 @@ inline Layout random_layout(Random& random, int ranks = 0) {
   }
   add_random_ties(layout, random);
   if (coin(random)) add_random_buckets(layout, random);
+  if (coin(random)) add_random_features(layout, random);
   return layout;
 }
 

@@ -24,7 +24,7 @@ void expect_all_held(const RankResult& mine, const ByName& expected) {
 
 void check_layout(const SmallJob& job, const StepResult& alone, double tolerance) {
   const std::string what = job.text() + fmt::format(" buckets of {}", job.options.bucket_elements);
-  testing_mpi::context().activity->begin(what);  // of what may hang: one layout, not the whole test
+  testing_mpi::context().activity->begin(what);       // of what may hang: one layout, not the whole test
   const RankResult mine = run_rank(job, world(), 2);  // the second step starts from used memory
   expect_close(mine.sums, alone.sums, tolerance, what);
   expect_close(mine.grads, alone.grads, tolerance, what);

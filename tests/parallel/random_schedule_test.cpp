@@ -19,9 +19,23 @@ using test::Random;
 
 constexpr int kTrials = 1500;
 
+Placement random_placement(Random& random) {
+  const std::array all = {Placement::after_forward, Placement::before_backward, Placement::automatic};
+  return all[static_cast<std::size_t>(pick(random, 0, 2))];
+}
+
+// Any schedule that serves the layout, with times that differ from action to action.
 Schedule random_schedule(const Layout& layout, Random& random) {
-  const Placement placement = coin(random) ? Placement::after_forward : Placement::before_backward;
-  return build_schedule(coin(random) ? "gpipe" : "1f1b", layout, placement);
+  ScheduleOptions options{.name = coin(random) ? "gpipe" : "auto", .placement = random_placement(random), .trials = 3};
+  const bool multiple = layout.stages > layout.ranks && layout.stages % layout.ranks == 0 && layout.microbatches % layout.ranks == 0;
+  if (layout.stages == layout.ranks && coin(random)) options.name = layout.split_backward && coin(random) ? "zero_bubble" : "1f1b";
+  if (multiple && coin(random)) options.name = "interleaved";
+  if (!layout.reach.empty()) options.name = "auto";
+  std::array<double, kOps> seconds{};
+  for (double& s : seconds) s = pick(random, 0, 9);
+  options.times = [seconds](const Action& a) { return seconds[static_cast<std::size_t>(a.op)] * (1 + a.stage % 3); };
+  if (coin(random)) options.limits.in_flight.assign(static_cast<std::size_t>(layout.stages), layout.stages + layout.microbatches);
+  return build_schedule(options, layout);
 }
 
 // Ranks that each run their program, in turns drawn by chance, under the rules of dependencies() and, for some of the sends, of a
@@ -56,7 +70,9 @@ class Ranks {
     for (const Action& needed : dependencies(action, layout_)) {
       if (done_.count(needed) == 0) return false;
     }
-    if (!is_send(action.op) || done_.count(receive_of(action)) == 1) return true;
+    if (action.op == Op::ReduceTied) return true;  // both sides meet in it
+    const std::vector<Action> partners = partners_of(action, layout_);
+    if (std::ranges::all_of(partners, [&](const Action& partner) { return done_.count(partner) == 1; })) return true;
     return rendezvous_ == 0 || (rendezvous_ == 1 && coin(random_));
   }
 
@@ -82,7 +98,7 @@ class Ranks {
 TEST(RandomSchedules, ValidateAndRunInAnyOrderOfRanks) {
   Random random(3);
   for (int trial = 0; trial < kTrials; ++trial) {
-    const Layout layout = test::random_layout(random);
+    const Layout layout = test::random_layout(random, trial % 4 == 0 ? pick(random, 2, 4) : 0);
     const Schedule schedule = random_schedule(layout, random);
     ASSERT_NO_THROW(validate(schedule, layout)) << to_text(schedule);
     Ranks(schedule, layout, random).run();
@@ -124,29 +140,6 @@ TEST(RandomSchedules, NeedNoProgramOrder) {
     ActionChecker checker(layout);
     for (const Action& action : order) ASSERT_EQ(checker.run(action), "") << to_text(order);
     ASSERT_TRUE(checker.holds_nothing());
-  }
-}
-
-// One microbatch after the other through all stages, several of them on a rank.
-Schedule one_by_one(const Layout& layout) {
-  Schedule schedule(static_cast<std::size_t>(layout.ranks));
-  const auto append = [&](Op op, int s, int m) { schedule[static_cast<std::size_t>(layout.rank_of(s))].push_back(make_action(op, s, m)); };
-  for (int m = 0; m < layout.microbatches; ++m) {
-    for (int s = 0; s < layout.stages; ++s) append(Op::Forward, s, m);
-    for (int s = layout.stages - 1; s >= 0 && layout.backward; --s) append(Op::Backward, s, m);
-  }
-  return schedule;
-}
-
-TEST(RandomSchedules, MayHaveSeveralStagesOnARank) {
-  Random random(5);
-  for (int trial = 0; trial < kTrials / 3; ++trial) {
-    const Layout layout = test::random_layout(random, pick(random, 2, 4));
-    const Placement placement = coin(random) ? Placement::after_forward : Placement::before_backward;
-    const Schedule schedule = add_communication(split_last_backward(place_exits(one_by_one(layout), layout, placement), layout), layout);
-    ASSERT_NO_THROW(validate(schedule, layout)) << to_text(schedule);
-    Ranks(schedule, layout, random).run();
-    if (HasFatalFailure()) return;
   }
 }
 

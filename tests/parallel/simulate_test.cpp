@@ -182,7 +182,7 @@ TEST(PeakSlabs, GpipeKeepsEverything) {
   Layout layout = plain_layout(3, 5);
   layout.exits = {{1, 10}};
   const auto peaks = peak_slabs(build_schedule("gpipe", layout, Placement::after_forward), layout);
-  EXPECT_EQ(peaks[1], (SlabCounts{5, 5, 5, 1, 5, 2}));
+  EXPECT_EQ(peaks[1], (SlabCounts{5, 5, 0, 5, 1, 5, 2}));
 }
 
 TEST(PeakSlabs, EvaluationKeepsNothing) {
@@ -190,9 +190,9 @@ TEST(PeakSlabs, EvaluationKeepsNothing) {
   layout.backward = false;
   layout.exits = {{1, 10}, {1, 11, true}, {2, 20}};
   const auto peaks = peak_slabs(build_schedule("1f1b", layout), layout);
-  EXPECT_EQ(peaks[0], (SlabCounts{0, 0, 0, 1, 0, 0}));
-  EXPECT_EQ(peaks[1], (SlabCounts{1, 0, 1, 1, 0, 0}));
-  EXPECT_EQ(peaks[2], (SlabCounts{1, 0, 1, 0, 0, 0}));
+  EXPECT_EQ(peaks[0], (SlabCounts{0, 0, 0, 0, 1, 0, 0}));
+  EXPECT_EQ(peaks[1], (SlabCounts{1, 0, 0, 1, 1, 0, 0}));
+  EXPECT_EQ(peaks[2], (SlabCounts{1, 0, 0, 1, 0, 0, 0}));
 }
 
 }  // namespace

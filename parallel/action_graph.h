@@ -1,0 +1,42 @@
+// The actions that compute, as a graph: what each waits for, with the messages between as delays.
+#pragma once
+#include "parallel/actions.h"
+#include "parallel/simulate.h"
+
+namespace offramp {
+
+class ActionGraph {
+ public:
+  struct Edge {
+    int from = 0;
+    double delay = 0;  // time on the wire
+  };
+  struct Node {
+    Action action;
+    int rank = 0;
+    double seconds = 0;
+    std::vector<Edge> needs;
+    std::vector<int> followers;
+    double earliest = 0;  // longest path to its start
+    double tail = 0;      // longest path from its start to the end, itself included
+  };
+  // Whole backwards only: the layout's segments, ties and buckets are left out.
+  ActionGraph(const Layout& layout, const Times& times);
+  const std::vector<Node>& nodes() const { return nodes_; }
+  const Layout& layout() const { return layout_; }
+  int number(const Action& action) const { return numbers_[ids_(action)]; }
+  double longest_path() const;
+
+ private:
+  void add_edges(int node, const Action& of, double delay, const Times& times);
+  void add_edge(int from, int to, double delay);
+  void add_order();
+  void measure_paths();
+
+  Layout layout_;
+  ActionIds ids_;
+  std::vector<int> numbers_;
+  std::vector<Node> nodes_;
+};
+
+}  // namespace offramp

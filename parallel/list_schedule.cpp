@@ -1,0 +1,200 @@
+#include "parallel/list_schedule.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <limits>
+#include <map>
+#include <random>
+#include <stdexcept>
+#include <tuple>
+
+namespace offramp {
+namespace {
+
+std::size_t at(int i) { return static_cast<std::size_t>(i); }
+
+class ListScheduler {
+ public:
+  ListScheduler(const ActionGraph& graph, const Limits& limits, const Urgency& urgency, const Schedule& order)
+      : graph_(graph), layout_(graph.layout()), limits_(limits), patience_(urgency.patience), order_(order), next_(order.size(), 0) {
+    free_.assign(at(layout_.ranks), 0);
+    ready_.resize(at(layout_.ranks));
+    choices_.resize(at(layout_.ranks));
+    changed_.assign(at(layout_.ranks), true);
+    in_flight_.assign(at(layout_.stages), 0);
+    placed_.schedule.resize(at(layout_.ranks));
+    weigh(urgency);
+    fixed_.assign(graph.nodes().size(), false);
+    for (const Program& program : order)
+      for (const Action& action : program) fixed_[at(graph.number(action))] = true;
+    for (std::size_t i = 0; i < graph.nodes().size(); ++i) missing_.push_back(graph.nodes()[i].needs.size());
+    ready_at_.assign(missing_.size(), 0);
+    end_.assign(missing_.size(), 0);
+    for (std::size_t i = 0; i < missing_.size(); ++i)
+      if (missing_[i] == 0) ready_[at(graph.nodes()[i].rank)].push_back(static_cast<int>(i));
+  }
+
+  Placed run() {
+    placed_.begin.assign(missing_.size(), 0);
+    placed_.turn.assign(missing_.size(), 0);
+    for (std::size_t left = missing_.size(); left > 0; --left) {
+      const Choice choice = next();
+      if (choice.node < 0) report_stuck();
+      place(choice);
+      placed_.begin[at(choice.node)] = choice.begin;
+      placed_.turn[at(choice.node)] = static_cast<int>(missing_.size() - left);
+    }
+    return std::move(placed_);
+  }
+
+ private:
+  struct Choice {
+    int node = -1;
+    double begin = std::numeric_limits<double>::infinity();
+  };
+  const ActionGraph::Node& node(int n) const { return graph_.nodes()[at(n)]; }
+
+  void weigh(const Urgency& urgency) {
+    const double longest = std::max(graph_.longest_path(), 1e-300);
+    std::mt19937_64 random(urgency.seed);
+    for (const ActionGraph::Node& n : graph_.nodes()) {
+      const double noise = urgency.noise > 0 ? urgency.noise * static_cast<double>(random() >> 11) * 0x1p-53 : 0;
+      urgency_.push_back(urgency.of_op[static_cast<std::size_t>(n.action.op)] + urgency.tail * n.tail / longest + noise);
+    }
+  }
+
+  // Whether limits and the given order let it run.
+  bool may_run(int n) const {
+    const Action& a = node(n).action;
+    if (fixed_[at(n)]) {
+      const Program& program = order_[at(node(n).rank)];
+      return program[next_[at(node(n).rank)]] == a;
+    }
+    if (a.op == Op::Forward && !limits_.in_flight.empty() && layout_.learns() && layout_.runs_backward(a.stage, a.microbatch))
+      return in_flight_[at(a.stage)] < limits_.in_flight[at(a.stage)];
+    if (a.op != Op::Scores || !layout_.backward) return true;
+    const auto held = slices_.find({a.stage, a.index});
+    return held == slices_.end() || held->second < limits_.head_slices;
+  }
+
+  // Equal urgency: the lower microbatch, then the lower stage.
+  bool more_urgent(int a, int b) const {
+    if (b < 0) return true;
+    if (urgency_[at(a)] != urgency_[at(b)]) return urgency_[at(a)] > urgency_[at(b)];
+    const Action &x = node(a).action, &y = node(b).action;
+    return std::tie(x.microbatch, x.stage, x.index) < std::tie(y.microbatch, y.stage, y.index);
+  }
+
+  Choice choice_of(int rank) const {
+    double begin = std::numeric_limits<double>::infinity();
+    for (int n : ready_[at(rank)])
+      if (may_run(n)) begin = std::min(begin, std::max(free_[at(rank)], ready_at_[at(n)]));
+    Choice best{-1, begin};
+    for (int n : ready_[at(rank)])
+      if (ready_at_[at(n)] <= begin && may_run(n) && more_urgent(n, best.node)) best.node = n;
+    if (best.node < 0 || patience_ <= 0) return best;
+    const double until = begin + patience_ * node(best.node).seconds;
+    for (int n : ready_[at(rank)])
+      if (ready_at_[at(n)] > begin && ready_at_[at(n)] <= until && may_run(n) && urgency_[at(n)] > urgency_[at(best.node)])
+        best = {n, ready_at_[at(n)]};
+    return best;
+  }
+
+  Choice next() {
+    Choice first;
+    for (int r = 0; r < layout_.ranks; ++r) {
+      if (changed_[at(r)]) choices_[at(r)] = choice_of(r);
+      changed_[at(r)] = false;
+      const Choice& choice = choices_[at(r)];
+      if (choice.node >= 0 && choice.begin < first.begin) first = choice;
+    }
+    return first;
+  }
+
+  void place(const Choice choice) {
+    const ActionGraph::Node& n = node(choice.node);
+    const double end = choice.begin + n.seconds;
+    free_[at(n.rank)] = end_[at(choice.node)] = end;
+    changed_[at(n.rank)] = true;
+    placed_.seconds = std::max(placed_.seconds, end);
+    placed_.schedule[at(n.rank)].push_back(n.action);
+    std::erase(ready_[at(n.rank)], choice.node);
+    if (fixed_[at(choice.node)]) ++next_[at(n.rank)];
+    count(n.action);
+    for (int f : n.followers) {
+      if (--missing_[at(f)] > 0) continue;
+      for (const ActionGraph::Edge& edge : node(f).needs) ready_at_[at(f)] = std::max(ready_at_[at(f)], end_[at(edge.from)] + edge.delay);
+      ready_[at(node(f).rank)].push_back(f);
+      changed_[at(node(f).rank)] = true;
+    }
+  }
+
+  void count(const Action& a) {
+    const Op completes = layout_.split_backward ? Op::WeightGrad : Op::Backward;
+    if (a.op == Op::Forward && layout_.learns() && layout_.runs_backward(a.stage, a.microbatch)) ++in_flight_[at(a.stage)];
+    if (a.op == completes) --in_flight_[at(a.stage)];
+    if (a.op == Op::Scores) ++slices_[{a.stage, a.index}];
+    if (a.op == Op::HeadWeightGrad) --slices_[{a.stage, a.index}];
+  }
+
+  [[noreturn]] void report_stuck() const {
+    for (int r = 0; r < layout_.ranks; ++r) {
+      if (order_.empty() || next_[at(r)] == order_[at(r)].size()) continue;
+      throw std::runtime_error(fmt::format("rank {} never comes to {} in this order of actions", r, to_text(order_[at(r)][next_[at(r)]])));
+    }
+    throw std::runtime_error("nothing may run any more within the limits");
+  }
+
+  const ActionGraph& graph_;
+  const Layout& layout_;
+  const Limits& limits_;
+  double patience_;
+  const Schedule& order_;
+  std::vector<std::size_t> next_;  // per rank, of its given order
+  std::vector<bool> fixed_;
+  std::vector<double> urgency_;
+  std::vector<std::size_t> missing_;
+  std::vector<double> ready_at_, end_, free_;
+  std::vector<std::vector<int>> ready_;
+  std::vector<Choice> choices_;  // per rank; to be made again where something changed_
+  std::vector<bool> changed_;
+  std::vector<int> in_flight_;
+  std::map<std::pair<int, int>, int> slices_;
+  Placed placed_;
+};
+
+}  // namespace
+
+Limits parse_in_flight(std::string_view text, const Layout& layout) {
+  const std::string_view whole = text;
+  const bool relative = text.starts_with("1f1b");
+  if (relative) text.remove_prefix(4);
+  int more = 0;
+  const bool number = !relative || text.starts_with('+');
+  if (relative && number) text.remove_prefix(1);
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), more);
+  const bool right = number ? error == std::errc() && end == text.data() + text.size() && more >= (relative ? 0 : 1) : text.empty();
+  if (!right) throw std::invalid_argument(fmt::format("in_flight is 1f1b, 1f1b+K or a number of microbatches, not '{}'", whole));
+  Limits limits;
+  for (int s = 0; s < layout.stages; ++s) limits.in_flight.push_back(relative ? layout.stages - s + more : more);
+  return limits;
+}
+
+Placed list_schedule(const ActionGraph& graph, const Limits& limits, const Urgency& urgency, const Schedule& order) {
+  return ListScheduler(graph, limits, urgency, order).run();
+}
+
+double lower_bound(const ActionGraph& graph) {
+  std::vector<double> first(at(graph.layout().ranks), std::numeric_limits<double>::infinity()), work(first.size(), 0);
+  for (const ActionGraph::Node& node : graph.nodes()) {
+    first[at(node.rank)] = std::min(first[at(node.rank)], node.earliest);
+    work[at(node.rank)] += node.seconds;
+  }
+  double bound = graph.longest_path();
+  for (std::size_t r = 0; r < work.size(); ++r) bound = std::max(bound, first[r] + work[r]);
+  return bound;
+}
+
+}  // namespace offramp

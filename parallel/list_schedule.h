@@ -1,0 +1,43 @@
+// List scheduling (Graham, 1966) of a step's actions with their real times: ranks take, whenever they are free, the most urgent of
+// what can run. It makes `schedule: auto`, places exits where they cost least in a given order of passes, and weaves heads that are
+// split over the pipeline into any schedule.
+#pragma once
+#include <cstdint>
+#include <span>
+
+#include "parallel/action_graph.h"
+
+namespace offramp {
+
+// What a schedule may keep at once. in_flight: per stage, microbatches between F and what completes its weight gradients;
+// empty: no limit. head_slices: per rank and exit, microbatches between S and H.
+struct Limits {
+  std::vector<int> in_flight;
+  int head_slices = 2;
+};
+// "1f1b", "1f1b+2" or "7": as many as 1F1B keeps on each stage, so many more, or a number. Throws std::invalid_argument.
+Limits parse_in_flight(std::string_view text, const Layout& layout);
+
+// How urgent what is, largest first, and how long a rank waits for something more urgent than what it could do.
+struct Urgency {
+  std::array<double, kOps> of_op{};
+  double tail = 0;      // weight of the longest path from the action to the end of the step, as a fraction of the longest of all
+  double patience = 0;  // in durations of the less urgent action
+  double noise = 0;     // of a random number in 0 .. 1 for each action, to try neighbours of a schedule
+  std::uint64_t seed = 0;
+};
+
+struct Placed {
+  Schedule schedule;          // actions that compute only
+  std::vector<double> begin;  // by the graph's numbers
+  std::vector<int> turn;      // by the graph's numbers: one order in which all ranks together can run them
+  double seconds = 0;
+};
+// `order`: each rank keeps the order of these actions (its other actions come between them); empty: free.
+// Throws std::runtime_error where an order, or the limits, let nothing run.
+Placed list_schedule(const ActionGraph& graph, const Limits& limits, const Urgency& urgency, const Schedule& order = {});
+
+// No schedule is shorter: over ranks, the earliest start of any of its actions by longest path, plus all its work.
+double lower_bound(const ActionGraph& graph);
+
+}  // namespace offramp

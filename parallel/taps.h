@@ -1,0 +1,21 @@
+// Which exits read what: answers about a Layout's exits that dependencies and lifetimes both need (internal to parallel/).
+#pragma once
+#include "parallel/schedule.h"
+
+namespace offramp {
+
+inline const ExitPlace& exit_at(const Layout& layout, int index) { return layout.exits[static_cast<std::size_t>(index)]; }
+inline int exit_count(const Layout& layout) { return static_cast<int>(layout.exits.size()); }
+
+// The last stage sends nothing on, so there a tap at the output is a tap like others.
+inline bool reads_output(const ExitPlace& exit, const Layout& layout) { return exit.at_output && exit.stage < layout.stages - 1; }
+bool output_is_tapped(int stage, const Layout& layout);
+bool is_first_of_tap(int index, const Layout& layout);
+bool is_last_of_tap(int index, const Layout& layout);
+// The highest exit below `end` on this stage, or -1.
+int last_exit_before(int end, int stage, const Layout& layout);
+// The action that reads an exit's tap, and the one after which its gradients are complete but for the output matrix.
+inline Op reader_of_tap(const Layout& layout) { return layout.split_heads ? Op::Tap : Op::Exit; }
+inline Op end_of_exit(const Layout& layout) { return layout.split_heads ? Op::Untap : Op::Exit; }
+
+}  // namespace offramp
