@@ -1,7 +1,8 @@
 #include "parallel/automatic.h"
 
 #include <algorithm>
-#include <stdexcept>
+#include <numeric>
+#include <random>
 
 #include "parallel/actions.h"
 
@@ -10,75 +11,154 @@ namespace {
 
 Times times_of(const ScheduleOptions& options) { return options.times ? options.times : Times(nominal_times); }
 
-void set(Urgency& urgency, std::initializer_list<Op> ops, double value) {
-  for (Op op : ops) urgency.of_op[static_cast<std::size_t>(op)] = value;
+// By op, and by the longest path from an action to the end of the step, as a fraction of the longest of all.
+struct Rule {
+  std::array<double, kOps> of_op{};
+  double tail = 0, patience = 0;
+};
+
+void set(Rule& rule, std::initializer_list<Op> ops, double value) {
+  for (Op op : ops) rule.of_op[static_cast<std::size_t>(op)] = value;
 }
 
 // What others wait for first: heads' parts, then backwards, then forwards; what only its own rank waits for fills the gaps.
-Urgency classes(double exits, double forward, double weights) {
-  Urgency urgency;
-  set(urgency, {Op::Untap, Op::HeadBackward}, 6);
-  set(urgency, {Op::Tap, Op::Scores}, 5);
-  set(urgency, {Op::Backward, Op::Recompute}, 4);
-  set(urgency, {Op::Exit}, exits);
-  set(urgency, {Op::Forward}, forward);
-  set(urgency, {Op::WeightGrad, Op::HeadWeightGrad}, weights);
-  return urgency;
+Rule classes(double exits, double forward, double tail) {
+  Rule rule;
+  set(rule, {Op::Untap, Op::HeadBackward}, 6);
+  set(rule, {Op::Tap, Op::Scores}, 5);
+  set(rule, {Op::Backward, Op::Recompute}, 4);
+  set(rule, {Op::Exit}, exits);
+  set(rule, {Op::Forward}, forward);
+  set(rule, {Op::WeightGrad, Op::HeadWeightGrad}, 1);
+  rule.tail = tail;
+  return rule;
 }
 
-// Rules to try: fixed classes and longest paths, patient or not, then neighbours of them drawn by chance.
-std::vector<Urgency> candidates(int trials) {
-  std::vector<Urgency> all;
-  for (double patience : {0.0, 0.3, 0.6}) {
-    for (double exits : {4.5, 3.5, 2.5, 1.5}) {
-      Urgency urgency = classes(exits, 3, 1);
-      urgency.patience = patience;
-      all.push_back(urgency);
-      urgency = classes(exits, 2, 1);
-      urgency.tail = 2;
-      urgency.patience = patience;
-      all.push_back(urgency);
+std::vector<Rule> rules() {
+  std::vector<Rule> all;
+  for (double exits : {4.5, 3.5, 2.5, 1.5}) all.insert(all.end(), {classes(exits, 3, 0), classes(exits, 2, 2)});
+  all.push_back({.of_op = {}, .tail = 1});
+  all.push_back(all.back());
+  set(all.back(), {Op::WeightGrad, Op::HeadWeightGrad}, -1);
+  const std::size_t impatient = all.size();
+  for (double patience : {0.3, 0.6}) {
+    for (std::size_t i = 0; i < impatient; ++i) {
+      all.push_back(all[i]);
+      all.back().patience = patience;
     }
-    Urgency paths;
-    paths.tail = 1;
-    paths.patience = patience;
-    all.push_back(paths);
-    set(paths, {Op::WeightGrad, Op::HeadWeightGrad}, -1);
-    all.push_back(paths);
-  }
-  const std::size_t rules = all.size();
-  for (int k = 0; k < trials; ++k) {
-    Urgency urgency = all[static_cast<std::size_t>(k) % rules];
-    urgency.noise = 0.02 * (1 + k / static_cast<int>(rules)) * (urgency.tail > 0 ? urgency.tail : 1);
-    urgency.seed = static_cast<std::uint64_t>(k) + 1;
-    all.push_back(urgency);
   }
   return all;
 }
 
-// Of the tried ones the shortest; of equal ones the first.
-Placed shortest(const ActionGraph& graph, const Limits& limits, const Schedule& order, int trials) {
-  const double bound = lower_bound(graph);
-  Placed best;
-  for (const Urgency& urgency : candidates(trials)) {
-    Placed placed = list_schedule(graph, limits, urgency, order);
-    if (best.schedule.empty() || placed.seconds < best.seconds) best = std::move(placed);
-    if (best.seconds <= bound * (1 + 1e-9)) break;
+Urgency urgency_of(const Rule& rule, const ActionGraph& graph) {
+  Urgency urgency{.of = {}, .patience = rule.patience};
+  const double longest = std::max(graph.longest_path(), 1e-300);
+  for (const ActionGraph::Node& node : graph.nodes())
+    urgency.of.push_back(rule.of_op[static_cast<std::size_t>(node.action.op)] + rule.tail * node.tail / longest);
+  return urgency;
+}
+
+// The shortest schedule of some rules, then of neighbours of the best so far: what it began earlier is more urgent, but for some
+// actions of a stretch of time, give or take a random time. Of equally long ones that whose actions begin earlier.
+class Search {
+ public:
+  Search(const ActionGraph& graph, const Limits& limits) : graph_(graph), limits_(limits), bound_(lower_bound(graph)) {}
+
+  // The rules alone, with the passes in this order.
+  void try_order(const Schedule& order) {
+    for (const Rule& rule : rules()) attempt(urgency_of(rule, graph_), order);
   }
-  return best;
+  Placed best() && { return std::move(best_); }
+
+  Placed run(int trials) {
+    for (const Rule& rule : rules()) attempt(urgency_of(rule, graph_));
+    for (int k = 0; k < trials && !done(); ++k) attempt(neighbour(k));
+    return std::move(best_);
+  }
+
+ private:
+  bool done() const { return best_.seconds <= bound_ * (1 + 1e-9); }
+
+  void attempt(const Urgency& urgency, const Schedule& order = {}) {
+    if (done() && !best_.schedule.empty()) return;
+    Placed placed = list_schedule(graph_, limits_, urgency, order);
+    const double begins = std::accumulate(placed.begin.begin(), placed.begin.end(), 0.0);
+    if (!best_.schedule.empty() && std::pair(placed.seconds, begins) > std::pair(best_.seconds, begins_)) return;
+    best_ = std::move(placed);
+    begins_ = begins;
+    patience_ = urgency.patience;
+  }
+
+  double draw() { return static_cast<double>(random_() >> 11) * 0x1p-53; }
+
+  // Pipelines lose most at their ends: there most of the stretches lie.
+  Urgency neighbour(int k) {
+    constexpr std::array kPatience = {0.0, 0.3, 0.6};
+    Urgency urgency{.of = {}, .patience = k % 4 != 3 ? patience_ : kPatience[static_cast<std::size_t>(k / 4) % 3]};
+    const double width = (0.02 + 0.2 * draw() * draw()) * best_.seconds, where = draw();
+    const double from = where < 0.4 ? 0 : where < 0.8 ? best_.seconds - width : draw() * (best_.seconds - width);
+    const double spread = width * draw(), share = draw() * draw();
+    for (double begin : best_.begin) {
+      const bool moves = begin >= from && begin <= from + width && draw() < share;
+      urgency.of.push_back((moves ? spread * (2 * draw() - 1) : 0) - begin);
+    }
+    return urgency;
+  }
+
+  const ActionGraph& graph_;
+  const Limits& limits_;
+  double bound_, patience_ = 0, begins_ = 0;
+  std::mt19937_64 random_{1};
+  Placed best_;
+};
+
+// What the search may place in all, so that it ends in about a second.
+constexpr int kMostPlaced = 6'000'000;
+
+bool keeps_within(const Schedule& passes, const Layout& layout, const Limits& limits) {
+  if (limits.in_flight.empty()) return true;
+  const Op completes = layout.split_backward ? Op::WeightGrad : Op::Backward;
+  std::vector<int> held(static_cast<std::size_t>(layout.stages), 0);
+  for (const Program& program : passes) {
+    for (const Action& action : program) {
+      const auto stage = static_cast<std::size_t>(action.stage);
+      if (action.op == Op::Forward && ++held[stage] > limits.in_flight[stage]) return false;
+      if (action.op == completes) --held[stage];
+    }
+  }
+  return true;
+}
+
+// What the named schedules make of this layout, those that can serve it.
+std::vector<Schedule> named_passes(const Layout& layout) {
+  std::vector<Schedule> all;
+  if (!layout.reach.empty()) return all;
+  const int chunks = layout.stages / layout.ranks;
+  all.push_back(place_weight_gradients(gpipe(layout), layout));
+  if (layout.stages == layout.ranks) all.push_back(place_weight_gradients(one_f_one_b(layout), layout));
+  if (layout.stages == layout.ranks && layout.split_backward) all.push_back(zero_bubble(layout));
+  if (chunks > 1 && layout.stages % layout.ranks == 0 && layout.microbatches % layout.ranks == 0)
+    all.push_back(place_weight_gradients(interleaved(layout), layout));
+  for (Schedule& schedule : all) schedule = place_recompute(std::move(schedule), layout);
+  return all;
 }
 
 }  // namespace
 
 Schedule woven_schedule(const ScheduleOptions& options, const Layout& layout, const Schedule& passes) {
   const ActionGraph graph(layout, times_of(options));
-  return add_communication(shortest(graph, options.limits, passes, 0), layout, graph);
+  Search search(graph, options.limits);
+  search.try_order(passes);
+  return add_communication(std::move(search).best(), layout, graph);
 }
 
 Schedule automatic_schedule(const ScheduleOptions& options, const Layout& layout) {
-  const Times times = times_of(options);
-  const ActionGraph graph(layout, times);
-  return add_communication(shortest(graph, options.limits, {}, options.trials), layout, graph);
+  const ActionGraph graph(layout, times_of(options));
+  Search search(graph, options.limits);
+  for (const Schedule& passes : named_passes(layout))
+    if (keeps_within(passes, layout, options.limits)) search.try_order(passes);
+  const int trials = std::min<int>(options.trials, kMostPlaced / static_cast<int>(graph.nodes().size() + 1));
+  return add_communication(search.run(trials), layout, graph);
 }
 
 }  // namespace offramp

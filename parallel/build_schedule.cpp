@@ -51,7 +51,7 @@ Schedule complete(Schedule schedule, const Layout& layout, Placement placement) 
 
 }  // namespace
 
-bool splits_backward(std::string_view name) { return name == "zero_bubble"; }
+bool splits_backward(std::string_view name) { return name == "zero_bubble" || name == "auto"; }
 
 double nominal_times(const Action& action) {
   switch (action.op) {

@@ -30,11 +30,11 @@ void validate(const Schedule& schedule, const Layout& layout);
 struct ScheduleOptions {
   std::string name = "1f1b";  // gpipe | 1f1b | interleaved | zero_bubble | exits_only | auto
   Placement placement = Placement::before_backward;
-  Times times;      // for auto, automatic placement and split heads; empty: nominal_times
-  Limits limits;    // for auto
-  int trials = 48;  // schedules that auto tries
+  Times times;        // for auto, automatic placement and split heads; empty: nominal_times
+  Limits limits;      // for auto
+  int trials = 4000;  // schedules that auto tries at most
 };
-// Whether the schedule of this name splits backwards into B and W; auto tries both.
+// Whether the schedule of this name splits backwards into B and W.
 bool splits_backward(std::string_view name);
 // In units of a stage's forward: backward 2, an exit 1.5.
 double nominal_times(const Action& action);

@@ -6,7 +6,6 @@
 #include <charconv>
 #include <limits>
 #include <map>
-#include <random>
 #include <stdexcept>
 #include <tuple>
 
@@ -18,14 +17,19 @@ std::size_t at(int i) { return static_cast<std::size_t>(i); }
 class ListScheduler {
  public:
   ListScheduler(const ActionGraph& graph, const Limits& limits, const Urgency& urgency, const Schedule& order)
-      : graph_(graph), layout_(graph.layout()), limits_(limits), patience_(urgency.patience), order_(order), next_(order.size(), 0) {
+      : graph_(graph),
+        layout_(graph.layout()),
+        limits_(limits),
+        urgency_(urgency.of),
+        patience_(urgency.patience),
+        order_(order),
+        next_(order.size(), 0) {
     free_.assign(at(layout_.ranks), 0);
     ready_.resize(at(layout_.ranks));
     choices_.resize(at(layout_.ranks));
     changed_.assign(at(layout_.ranks), true);
     in_flight_.assign(at(layout_.stages), 0);
     placed_.schedule.resize(at(layout_.ranks));
-    weigh(urgency);
     fixed_.assign(graph.nodes().size(), false);
     for (const Program& program : order)
       for (const Action& action : program) fixed_[at(graph.number(action))] = true;
@@ -55,15 +59,6 @@ class ListScheduler {
     double begin = std::numeric_limits<double>::infinity();
   };
   const ActionGraph::Node& node(int n) const { return graph_.nodes()[at(n)]; }
-
-  void weigh(const Urgency& urgency) {
-    const double longest = std::max(graph_.longest_path(), 1e-300);
-    std::mt19937_64 random(urgency.seed);
-    for (const ActionGraph::Node& n : graph_.nodes()) {
-      const double noise = urgency.noise > 0 ? urgency.noise * static_cast<double>(random() >> 11) * 0x1p-53 : 0;
-      urgency_.push_back(urgency.of_op[static_cast<std::size_t>(n.action.op)] + urgency.tail * n.tail / longest + noise);
-    }
-  }
 
   // Whether limits and the given order let it run.
   bool may_run(int n) const {
@@ -150,11 +145,11 @@ class ListScheduler {
   const ActionGraph& graph_;
   const Layout& layout_;
   const Limits& limits_;
+  const std::vector<double>& urgency_;
   double patience_;
   const Schedule& order_;
   std::vector<std::size_t> next_;  // per rank, of its given order
   std::vector<bool> fixed_;
-  std::vector<double> urgency_;
   std::vector<std::size_t> missing_;
   std::vector<double> ready_at_, end_, free_;
   std::vector<std::vector<int>> ready_;

@@ -20,11 +20,8 @@ Limits parse_in_flight(std::string_view text, const Layout& layout);
 
 // How urgent what is, largest first, and how long a rank waits for something more urgent than what it could do.
 struct Urgency {
-  std::array<double, kOps> of_op{};
-  double tail = 0;      // weight of the longest path from the action to the end of the step, as a fraction of the longest of all
-  double patience = 0;  // in durations of the less urgent action
-  double noise = 0;     // of a random number in 0 .. 1 for each action, to try neighbours of a schedule
-  std::uint64_t seed = 0;
+  std::vector<double> of;  // by the graph's numbers
+  double patience = 0;     // in durations of the less urgent action
 };
 
 struct Placed {
