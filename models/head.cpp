@@ -21,16 +21,27 @@ void Head::logits(Context& ctx, Tensor logits, Tensor x, const Sequences& sequen
   output_.logits(ctx, logits, forward(ctx, x, slot));
 }
 
-Tensor Head::forward(Context& ctx, Tensor x, Slot& slot) {
+void Head::tap(Context& ctx, Tensor top, Tensor x, Slot& slot) {
+  const Tensor out = forward(ctx, x, slot, top);
+  if (body_.empty() && !norm_) copy(ctx, top, out);
+}
+
+void Head::untap(Context& ctx, Tensor d_tap, Tensor d_top, Slot& slot) {
+  if (!body_.empty() || norm_) return backward(ctx, d_tap, d_top, slot);
+  if (d_tap.defined()) copy(ctx, d_tap, d_top);
+}
+
+Tensor Head::forward(Context& ctx, Tensor x, Slot& slot, Tensor top) {
   const Shape shape = x.shape;  // [rows, h]
+  const auto output = [&](bool last) { return last && top.defined() ? top : slot.tensor(shape, x.dtype); };
   for (const ModulePtr& unit : body_) {
-    const Tensor y = slot.tensor(shape, x.dtype);
+    const Tensor y = output(!norm_ && unit == body_.back());
     unit->forward(ctx, y, x, slot);
     x = y;
     ctx.beat();
   }
   if (!norm_) return x;
-  const Tensor y = slot.tensor(shape, x.dtype);
+  const Tensor y = output(true);
   norm_->forward(ctx, y, x, norm_->keep(slot, x));
   return y;
 }

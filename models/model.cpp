@@ -39,7 +39,8 @@ OutputMatrix make_output(const Model& model, const std::string& name, double lr_
            .vocabulary = model.config.vocab_size,
            .hidden = model.config.hidden_size,
            .deviation = model.config.initializer_range,
-           .lr_scale = lr_scale},
+           .lr_scale = lr_scale,
+           .pipeline = model.head_part},
           model.tensor};
 }
 
@@ -69,7 +70,7 @@ Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, co
   if (config.architecture != "llama" && !config.gpt2()) {
     fail(Exit::configuration, "model.architecture: \"{}\" is not known; use llama or gpt2", config.architecture);
   }
-  Model model{.config = config, .tensor = options.tensor, .precision = options.precision};
+  Model model{.config = config, .tensor = options.tensor, .precision = options.precision, .head_part = options.heads};
   if (!config.gpt2()) model.rope_table = std::make_shared<Tensor>();
   model.units.push_back({0, make_embedding(config, model.tensor)});
   for (int layer = 1; layer <= config.num_hidden_layers; ++layer) {

@@ -17,9 +17,10 @@ struct Unit {
 struct Model {
   ModelConfig config;
   TensorParallel tensor;
-  DType precision = DType::f32;                                     // of weights and activations
-  std::vector<Unit> units;                                          // embedding; then attention and MLP of each layer
-  std::vector<Head> heads;                                          // exits in layer order; the last is the final head
+  DType precision = DType::f32;        // of weights and activations
+  PipelinePart head_part{};            // of every output matrix
+  std::vector<Unit> units;             // embedding; then attention and MLP of each layer
+  std::vector<Head> heads;             // exits in layer order; the last is the final head
   std::shared_ptr<Tensor> rope_table;  // [max_position, d], shared by all attention units; null: this architecture has none
 
   // Computes the tables that units read, in memory of the arena. Once, before the first forward.
@@ -28,6 +29,7 @@ struct Model {
 struct ModelOptions {
   TensorParallel tensor;  // a planned group will do to know what a rank holds
   DType precision = DType::f32;
+  PipelinePart heads{};  // of every output matrix, the final one's too
 };
 // Throws Error(Exit::configuration) for an architecture it does not know.
 Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, const ModelOptions& options = {});

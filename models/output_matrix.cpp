@@ -10,13 +10,22 @@ constexpr std::int64_t kLogits = std::int64_t{2} << 20;
 constexpr std::int64_t kFewestTokens = 64;  // below, the products stream the matrix for too few rows
 constexpr std::int64_t kRowBlock = 16;      // rows that matrix kernels take at once
 
+// f32 values in the type that products take.
+Tensor working(Context& ctx, Scratch& scope, Tensor values, DType dtype) {
+  if (dtype == DType::f32) return values;
+  const Tensor rounded = scope.tensor(values.shape, dtype);
+  copy(ctx, rounded, values);
+  return rounded;
+}
+
 constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
 OutputMatrix::OutputMatrix(const Options& options, TensorParallel tensor)
     : tensor_(tensor),
-      range_(vocabulary_range(options.vocabulary, tensor)),
+      range_(vocabulary_range(options.vocabulary, tensor.rank() * options.pipeline.parts + options.pipeline.part,
+                              tensor.size() * options.pipeline.parts)),
       weight_{.shape = {range_.count, options.hidden},
               .init = {.deviation = options.deviation},
               .pieces = {rows_of(options.name, {options.vocabulary, options.hidden}, range_.first, range_.count)},
@@ -66,6 +75,71 @@ void OutputMatrix::loss_of_rows(Context& ctx, Tensor dx, Tensor sums, Tensor x, 
     ctx.beat();
   }
   for (Work& work : travelling) work.wait(ctx);
+}
+
+Tensor OutputMatrix::all_rows(Context& ctx, Scratch& scope, Tensor x, std::int64_t tokens) const {
+  if (!tensor_.splits_rows()) return x;
+  const Tensor all = scope.tensor({tokens, x.shape[1]}, x.dtype);
+  all_gather(ctx, all, x, tensor_.group).wait(ctx);
+  return all;
+}
+
+void OutputMatrix::scores(Context& ctx, Tensor statistics, const ScoresIn& in) {
+  const std::int64_t n = in.labels.elements(), most = chunk(n, range_.count);
+  Scratch scope(ctx);
+  const Tensor x = all_rows(ctx, scope, in.x, n);
+  const Tensor stats = statistics.narrow(0, 0, 3 * n).reshape({n, 3});
+  Tensor argmax = statistics.narrow(0, 3 * n, n);
+  argmax.dtype = DType::i32;
+  for (std::int64_t first = 0; first < n; first += most) {
+    const std::int64_t count = std::min(most, n - first);
+    const Tensor logits = in.logits.narrow(0, first, count);
+    this->logits(ctx, logits, x.narrow(0, first, count));
+    softmax_stats(ctx, stats.narrow(0, first, count), argmax.narrow(0, first, count), logits, in.labels.narrow(0, first, count),
+                  range_.first);
+    ctx.beat();
+  }
+  if (!tensor_.splits()) return;
+  const Tensor all = scope.tensor({tensor_.size(), 4 * n}, DType::f32);
+  all_gather(ctx, all, statistics, tensor_.group).wait(ctx);
+  softmax_merge(ctx, stats, argmax, all);
+}
+
+void OutputMatrix::scores_backward(Context& ctx, Tensor share, Tensor sums, const ScoresIn& in, Tensor statistics,
+                                   const LossOptions& options) {
+  if (tensor_.rank() > 0) sums = {};
+  const std::int64_t n = in.labels.elements(), most = chunk(n, range_.count), hidden = in.x.shape[1];
+  Scratch scope(ctx);
+  const Tensor stats = scope.tensor({n, 3}, DType::f32), argmax = scope.tensor({n}, DType::i32);
+  softmax_merge(ctx, stats, argmax, statistics);
+  const bool train = share.defined();
+  const Tensor d_rows = train && tensor_.splits_rows() ? scope.tensor({n, hidden}, share.dtype) : share;
+  for (std::int64_t first = 0; first < n; first += most) {
+    const std::int64_t count = std::min(most, n - first);
+    Scratch inner(ctx);
+    const Tensor logits = in.logits.narrow(0, first, count);
+    softmax_loss(ctx, sums, train ? logits : Tensor{}, logits, stats.narrow(0, first, count), argmax.narrow(0, first, count),
+                 in.labels.narrow(0, first, count), range_.first, options);
+    if (train) linear_backward_input(ctx, d_rows.narrow(0, first, count), working(ctx, inner, logits, in.x.dtype), weight_.value);
+    ctx.beat();
+  }
+  if (!train || !tensor_.splits()) return;
+  if (tensor_.splits_rows()) return reduce_scatter(ctx, share, d_rows, tensor_.group).wait(ctx);
+  all_reduce(ctx, share, tensor_.group).wait(ctx);
+}
+
+void OutputMatrix::scores_weight_gradient(Context& ctx, const ScoresIn& in) {
+  if (!weight_.grad.defined()) return;
+  const std::int64_t n = in.labels.elements(), most = chunk(n, range_.count);
+  Scratch scope(ctx);
+  const Tensor x = all_rows(ctx, scope, in.x, n);
+  for (std::int64_t first = 0; first < n; first += most) {
+    const std::int64_t count = std::min(most, n - first);
+    Scratch inner(ctx);
+    linear_backward_weight(ctx, weight_.grad, working(ctx, inner, in.logits.narrow(0, first, count), in.x.dtype),
+                           x.narrow(0, first, count));
+    ctx.beat();
+  }
 }
 
 // Logits of this rank's range, statistics of the whole vocabulary.

@@ -10,10 +10,10 @@ constexpr std::int64_t kLargestBlock = 64;  // narrow enough for a choice of wid
 
 }  // namespace
 
-VocabularyRange vocabulary_range(std::int64_t vocabulary, const TensorParallel& tensor) {
-  const std::int64_t size = tensor.size(), granule = vocabulary >= 4 * kGranule * size ? kGranule : 1;
-  const auto begin = [&](std::int64_t rank) { return rank == size ? vocabulary : vocabulary * rank / size / granule * granule; };
-  return {begin(tensor.rank()), begin(tensor.rank() + 1) - begin(tensor.rank())};
+VocabularyRange vocabulary_range(std::int64_t vocabulary, int part, int parts) {
+  const std::int64_t granule = vocabulary >= 4 * kGranule * parts ? kGranule : 1;
+  const auto begin = [&](std::int64_t i) { return i == parts ? vocabulary : vocabulary * i / parts / granule * granule; };
+  return {begin(part), begin(part + 1) - begin(part)};
 }
 
 std::int64_t block_of(std::int64_t count, int size) {

@@ -29,7 +29,10 @@ struct TensorParallel {
 struct VocabularyRange {
   std::int64_t first = 0, count = 0;
 };
-VocabularyRange vocabulary_range(std::int64_t vocabulary, const TensorParallel& tensor);
+VocabularyRange vocabulary_range(std::int64_t vocabulary, int part, int parts);
+inline VocabularyRange vocabulary_range(std::int64_t vocabulary, const TensorParallel& tensor) {
+  return vocabulary_range(vocabulary, tensor.rank(), tensor.size());
+}
 
 // Elements of the blocks that an axis of `count` elements is dealt out in, at most 64, of whole vectors (16) where they divide a rank's
 // part; count is a multiple of size. One rank: a single block.
