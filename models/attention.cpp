@@ -65,8 +65,12 @@ class Attention final : public Module {
     const std::int64_t n = branch_.tokens(x);
     const NormStats stats = norm_.keep(slot, x);
     const Tensor qkv = slot.tensor({n, heads_.groups, 2 + heads_.queries, heads_.size}, x.dtype);
-    const Tensor out = slot.tensor({n, heads_.groups, heads_.queries, heads_.size}, x.dtype);
+    const Shape of_out{n, heads_.groups, heads_.queries, heads_.size};
+    const bool again = slot.makes_attention_again();
+    Tensor out = again ? Tensor{} : slot.tensor(of_out, x.dtype);
     const Tensor lse = slot.tensor({heads_.groups * heads_.queries, n}, DType::f32);
+    Scratch outputs(ctx);
+    if (again) out = outputs.tensor(of_out, x.dtype);
     {
       Scratch scope(ctx);
       const Tensor xn = scope.tensor(x.shape, x.dtype);  // [rows, h]
@@ -77,7 +81,7 @@ class Attention final : public Module {
     attention(ctx, out, lse, qkv, slot.sequences(), drop(slot));
     slot.push(qkv);
     slot.push(lse);
-    slot.push(out);
+    if (!again) slot.push(out);
     o_.forward(ctx, y, flat(out), branch_.onto(slot, x, x));
   }
 
@@ -86,7 +90,9 @@ class Attention final : public Module {
     const std::int64_t n = branch_.tokens(dy);
     Scratch scope(ctx);
     const Tensor d_out = scope.tensor({n, heads_.groups, heads_.queries, heads_.size}, dy.dtype);
-    const Tensor out = slot.pop(), lse = slot.pop(), qkv = slot.pop();
+    const bool again = slot.makes_attention_again();
+    const Tensor out = again ? scope.tensor(d_out.shape, dy.dtype) : slot.pop(), lse = slot.pop(), qkv = slot.pop();
+    if (again) attention(ctx, out, lse, qkv, slot.sequences(), drop(slot));
     o_.backward(ctx, flat(d_out), dy, flat(out), slot, branch_.onto(slot, dy, {}));
     const Tensor d_qkv = scope.tensor(qkv.shape, dy.dtype);
     attention_backward(ctx, d_qkv, d_out, out, lse, qkv, slot.sequences(), drop(slot));

@@ -14,6 +14,9 @@ struct MachineOptions {
   ModelConfig model;
   std::vector<ExitSpec> exits;
   std::string schedule = "1f1b";
+  std::string exit_placement = "auto";  // after_forward | before_backward | auto
+  std::string in_flight = "1f1b";       // of schedule auto: 1f1b | 1f1b+K | N
+  std::string recompute = "none";       // none | selective | full
   std::int64_t micro_batch_size = 1, sequence_length = 0;
   int microbatches = 1;  // a step and rank
   bool document_mask = false;

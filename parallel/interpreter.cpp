@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "parallel/actions.h"
 #include "tensor/check.h"
 
 namespace offramp {
@@ -20,12 +21,20 @@ double& phase_of(Op op, PhaseTimes& times) {
     case Op::Forward:
       return times.forward;
     case Op::Backward:
+    case Op::Recompute:
+    case Op::WeightGrad:
       return times.backward;
     case Op::Exit:
       return times.exits;
     default:
       return times.communication;
   }
+}
+
+Draws draws_of(const MicrobatchInput& microbatch, const StepInput& input) {
+  Draws draws = input.draws;
+  draws.first_sample = microbatch.first_sample;
+  return draws;
 }
 
 }  // namespace
@@ -61,6 +70,10 @@ void Interpreter::execute(const Action& action, const Layout& layout, const Step
       return exit(action, layout, input);
     case Op::Backward:
       return backward(action, layout);
+    case Op::Recompute:
+      return recompute(action, input);
+    case Op::WeightGrad:
+      return weight_gradient(action, layout);
     case Op::SendActivation:
       return send_slab(action, Hold::Output, action.stage + 1);
     case Op::RecvActivation:
@@ -78,12 +91,21 @@ void Interpreter::execute(const Action& action, const Layout& layout, const Step
   }
 }
 
+Tensor Interpreter::input_of(const Action& action, const MicrobatchInput& microbatch) const {
+  return action.stage > 0 ? tensor_of(Hold::Input, action) : microbatch.ids;
+}
+
+std::unique_ptr<Interpreter::KeptForward> Interpreter::keep_forward(const Action& action, const StepInput& input) const {
+  const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
+  const Pool& pool = (*on_.pools)[static_cast<std::size_t>(Hold::Stash)];
+  const int slab = live_.at({Hold::Stash, action.stage, action.microbatch});
+  return std::make_unique<KeptForward>(pool.memory(slab), pool.slab_bytes(), on_.keep, microbatch.sequences, draws_of(microbatch, input));
+}
+
 void Interpreter::forward(const Action& action, const Layout& layout, const StepInput& input) {
   const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
   const Slab key{Hold::Input, action.stage, action.microbatch};
-  Tensor x = microbatch.ids;
   if (action.stage > 0) {
-    x = tensor_of(Hold::Input, action);
     await(std::move(arriving_.at(key)));
     arriving_.erase(key);
   }
@@ -92,17 +114,23 @@ void Interpreter::forward(const Action& action, const Layout& layout, const Step
     const bool tapped = live_.contains({Hold::Tap, action.stage, action.microbatch, static_cast<std::int16_t>(unit)});
     return tapped ? tensor_of(Hold::Tap, action, unit) : Tensor{};
   };
-  if (!layout.backward) {
-    Slot slot(*ctx_->scratch, Keep::nothing, microbatch.sequences);
-    return on_.stage.forward(*ctx_, x, destination, slot);
-  }
   const Slab stash{Hold::Stash, action.stage, action.microbatch};
-  const Pool& pool = (*on_.pools)[static_cast<std::size_t>(Hold::Stash)];
-  Draws draws = input.draws;
-  draws.first_sample = microbatch.first_sample;
-  auto kept = std::make_unique<KeptForward>(pool.memory(live_.at(stash)), pool.slab_bytes(), microbatch.sequences, draws);
-  on_.stage.forward(*ctx_, x, destination, kept->slot);
+  if (!live_.contains(stash)) {
+    Slot slot(*ctx_->scratch, Keep::nothing, microbatch.sequences, draws_of(microbatch, input));
+    return on_.stage.forward(*ctx_, input_of(action, microbatch), destination, slot);
+  }
+  auto kept = keep_forward(action, input);
+  on_.stage.forward(*ctx_, input_of(action, microbatch), destination, kept->slot);
   kept_[stash] = std::move(kept);
+}
+
+// The same once more, to the same bits. What left the stage, and what exits read, is there already: this time it goes to the stash.
+void Interpreter::recompute(const Action& action, const StepInput& input) {
+  const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
+  auto kept = keep_forward(action, input);
+  on_.stage.forward(
+      *ctx_, input_of(action, microbatch), [](int) { return Tensor{}; }, kept->slot);
+  kept_[{Hold::Stash, action.stage, action.microbatch}] = std::move(kept);
 }
 
 void Interpreter::exit(const Action& action, const Layout& layout, const StepInput& input) {
@@ -113,8 +141,7 @@ void Interpreter::exit(const Action& action, const Layout& layout, const StepInp
   in.x = place.at_output ? tensor_of(Hold::Output, action) : tensor_of(Hold::Tap, action, place.tap);
   in.labels = microbatch.labels;
   in.scale = input.exit_scale[static_cast<std::size_t>(action.index)];
-  if (layout.backward) in.draws = input.draws;
-  in.draws.first_sample = microbatch.first_sample;
+  in.draws = draws_of(microbatch, input);
   const bool gradient = layout.backward && place.gradient;
   const Tensor d_tap = gradient ? tensor_of(Hold::TapGradient, action, action.index) : Tensor{};
   const Tensor sums = input.sums.narrow(0, action.index, 1).reshape({kLossSums});
@@ -139,11 +166,23 @@ void Interpreter::backward(const Action& action, const Layout& layout) {
       taps.push_back({place.tap, tensor_of(Hold::TapGradient, action, static_cast<int>(e))});
   }
   const Units segment = whole ? on_.stage.units() : on_.segments[static_cast<std::size_t>(action.index)];
-  Slot& slot = kept_.at(stash)->slot;
-  on_.stage.backward(*ctx_, gradient, taps, segment, slot);
+  KeptForward& kept = *kept_.at(stash);
+  if (layout.split_backward) {
+    const Pool& pool = (*on_.pools)[static_cast<std::size_t>(Hold::Deferred)];
+    kept.deferred = Arena(pool.memory(live_.at({Hold::Deferred, action.stage, action.microbatch})), pool.slab_bytes(), "deferred");
+    kept.slot.defer(kept.deferred);
+  }
+  on_.stage.backward(*ctx_, gradient, taps, segment, kept.slot);
   if (segment.begin > on_.stage.units().begin) return;
-  OFFRAMP_CHECK(slot.empty(), "[interpreter] {} left tensors in its slot", to_text(action));
-  kept_.erase(stash);
+  OFFRAMP_CHECK(kept.slot.empty(), "[interpreter] {} left tensors in its slot", to_text(action));
+  if (!layout.split_backward) kept_.erase(stash);
+}
+
+void Interpreter::weight_gradient(const Action& action, const Layout& layout) {
+  const Slab stash{Hold::Stash, action.stage, action.microbatch};
+  const Units units = action.index < 0 ? on_.stage.units() : on_.segments[static_cast<std::size_t>(action.index)];
+  kept_.at(stash)->slot.run_deferred(*ctx_, units.begin, units.end);
+  if (action == last_weight_gradient(action.stage, action.microbatch, layout)) kept_.erase(stash);
 }
 
 void Interpreter::reduce_tied(const Action& action) {

@@ -39,6 +39,7 @@ struct Equipment {
   Shape activations;            // [rows, h] of a microbatch on this rank
   DType precision = DType::f32;
   bool sequence_parallel = false;
+  Keep keep = Keep::everything;  // of a forward whose backward comes
 };
 
 struct StepInput {
@@ -59,13 +60,17 @@ class Interpreter {
 
  private:
   struct KeptForward {  // of a forward, until its backward
-    KeptForward(std::byte* memory, std::size_t bytes, Sequences sequences, Draws draws)
-        : arena(memory, bytes, "stash"), slot(arena, Keep::everything, sequences, draws) {}
-    Arena arena;
+    KeptForward(std::byte* memory, std::size_t bytes, Keep keep, Sequences sequences, Draws draws)
+        : arena(memory, bytes, "stash"), slot(arena, keep, sequences, draws) {}
+    Arena arena, deferred;
     Slot slot;
   };
   void execute(const Action& action, const Layout& layout, const StepInput& input);
   void forward(const Action& action, const Layout& layout, const StepInput& input);
+  void recompute(const Action& action, const StepInput& input);
+  Tensor input_of(const Action& action, const MicrobatchInput& microbatch) const;
+  std::unique_ptr<KeptForward> keep_forward(const Action& action, const StepInput& input) const;
+  void weight_gradient(const Action& action, const Layout& layout);
   void exit(const Action& action, const Layout& layout, const StepInput& input);
   void backward(const Action& action, const Layout& layout);
   void reduce_tied(const Action& action);

@@ -5,6 +5,7 @@
 
 #include "comm/mpi.h"
 #include "optim/update.h"
+#include "parallel/work.h"
 #include "tensor/check.h"
 
 namespace offramp {
@@ -39,17 +40,38 @@ Machine::Machine(const MachineOptions& options, const Mesh& mesh, Backing backin
                                                                .segments = held_.segments,
                                                                .activations = activations(),
                                                                .precision = options.precision,
-                                                               .sequence_parallel = held_.model.tensor.splits_rows()});
+                                                               .sequence_parallel = held_.model.tensor.splits_rows(),
+                                                               .keep = keep()});
 }
+
+Keep Machine::keep() const { return options_.recompute == "selective" ? Keep::all_but_attention : Keep::everything; }
 
 Shape Machine::activations() const {
   return {held_.model.tensor.rows(options_.micro_batch_size * options_.sequence_length), options_.model.hidden_size};
 }
 
+Layout Machine::make_layout(int microbatches, bool backward) {
+  Layout layout =
+      offramp::make_layout(held_.model, held_.partition, held_.ties, {microbatches, backward, held_.reduces(), options_.bucket_elements});
+  layout.split_backward = backward && splits_backward(options_.schedule);
+  if (backward && options_.recompute == "full") layout.recompute.assign(static_cast<std::size_t>(layout.stages), true);
+  return layout;
+}
+
+ScheduleOptions Machine::schedule_options(const Layout& layout) {
+  ScheduleOptions options{.name = options_.schedule};
+  options.placement = options_.exit_placement == "after_forward"     ? Placement::after_forward
+                      : options_.exit_placement == "before_backward" ? Placement::before_backward
+                                                                     : Placement::automatic;
+  options.limits = parse_in_flight(options_.in_flight, layout);
+  options.times = work_times(held_.model, held_.partition, layout, options_.micro_batch_size, options_.sequence_length);
+  return options;
+}
+
 Machine::Plan Machine::make_plan(int microbatches, bool backward) {
   Plan plan;
-  plan.layout = make_layout(held_.model, held_.partition, held_.ties, {microbatches, backward, held_.reduces(), options_.bucket_elements});
-  plan.program = build_program(options_.schedule, plan.layout, mesh_.at.pipeline);
+  plan.layout = make_layout(microbatches, backward);
+  plan.program = build_program(schedule_options(plan.layout), plan.layout, mesh_.at.pipeline);
   return plan;
 }
 
@@ -83,7 +105,8 @@ void Machine::allocate_buffers() {
 // Runs one of each kind of action in plan mode: what the stash and the scratch must hold, and how many FLOPs there are.
 void Machine::measure() {
   Meter meter;
-  Arena stash(Backing::none, kUnlimited), scratch(Backing::none, kUnlimited), slabs(Backing::none, kUnlimited);
+  Arena stash(Backing::none, kUnlimited, 1), deferred(Backing::none, kUnlimited, 2), scratch(Backing::none, kUnlimited, 3),
+      slabs(Backing::none, kUnlimited, 4);
   Context planning;
   planning.scratch = &scratch;
   planning.meter = &meter;
@@ -97,7 +120,8 @@ void Machine::measure() {
   std::set<int> tapped;
   for (const Head& head : held_.model.heads) tapped.insert(head.tap());
   const int last = stage.units().end - 1;
-  const auto destination = [&](int unit) { return tapped.contains(unit) || unit == last ? slab : Tensor{}; };
+  const bool again = training_.layout.recomputes(mesh_.at.pipeline);  // then all outputs lie in the stash
+  const auto destination = [&](int unit) { return !again && (tapped.contains(unit) || unit == last) ? slab : Tensor{}; };
   const auto exits = [&](bool train) {
     for (Head& head : held_.model.heads) {
       if (!stage.units().contains(head.tap())) continue;
@@ -110,16 +134,19 @@ void Machine::measure() {
   stage.forward(planning, x, destination, evaluation);
   exits(false);
   meter = {};
-  Slot slot(stash, Keep::everything, input.sequences, draws);
+  Slot slot(stash, keep(), input.sequences, draws);
   stage.forward(planning, x, destination, slot);
   exits(true);
+  if (training_.layout.split_backward) slot.defer(deferred);
   stage.backward(planning, slab, {}, stage.units(), slot);
+  slot.run_deferred(planning, stage.units().begin, stage.units().end);
   flops_ = meter.total.flops;
   for (const TiedHere& here : held_.flat.tied())
     reduce_tie(planning, here, held_.ties[static_cast<std::size_t>(here.tie)], mesh_.at.pipeline,
                Group::planned(mesh_.at.pipeline, mesh_.degrees.pipeline, Wire::pipeline));
   gradient_squares(planning, held_.flat, LogicalNames(held_.model), mesh_.at.tensor, squares_);
   stash_bytes_ = stash.peak();
+  deferred_bytes_ = deferred.peak();
   scratch_bytes_ = scratch.peak();
 }
 
@@ -143,7 +170,8 @@ void Machine::allocate_pools() {
     const auto hold = static_cast<Hold>(h);
     int count = std::max(training[static_cast<std::size_t>(h)], evaluating[static_cast<std::size_t>(h)]);
     if (hold == Hold::Output && count == 1 && options_.microbatches > 1) count = 2;  // one is filled while the other leaves
-    pools_.emplace_back(arena_, name_of(hold), hold == Hold::Stash ? aligned(stash_bytes_) : slab, count);
+    const std::size_t bytes = hold == Hold::Stash ? aligned(stash_bytes_) : hold == Hold::Deferred ? aligned(deferred_bytes_) : slab;
+    pools_.emplace_back(arena_, name_of(hold), bytes, count);
   }
   memory_.activations = arena_.used() - before;
   memory_.transients = aligned(scratch_bytes_);
@@ -151,9 +179,9 @@ void Machine::allocate_pools() {
 }
 
 // What a rank runs was generated for it alone; whether the ranks fit together is seen in the whole.
-void Machine::check_schedules() const {
+void Machine::check_schedules() {
   for (const Plan* plan : {&training_, &evaluations_.at(options_.microbatches)})
-    validate(build_schedule(options_.schedule, plan->layout), plan->layout);
+    validate(build_schedule(schedule_options(plan->layout), plan->layout), plan->layout);
 }
 
 void Machine::train(const std::string& name, PhaseTimes& times) {

@@ -74,9 +74,12 @@ class Machine {
     Layout layout;
     Program program;  // of this rank
   };
+  Keep keep() const;  // of a forward
+  Layout make_layout(int microbatches, bool backward);
+  ScheduleOptions schedule_options(const Layout& layout);
   Plan make_plan(int microbatches, bool backward);
   Shape activations() const;  // [rows, h] of a microbatch on this rank
-  void check_schedules() const;
+  void check_schedules();
   void allocate_pools();
   void allocate_buffers();
   void measure();
@@ -95,7 +98,7 @@ class Machine {
   std::vector<Tensor> exit_scale_;
   std::vector<float> layer_rates_;
   Tensor sums_, squares_, phases_, votes_, statistics_, scalars_, snapshot_;
-  std::size_t stash_bytes_ = 0, scratch_bytes_ = 0;
+  std::size_t stash_bytes_ = 0, deferred_bytes_ = 0, scratch_bytes_ = 0;
   double flops_ = 0;
   MemoryPlan memory_;
   std::unique_ptr<Interpreter> interpreter_;

@@ -25,6 +25,7 @@ void Stage::backward(Context& ctx, Tensor gradient, std::span<const TapGradient>
   for (int u = segment.end - 1; u >= segment.begin; --u) {
     for (const TapGradient& tap : taps)
       if (tap.unit == u) add(ctx, gradient, tap.value);
+    slot.begin_unit(u);
     unit(u).backward(ctx, u == 0 ? Tensor{} : gradient, gradient, slot);
     ctx.beat();
   }

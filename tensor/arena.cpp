@@ -62,9 +62,9 @@ Arena::Mapping Arena::map_host_memory(std::size_t bytes) {
 
 void Arena::Unmap::operator()(std::byte* memory) const noexcept { munmap(memory, bytes); }
 
-Arena::Arena(Backing backing, std::size_t bytes) : capacity_(aligned(bytes)) {
+Arena::Arena(Backing backing, std::size_t bytes, int region) : capacity_(aligned(bytes)) {
   if (backing == Backing::none) {
-    memory_ = reinterpret_cast<std::byte*>(kNowhere);
+    memory_ = reinterpret_cast<std::byte*>(kNowhere + static_cast<std::uintptr_t>(region) * kUnlimited);
   } else if (bytes > 0) {
     owned_ = map_host_memory(capacity_);
     memory_ = owned_.get();

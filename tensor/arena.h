@@ -25,7 +25,8 @@ inline constexpr std::size_t kUnlimited = std::size_t{1} << 46;  // capacity of 
 class Arena {
  public:
   Arena() = default;                           // capacity 0
-  Arena(Backing backing, std::size_t bytes);   // owns its memory, zeroed; throws Exit::memory where the host has none left
+  // Owns its memory, zeroed; throws Exit::memory where the host has none left. Planned ones of different regions do not overlap.
+  Arena(Backing backing, std::size_t bytes, int region = 0);
   Arena(std::byte* memory, std::size_t bytes, std::string name);  // a part of another arena (a slab); nothing is freed
   Arena(Arena&& other) noexcept : Arena() { *this = std::move(other); }
   Arena& operator=(Arena&& other) noexcept;  // leaves the other with capacity 0

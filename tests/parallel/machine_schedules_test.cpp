@@ -1,0 +1,75 @@
+// Every schedule, placement of exits and kind of recompute gives gpipe's bits, in exactly the memory that was planned.
+#include "tests/parallel/small_job.h"
+
+namespace offramp::testing {
+namespace {
+
+class MachineSchedules : public ::testing::TestWithParam<std::tuple<const char*, bool, int>> {
+ protected:
+  SmallJob job() const {
+    const auto [architecture, tied, ranks] = GetParam();
+    SmallJob job = small_job(exits_of_every_kind(), tied, architecture);
+    job.pipeline = ranks;
+    job.options.model.attention_dropout = 0.1, job.options.model.hidden_dropout = 0.1;
+    job.options.layer_drop = true;
+    job.layer_rates = {0, 0.2f, 0, 0.3f, 0, 0.5f, 0, 0.5f};
+    job.options.schedule = "gpipe", job.options.exit_placement = "after_forward";
+    return job;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(All, MachineSchedules,
+                         ::testing::Combine(::testing::Values("llama", "gpt2"), ::testing::Bool(), ::testing::Values(1, 2, 4)),
+                         [](const auto& p) {
+                           return fmt::format("{}{}_on_{}", std::get<0>(p.param), std::get<1>(p.param) ? "_tied" : "",
+                                              std::get<2>(p.param));
+                         });
+
+TEST_P(MachineSchedules, GiveTheBitsOfGpipe) {
+  for (const DType precision : {DType::f32, DType::bf16}) {
+    SmallJob variant = job();
+    variant.options.precision = precision;
+    const StepResult expected = run_small_job(variant);
+    for (const char* schedule : {"gpipe", "1f1b", "zero_bubble", "auto"})
+      for (const char* placement : {"after_forward", "before_backward", "auto"})
+        for (const char* recompute : {"none", "selective", "full"}) {
+          variant.options.schedule = schedule, variant.options.exit_placement = placement, variant.options.recompute = recompute;
+          const std::string text = fmt::format("{} {} {} {}", variant.text(), schedule, placement, recompute);
+          const StepResult result = run_small_job(variant);
+          EXPECT_EQ(result.sums, expected.sums) << text;
+          EXPECT_EQ(result.grads, expected.grads) << text;
+          expect_all_used(result, text);
+        }
+  }
+}
+
+// With tensor parallelism and data ranks beside, buckets under way while weight gradients wait.
+TEST(MachineSchedulesInAllDirections, GiveTheBitsOfGpipe) {
+  SmallJob job = small_job(exits_of_every_kind(), true);
+  job.pipeline = 2, job.tensor = 2, job.data = 2;
+  for (const bool rows : {false, true}) {
+    job.options.sequence_parallel = rows, job.options.shard_state = rows;
+    job.options.schedule = "gpipe";
+    const StepResult expected = run_small_job(job);
+    for (const char* schedule : {"zero_bubble", "auto"}) {
+      job.options.schedule = schedule, job.options.recompute = rows ? "full" : "none";
+      const StepResult result = run_small_job(job);
+      EXPECT_EQ(result.sums, expected.sums) << schedule;
+      EXPECT_EQ(result.grads, expected.grads) << schedule;
+      expect_all_used(result, schedule);
+    }
+  }
+}
+
+// What it is for: fewer bytes kept.
+TEST(Recompute, KeepsLess) {
+  const auto activations = [](const char* recompute) {
+    SmallJob job = small_job({}, false);
+    job.options.recompute = recompute, job.options.microbatches = 8;
+    return plan_memory(job.options, Mesh::planned(0, {1, 4, 1})).activations;
+  };
+  EXPECT_LT(activations("selective"), activations("none"));
+  EXPECT_LT(activations("full"), activations("selective"));
+}
+
+}  // namespace
+}  // namespace offramp::testing
