@@ -17,12 +17,18 @@ struct ExitLossConfig {
   double start_scale = 0;
   std::int64_t warmup_steps = 0;
 };
+struct InFlight {  // microbatches that a stage may keep: 1f1b | 1f1b+K | N
+  std::string text = "1f1b";
+};
 struct ParallelConfig {
   int tensor_parallel_size = 1, pipeline_parallel_size = 1;
-  int data_parallel_size = 0;      // 0: auto, world size / (tensor_parallel_size * pipeline_parallel_size)
-  bool sequence_parallel = false;  // means nothing to one tensor rank
-  int zero_stage = 0;              // 1: optimizer state and update divided over data ranks
-  std::string schedule = "1f1b";   // gpipe | 1f1b
+  int data_parallel_size = 0;           // 0: auto, world size / (tensor_parallel_size * pipeline_parallel_size)
+  bool sequence_parallel = false;       // means nothing to one tensor rank
+  int zero_stage = 0;                   // 1: optimizer state and update divided over data ranks
+  std::string schedule = "1f1b";        // gpipe | 1f1b | zero_bubble | auto
+  std::string exit_placement = "auto";  // after_forward | before_backward | auto
+  std::string recompute = "none";       // none | selective | full
+  InFlight in_flight;                   // of schedule auto
 
   std::int64_t ranks_per_replica() const { return std::int64_t{tensor_parallel_size} * pipeline_parallel_size; }
 };
@@ -46,7 +52,7 @@ struct DataConfig {
   std::string loss_mask;
 };
 struct CheckpointConfig {
-  std::string directory;  // empty: no checkpoints
+  std::string directory;      // empty: no checkpoints
   std::int64_t interval = 0;  // steps; 0: after the last one only
   int keep = 0;               // 0: all
 };

@@ -25,6 +25,9 @@ MachineOptions machine_options(const Config& config, const Degrees& degrees) {
   options.model = config.model;
   options.exits = config.exits;
   options.schedule = config.parallel.schedule;
+  options.exit_placement = config.parallel.exit_placement;
+  options.in_flight = config.parallel.in_flight.text;
+  options.recompute = config.parallel.recompute;
   options.micro_batch_size = config.training.micro_batch_size;
   options.sequence_length = config.training.sequence_length;
   options.microbatches = static_cast<int>(config.microbatches(degrees.data));

@@ -3,6 +3,12 @@
 
 namespace offramp {
 
+namespace {
+
+bool searches(const Config& config) { return config.parallel.schedule == "auto"; }
+
+}  // namespace
+
 std::vector<SchemaKey> parallel_keys() {
   return {
       {"parallel.tensor_parallel_size",
@@ -23,7 +29,23 @@ std::vector<SchemaKey> parallel_keys() {
        KEY_AT(parallel.zero_stage),
        "1: the optimizer's state and work are divided among the replicas (ZeRO-1).",
        {.range = {0, 1}, .range_note = "stages 2 and 3 are not planned"}},
-      {"parallel.schedule", KEY_AT(parallel.schedule), "Order of the forward and backward passes.", {.choices = {"gpipe", "1f1b"}}},
+      {"parallel.schedule",
+       KEY_AT(parallel.schedule),
+       "Order of the forward and backward passes; auto: the shortest that a search by their FLOPs finds.",
+       {.choices = {"gpipe", "1f1b", "zero_bubble", "auto"}}},
+      {"parallel.exit_placement",
+       KEY_AT(parallel.exit_placement),
+       "When exits run; auto: where the step becomes shortest, by FLOPs. `schedule: auto` places them itself.",
+       {.choices = {"after_forward", "before_backward", "auto"}}},
+      {"parallel.in_flight",
+       KEY_AT(parallel.in_flight),
+       "Of `schedule: auto`: microbatches that a stage may keep from their forward to their weight gradient: as many as 1F1B does, K more, "
+       "or N.",
+       {.means = {searches, "parallel.schedule", "only schedule: auto chooses how many; name that, or remove this key"}}},
+      {"parallel.recompute",
+       KEY_AT(parallel.recompute),
+       "What a backward makes again rather than keep: attention's output (selective), or the whole forward of the stage (full).",
+       {.choices = {"none", "selective", "full"}}},
   };
 }
 
@@ -124,10 +146,7 @@ std::vector<SchemaKey> data_keys() {
       {"checkpoint.directory", KEY_AT(checkpoint.directory),
        "Directory of checkpoints, `step-N/` each; null: none. One is written after the last step in any case."},
       {"checkpoint.interval", KEY_AT(checkpoint.interval), "Steps between checkpoints; 0: after the last step only.", {.range = kSteps}},
-      {"checkpoint.keep",
-       KEY_AT(checkpoint.keep),
-       "Newest checkpoints to keep, of those that verify; 0: all.",
-       {.range = {0, 1e9}}},
+      {"checkpoint.keep", KEY_AT(checkpoint.keep), "Newest checkpoints to keep, of those that verify; 0: all.", {.range = {0, 1e9}}},
       {"logging.directory", KEY_AT(logging.directory), "Directory of metrics.jsonl and the TensorBoard files; null: none."},
       {"logging.interval", KEY_AT(logging.interval), "Steps between logged lines.", {.range = {1, 1e15}}},
       {"logging.tensorboard", KEY_AT(logging.tensorboard), "Write TensorBoard event files beside metrics.jsonl."},

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "parallel/limits.h"
 #include "trainer/schema.h"
 
 namespace offramp {
@@ -103,6 +104,18 @@ Wrong assign_text(std::string& to, const YamlNode& node) {
   if (std::any_of(node.text.begin(), node.text.end(), control))
     return fmt::format("expected a path, found control characters in {}", describe(node));
   to = node.text;
+  return std::nullopt;
+}
+
+Wrong assign_in_flight(InFlight& to, const YamlNode& node) {
+  const auto wrong = [&] { return fmt::format("expected 1f1b, 1f1b+K or a number of microbatches, found {}", describe(node)); };
+  if (!plain_scalar(node)) return wrong();
+  try {
+    parse_in_flight(node.text, Layout{});
+  } catch (const std::invalid_argument&) {
+    return wrong();
+  }
+  to.text = node.text;
   return std::nullopt;
 }
 
@@ -208,6 +221,7 @@ struct Printer {
   std::string operator()(const HeadKind* value) const { return std::string(key.rule.choices[static_cast<std::size_t>(*value)]); }
   std::string operator()(const ExitInit* value) const { return std::string(key.rule.choices[static_cast<std::size_t>(*value)]); }
   std::string operator()(const std::string* value) const { return text(*value); }
+  std::string operator()(const InFlight* value) const { return value->text; }
   std::string operator()(const std::array<double, 2>* value) const { return fmt::format("[{}, {}]", real((*value)[0]), real((*value)[1])); }
   std::string operator()(const std::array<std::int64_t, 2>* value) const {
     return (*value)[0] == 0 ? "null" : fmt::format("[{}, {}]", (*value)[0], (*value)[1]);
@@ -271,6 +285,8 @@ void assign(const SchemaKey& key, Config& config, std::size_t exit, const YamlNo
     wrong = assign_bool(**flag, node);
   } else if (const auto* text = std::get_if<std::string*>(&field)) {
     wrong = assign_text(**text, node);
+  } else if (const auto* in_flight = std::get_if<InFlight*>(&field)) {
+    wrong = assign_in_flight(**in_flight, node);
   } else if (const auto* pair = std::get_if<std::array<double, 2>*>(&field)) {
     wrong = assign_numbers(**pair, key, node);
   } else if (const auto* steps = std::get_if<std::array<std::int64_t, 2>*>(&field)) {

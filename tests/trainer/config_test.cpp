@@ -119,7 +119,8 @@ exits:
      init: copy_layer}
   - {layer: 1, head: bare, output: shared, loss_weight: 0.0}
 exit_loss: {schedule: cosine, start_scale: 0.125, warmup_steps: 77}
-parallel: {tensor_parallel_size: 1, pipeline_parallel_size: 2, data_parallel_size: 3, zero_stage: 1, schedule: gpipe}
+parallel: {tensor_parallel_size: 1, pipeline_parallel_size: 2, data_parallel_size: 3, zero_stage: 1, schedule: gpipe,
+  exit_placement: after_forward, recompute: full}
 training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 30, steps: 12, stop_at: 7, seed: 9007199254740993, threads: 2,
   precision: bf16,
   validation_interval: 4, validation_samples: 9, timeout_s: 1.5, nan: skip}
@@ -137,7 +138,7 @@ model: {architecture: gpt2, num_hidden_layers: 4, hidden_size: 36, intermediate_
   layer_norm_epsilon: 1.0e-6}
 exits: [{layer: 1}, {layer: 3, loss_weight: 2}]
 layerskip: {p_max: 0.125, time: exponential, e_scale: 0.75, curriculum: gradual}
-parallel: {tensor_parallel_size: 4, sequence_parallel: true}
+parallel: {tensor_parallel_size: 4, sequence_parallel: true, schedule: auto, in_flight: 1f1b+2}
 training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 30, steps: 12}
 optimizer: {lr: 0.1}
 data: {train: a}
@@ -184,6 +185,7 @@ TEST(Config, OtherKeysReachTheirFields) {
   EXPECT_EQ(c.model.num_key_value_heads, 4);
   EXPECT_EQ(c.parallel.tensor_parallel_size, 4);
   EXPECT_TRUE(c.parallel.sequence_parallel);
+  EXPECT_EQ(c.parallel.in_flight.text, "1f1b+2");
   EXPECT_TRUE(c.layerskip.enabled);
   EXPECT_EQ(c.layerskip.p_max, 0.125);
   EXPECT_EQ(c.layerskip.time, "exponential");
