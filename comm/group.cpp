@@ -151,7 +151,12 @@ double ring_bytes(const Tensor& whole, const Group& group) {
   return static_cast<double>(whole.bytes()) * (group.size() - 1) / group.size();
 }
 
-void count(Context& ctx, const Group& group, double bytes) { ctx.meter->sent_bytes[name_of(group.impl()->wire)] += bytes; }
+// What is planned and what really goes are counted alike.
+void count(Context& ctx, const char* operation, const Group& group, double bytes) {
+  const char* wire = name_of(group.impl()->wire);
+  if (ctx.meter) ctx.meter->count_sent({.name = operation, .cost = {}, .ranks = group.size(), .wire = wire, .sent = bytes});
+  if (ctx.profile) ctx.profile->sent_bytes[wire] += bytes;
+}
 
 }  // namespace
 
@@ -174,9 +179,8 @@ Work all_reduce(Context& ctx, Tensor inout, const Group& group) {
   check_tensor("all_reduce", inout);
   check_sum("all_reduce", inout.dtype);
   if (group.size() == 1 || inout.elements() == 0) return {};
-  if (!ctx.planning()) return group.impl()->all_reduce(inout);
-  count(ctx, group, 2 * ring_bytes(inout, group));
-  return {};
+  count(ctx, "all_reduce", group, 2 * ring_bytes(inout, group));
+  return ctx.planning() ? Work() : group.impl()->all_reduce(inout);
 }
 
 Work reduce_scatter(Context& ctx, Tensor out, Tensor in, const Group& group) {
@@ -184,34 +188,30 @@ Work reduce_scatter(Context& ctx, Tensor out, Tensor in, const Group& group) {
   check_sum("reduce_scatter", in.dtype);
   if (group.size() == 1) copy_alone(ctx, out, in);
   if (group.size() == 1 || in.elements() == 0) return {};
-  if (!ctx.planning()) return group.impl()->reduce_scatter(out, in);
-  count(ctx, group, ring_bytes(in, group));
-  return {};
+  count(ctx, "reduce_scatter", group, ring_bytes(in, group));
+  return ctx.planning() ? Work() : group.impl()->reduce_scatter(out, in);
 }
 
 Work all_gather(Context& ctx, Tensor out, Tensor in, const Group& group) {
   check_parts("all_gather", in, out, group);
   if (group.size() == 1) copy_alone(ctx, out, in);
   if (group.size() == 1 || out.elements() == 0) return {};
-  if (!ctx.planning()) return group.impl()->all_gather(out, in);
-  count(ctx, group, ring_bytes(out, group));
-  return {};
+  count(ctx, "all_gather", group, ring_bytes(out, group));
+  return ctx.planning() ? Work() : group.impl()->all_gather(out, in);
 }
 
 Work broadcast(Context& ctx, Tensor inout, const Group& group, int root) {
   check_tensor("broadcast", inout);
   check_peer("broadcast", group, root);
   if (group.size() == 1 || inout.elements() == 0) return {};
-  if (!ctx.planning()) return group.impl()->broadcast(inout, root);
-  count(ctx, group, static_cast<double>(inout.bytes()));
-  return {};
+  count(ctx, "broadcast", group, static_cast<double>(inout.bytes()));
+  return ctx.planning() ? Work() : group.impl()->broadcast(inout, root);
 }
 
 Work send(Context& ctx, Tensor tensor, const Group& group, int to, int tag) {
   check_message("send", tensor, group, to, tag);
-  if (!ctx.planning()) return group.impl()->send(tensor, to, tag);
-  count(ctx, group, static_cast<double>(tensor.bytes()));
-  return {};
+  count(ctx, "send", group, static_cast<double>(tensor.bytes()));
+  return ctx.planning() ? Work() : group.impl()->send(tensor, to, tag);
 }
 
 Work receive(Context& ctx, Tensor tensor, const Group& group, int from, int tag) {

@@ -1,10 +1,12 @@
 // Context: where an operation runs, passed first everywhere. It owns nothing.
 #pragma once
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "tensor/activity.h"
 #include "tensor/arena.h"
@@ -14,7 +16,17 @@ namespace offramp {
 struct Cost {
   double flops = 0;  // a multiply-add counts two
   double bytes = 0;  // read and written, each operand once
+  std::array<double, 3> product{};  // rows, columns, depth of a matrix product; of a sum of costs meaningless
   Cost& operator+=(const Cost& o) { flops += o.flops; bytes += o.bytes; return *this; }
+};
+
+// One operation, message or collective of plan mode.
+struct Metered {
+  const char* name = "";  // "linear", "all_reduce"
+  Cost cost;              // of an operation
+  int ranks = 0;          // of the group that it crosses; 0: an operation
+  const char* wire = "";  // the kind of that group
+  double sent = 0;        // bytes
 };
 
 // What plan mode counts: every operation by name, every message by the kind of group it crossed.
@@ -22,10 +34,19 @@ struct Meter {
   std::map<std::string, Cost> operations;
   std::map<std::string, double> sent_bytes;
   Cost total;
-  void count(const char* operation, Cost cost) { operations[operation] += cost; total += cost; }
+  std::vector<Metered>* each = nullptr;  // set: gets one by one what the others add up
+  void count(const char* operation, Cost cost) {
+    operations[operation] += cost;
+    total += cost;
+    if (each) each->push_back({.name = operation, .cost = cost});
+  }
+  void count_sent(const Metered& message) {
+    sent_bytes[message.wire] += message.sent;
+    if (each) each->push_back(message);
+  }
 };
 
-// What really ran, by name: how often, how long, and what plan mode would have counted for it.
+// What really ran, by name: how often, how long, and what plan mode would have counted for it; and what was sent, as it counts it.
 struct Profile {
   struct Entry {
     std::int64_t calls = 0;
@@ -33,6 +54,7 @@ struct Profile {
     Cost cost;
   };
   std::map<std::string, Entry> operations;
+  std::map<std::string, double> sent_bytes;
 };
 
 struct Context {

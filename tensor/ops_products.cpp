@@ -28,8 +28,10 @@ void run(Context& ctx, const char* name, const cpu::Product& p, const Operands& 
   Scratch scratch(ctx);
   const Tensor workspace = scratch.tensor({cpu::product_scratch(p)}, DType::f32);
   const Tensor& added = p.add == cpu::Add::itself ? t.c : t.add.residual;
-  const double flops = 2.0 * static_cast<double>(p.rows) * static_cast<double>(p.columns) * static_cast<double>(p.depth);
-  const Operation op(ctx, name, flops, {t.c, t.a, t.b, t.add.bias, added});
+  const auto m = static_cast<double>(p.rows), n = static_cast<double>(p.columns), k = static_cast<double>(p.depth);
+  Cost cost = ctx.meter || ctx.profile ? cost_of(2 * m * n * k, {t.c, t.a, t.b, t.add.bias, added}) : Cost{};
+  cost.product = {m, n, k};
+  const Operation op(ctx, name, cost);
   if (op.planned()) return;
   cpu::product(p, {.c = t.c.data, .a = t.a.data, .b = t.b.data, .bias = t.add.bias.data, .added = t.add.residual.data},
                workspace.as<float>());

@@ -1,0 +1,165 @@
+#include "parallel/plan.h"
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <numeric>
+
+#include "parallel/actions.h"
+
+namespace offramp {
+namespace {
+
+Mesh mesh_of(const Degrees& degrees, int pipeline, int tensor) {
+  return Mesh::planned(rank_of({.tensor = tensor, .pipeline = pipeline, .data = 0}, degrees), degrees);
+}
+
+// One, where each has as many words as the others.
+int different_tensor_ranks(const MachineOptions& options, const Degrees& degrees) {
+  for (int t = 0; t < degrees.tensor; ++t) {
+    const auto count = [&](int rank) {
+      return vocabulary_range(options.model.vocab_size, {Group::planned(rank, degrees.tensor, Wire::tensor)}).count;
+    };
+    if (count(t) != count(0)) return degrees.tensor;
+  }
+  return 1;
+}
+
+Setting setting_of(const PlannedJob& job) {
+  return {.degrees = job.degrees,
+          .bf16 = job.options.precision == DType::bf16,
+          .head_size = static_cast<double>(job.options.model.head_size()),
+          .dropout = job.options.model.attention_dropout > 0};
+}
+
+struct Totals {
+  double flops = 0;
+  SentBytes sent;
+  Totals& operator+=(const Totals& o) {
+    flops += o.flops;
+    sent.tensor += o.sent.tensor, sent.pipeline += o.sent.pipeline, sent.data += o.sent.data;
+    return *this;
+  }
+};
+
+Totals totals_of(const Counted& work) { return {work.flops(), {work.sent("tensor"), work.sent("pipeline"), work.sent("data")}}; }
+
+// What the actions of a program come to. Microbatches are alike, so each kind of action is counted once.
+class Sums {
+ public:
+  Sums(const ModelWork& work, const Partition& partition, const Layout& layout) : work_(work), partition_(partition), layout_(layout) {}
+  Totals of(const Program& program) {
+    Totals all;
+    for (const Action& action : program) all += of(action);
+    return all;
+  }
+  double repeated(const Program& program) {
+    double flops = 0;
+    for (const Action& action : program)
+      if (action.op == Op::Recompute) flops += of(action).flops;
+    return flops;
+  }
+
+ private:
+  const Totals& of(Action action) {
+    action.microbatch = 0;
+    const auto [it, fresh] = known_.try_emplace(action);
+    if (fresh) it->second = totals_of(work_of(action, work_, partition_, layout_));
+    return it->second;
+  }
+  const ModelWork& work_;
+  const Partition& partition_;
+  const Layout& layout_;
+  std::map<Action, Totals> known_;
+};
+
+Totals totals_of(const StageEnd& end) {
+  Totals all = totals_of(end.update);
+  for (const auto* works : {&end.buckets, &end.ties})
+    for (const Counted& one : *works) all += totals_of(one);
+  return all;
+}
+
+// Holdings of the first tensor rank of each stage: their ends, and with them the layout.
+class Planner {
+ public:
+  Planner(const PlannedJob& job, const Cluster& cluster) : job_(job), cluster_(cluster), setting_(setting_of(job)) {
+    work_ = measure_work(job.options, job.degrees);
+  }
+
+  StepPlan run(bool memory) {
+    plan_.degrees = job_.degrees;
+    plan_.tensor_ranks = memory ? different_tensor_ranks(job_.options, job_.degrees) : 1;
+    for (int p = 0; p < job_.degrees.pipeline; ++p)
+      for (int t = 0; t < plan_.tensor_ranks; ++t) add_rank(p, t, memory);
+    simulate_step();
+    count();
+    return std::move(plan_);
+  }
+
+ private:
+  void add_rank(int pipeline, int tensor, bool memory) {
+    RankPlan& rank = plan_.ranks.emplace_back();
+    rank.pipeline = pipeline, rank.tensor = tensor;
+    const Mesh mesh = mesh_of(job_.degrees, pipeline, tensor);
+    Arena nowhere(Backing::none, kUnlimited);
+    Holdings held(job_.options, mesh, nowhere);
+    if (plan_.ranks.size() == 1) make_schedule(held);
+    if (memory) rank.memory = plan_memory(job_.options, mesh);
+    ends_.push_back(measure_end(job_.options, job_.degrees, held, job_.optimizer));
+    if (tensor == 0) first_ends_.push_back(ends_.back());
+  }
+
+  void make_schedule(Holdings& held) {
+    plan_.partition = held.partition;
+    plan_.layout =
+        make_layout(held.model, held.partition, held.ties, {job_.options.microbatches, true, held.reduces(), job_.options.bucket_elements});
+    plan_.schedule = build_schedule(job_.options.schedule, plan_.layout);
+  }
+
+  void simulate_step() {
+    const Times times = times_of({&work_, &plan_.partition, first_ends_}, plan_.layout, setting_, cluster_);
+    plan_.timeline = simulate(plan_.schedule, plan_.layout, times);
+    double update = 0;
+    for (const StageEnd& end : ends_) update = std::max(update, cluster_.times ? 0 : seconds_of(end.update.calls, setting_, cluster_));
+    plan_.step_s = plan_.timeline.seconds + update;
+    plan_.lower_bound_s = lower_bound(ActionGraph(plan_.layout, times)) + update;
+    const auto& busy = plan_.timeline.busy;
+    const double computed = std::accumulate(busy.begin(), busy.end(), 0.0) / static_cast<double>(busy.size());
+    plan_.bubble = plan_.timeline.seconds > 0 ? 1 - computed / plan_.timeline.seconds : 0;
+  }
+
+  void count() {
+    Sums sums(work_, plan_.partition, plan_.layout);
+    for (std::size_t i = 0; i < plan_.ranks.size(); ++i) {
+      RankPlan& rank = plan_.ranks[i];
+      const Program& program = plan_.schedule[static_cast<std::size_t>(rank.pipeline)];
+      Totals all = sums.of(program);
+      const double once = all.flops - sums.repeated(program);
+      plan_.model_flops += once * job_.degrees.data * job_.degrees.tensor / plan_.tensor_ranks;
+      all += totals_of(ends_[i]);
+      rank.flops = all.flops;
+      rank.sent = all.sent;
+      rank.busy_s = plan_.timeline.busy[static_cast<std::size_t>(rank.pipeline)];
+      rank.in_flight = peak_slabs(program, plan_.layout)[static_cast<std::size_t>(Hold::Stash)];
+    }
+  }
+
+  const PlannedJob& job_;
+  const Cluster& cluster_;
+  Setting setting_;
+  ModelWork work_;
+  std::vector<StageEnd> ends_, first_ends_;  // of all ranks with plans of their own; of the first tensor ranks
+  StepPlan plan_;
+};
+
+}  // namespace
+
+const RankPlan& StepPlan::of(const Coordinates& at) const {
+  return ranks[static_cast<std::size_t>(at.pipeline * tensor_ranks + (tensor_ranks > 1 ? at.tensor : 0))];
+}
+
+StepPlan plan_time(const PlannedJob& job, const Cluster& cluster) { return Planner(job, cluster).run(false); }
+StepPlan plan_step(const PlannedJob& job, const Cluster& cluster) { return Planner(job, cluster).run(true); }
+
+}  // namespace offramp
