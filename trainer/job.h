@@ -15,7 +15,7 @@ double exit_weight(const Config& config, std::size_t e, std::int64_t t);
 std::string exit_label(const Config& config, std::size_t e);
 
 // FLOP/s of matrix products of this type, and bytes a second of a copy in memory, on this rank's threads while others measure too.
-double measure_peak_flops(DType precision);
+double measure_peak_flops(DType precision, std::int64_t size = 768);
 double measure_peak_bytes();
 
 }  // namespace offramp

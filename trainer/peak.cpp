@@ -18,8 +18,7 @@ double seconds_of(int times, F work) {
 
 }  // namespace
 
-double measure_peak_flops(DType precision) {
-  constexpr std::int64_t n = 768;
+double measure_peak_flops(DType precision, std::int64_t n) {
   constexpr int kTries = 16;
   Meter meter;
   Arena nowhere(Backing::none, kUnlimited), planned(Backing::none, kUnlimited);
@@ -29,7 +28,7 @@ double measure_peak_flops(DType precision) {
   const auto matrix = [&](Arena& arena) { return arena.tensor({n, n}, precision); };
   linear(planning, matrix(nowhere), matrix(nowhere), matrix(nowhere));
 
-  Arena memory(Backing::host, 3 * aligned(n * n * size_of(precision)) + aligned(planned.peak()));
+  Arena memory(Backing::host, 3 * aligned(static_cast<std::size_t>(n * n) * size_of(precision)) + aligned(planned.peak()));
   const Tensor y = matrix(memory), x = matrix(memory), w = matrix(memory);
   const std::size_t rest = memory.capacity() - memory.used();
   Arena scratch(memory.bytes(rest), rest, "scratch");

@@ -63,6 +63,8 @@ std::vector<std::string> keys_below(std::string_view section);  // names of keys
 
 // Reads `node` into the key's field, or says what is wrong; some problems of a list lie deeper than `node`.
 void assign(const SchemaKey& key, Config& config, std::size_t exit, const YamlNode& node, Problems& problems);
+// A finite number of the range; what is wrong with it otherwise.
+std::optional<std::string> read_real(double& to, const ValueRange& range, const YamlNode& node);
 // The key's value as YAML in one line.
 std::string print_value(const SchemaKey& key, const Config& config, std::size_t exit);
 

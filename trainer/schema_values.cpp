@@ -295,6 +295,8 @@ void assign(const SchemaKey& key, Config& config, std::size_t exit, const YamlNo
   if (wrong) problems.push_back({node.at, fmt::format("{}: {}", key.path, *wrong)});
 }
 
+std::optional<std::string> read_real(double& to, const ValueRange& range, const YamlNode& node) { return assign_real(to, range, node); }
+
 std::string print_value(const SchemaKey& key, const Config& config, std::size_t exit) {
   Config copy = config;  // fields are handed out for writing
   return std::visit(Printer{key}, key.field(copy, exit));

@@ -116,7 +116,9 @@ std::string print_exits(const Config& config) {
   return text;
 }
 
-[[noreturn]] void refuse(Problems problems) {
+}  // namespace
+
+void refuse_configuration(Problems problems) {
   const auto before = [](const Problem& a, const Problem& b) {
     return std::tie(a.at.order, a.at.line, a.at.column) < std::tie(b.at.order, b.at.line, b.at.column);
   };
@@ -130,12 +132,10 @@ std::string print_exits(const Config& config) {
   throw Error(Exit::configuration, fmt::format("{}", fmt::join(lines, "\n")));
 }
 
-}  // namespace
-
 LocatedConfig read_located_config(const std::string& path, std::span<const std::string> sets) {
   Problems problems;
   auto [root, complete] = read_yaml_file(path, problems);
-  if (root.kind != YamlNode::Kind::map) refuse(std::move(problems));
+  if (root.kind != YamlNode::Kind::map) refuse_configuration(std::move(problems));
   for (std::size_t i = 0; i < sets.size(); ++i) apply_set(root, sets[i], static_cast<int>(i), problems);
   LocatedConfig located;
   ConfigReader reader{located, problems};
@@ -143,7 +143,7 @@ LocatedConfig read_located_config(const std::string& path, std::span<const std::
   follow_defaults(located.config, located.at, reader.unknown);
   adopt_base(located.config, located.at, reader.unknown, problems);
   check_config(located.config, std::nullopt, located.at, reader.unknown, problems);
-  if (!problems.empty()) refuse(std::move(problems));
+  if (!problems.empty()) refuse_configuration(std::move(problems));
   Config& config = located.config;
   config.training.stop_at = config.last_step();
   std::stable_sort(config.exits.begin(), config.exits.end(), [](const ExitSpec& a, const ExitSpec& b) { return a.layer < b.layer; });
@@ -155,7 +155,7 @@ Config read_config(const std::string& path, std::span<const std::string> sets) {
 void check_world(const LocatedConfig& located, int world_size) {
   Problems problems;
   check_config(located.config, world_size, located.at, {}, problems);
-  if (!problems.empty()) refuse(std::move(problems));
+  if (!problems.empty()) refuse_configuration(std::move(problems));
 }
 
 std::string print_config(const Config& config) {

@@ -26,6 +26,9 @@ Config read_config(const std::string& path, std::span<const std::string> sets);
 // Throws Error(Exit::configuration) when this many ranks cannot run the job.
 void check_world(const LocatedConfig& located, int world_size);
 
+// Throws Error(Exit::configuration): a line each, in the order of their places.
+[[noreturn]] void refuse_configuration(Problems problems);
+
 // The whole effective configuration as YAML.
 std::string print_config(const Config& config);
 
