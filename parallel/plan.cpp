@@ -1,6 +1,7 @@
 #include "parallel/plan.h"
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -120,13 +121,28 @@ class Planner {
   void simulate_step() {
     const Times times = times_of({&work_, &plan_.partition, first_ends_}, plan_.layout, setting_, cluster_);
     plan_.timeline = simulate(plan_.schedule, plan_.layout, times);
-    double update = 0;
-    for (const StageEnd& end : ends_) update = std::max(update, cluster_.times ? 0 : seconds_of(end.update.calls, setting_, cluster_));
-    plan_.step_s = plan_.timeline.seconds + update;
-    plan_.lower_bound_s = lower_bound(ActionGraph(plan_.layout, times)) + update;
+    plan_.update_s = update_seconds(cluster_);
+    plan_.step_s = plan_.timeline.seconds + plan_.update_s;
+    plan_.lower_bound_s = lower_bound(ActionGraph(plan_.layout, times)) + plan_.update_s;
     const auto& busy = plan_.timeline.busy;
     const double computed = std::accumulate(busy.begin(), busy.end(), 0.0) / static_cast<double>(busy.size());
     plan_.bubble = plan_.timeline.seconds > 0 ? 1 - computed / plan_.timeline.seconds : 0;
+    plan_.messages_s = plan_.step_s - without_messages();
+  }
+
+  double update_seconds(const Cluster& cluster) const {
+    double slowest = 0;
+    if (cluster.times) return slowest;
+    for (const StageEnd& end : ends_) slowest = std::max(slowest, seconds_of(end.update.calls, setting_, cluster));
+    return slowest;
+  }
+
+  double without_messages() const {
+    Cluster free = cluster_;
+    free.inside = free.between = {.bandwidth = std::numeric_limits<double>::infinity(), .latency = 0};
+    if (free.times) free.times->message = 0;
+    const Times times = times_of({&work_, &plan_.partition, first_ends_}, plan_.layout, setting_, free);
+    return simulate(plan_.schedule, plan_.layout, times).seconds + update_seconds(free);
   }
 
   void count() {

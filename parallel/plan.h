@@ -38,6 +38,8 @@ struct StepPlan {
   double step_s = 0;         // with the update, which the timeline has not
   double lower_bound_s = 0;  // no schedule of these actions is shorter
   double bubble = 0;         // of the timeline, what ranks do not compute
+  double messages_s = 0;     // how much shorter the step would be if all messages took no time
+  double update_s = 0;       // of the step
   double model_flops = 0;    // of all ranks, without what is computed again
   const RankPlan& of(const Coordinates& at) const;
 };

@@ -27,6 +27,23 @@ CLI::App* add_train(CLI::App& app, TrainArguments& to) {
   return train;
 }
 
+CLI::App* add_plan(CLI::App& app, PlanArguments& to) {
+  CLI::App* plan = app.add_subcommand("plan", "Say what a job will take before it is started: memory, messages and time of every rank");
+  plan->add_option("config", to.config, "The job's YAML file; its data is not opened")->type_name("CONFIG.yaml")->required();
+  plan->add_option("--set", to.sets, "Override one key, as of train; may be repeated")->type_name("KEY=VALUE")->allow_extra_args(false);
+  plan->add_option("--ranks", to.ranks, "Ranks to plan for; as few as the configuration allows if not given")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1000000));
+  plan->add_option("--cluster", to.cluster, "A cluster file (configs/clusters/), or measured: this machine; h100.yaml if not given")
+      ->type_name("FILE|measured");
+  CLI::Option* json = plan->add_flag("--json", to.json, "Print one JSON object");
+  CLI::Option* search = plan->add_flag("--search", to.search, "Compare all layouts of so many ranks")->excludes(json);
+  plan->add_flag("--dump-schedule", to.dump_schedule, "Print the schedule, a line a pipeline rank, and nothing else")
+      ->excludes(json)
+      ->excludes(search);
+  return plan;
+}
+
 CLI::App* add_tokenizer(CLI::App& app, TrainTokenizerOptions& to) {
   CLI::App* tokenizer = app.add_subcommand("tokenizer", "Tokenizers");
   tokenizer->require_subcommand(1);
@@ -153,6 +170,7 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
   app.set_version_flag("--version", std::string("offramp ") + kVersion);
   app.require_subcommand(1);
   const CLI::App* train = add_train(app, line.train);
+  const CLI::App* plan = add_plan(app, line.plan);
   const CLI::App* tokenizer = add_tokenizer(app, line.tokenizer);
   const CLI::App* build = add_data(app, line.data);
   add_checkpoint(app, line.checkpoint);
@@ -169,6 +187,7 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
     fail(Exit::configuration, "{}{}; see {} --help", error.what(), option_hint(app), command_name(deepest(app)));
   }
   if (train->parsed()) line.verb = CommandLine::Verb::train;
+  if (plan->parsed()) line.verb = CommandLine::Verb::plan;
   if (tokenizer->parsed()) line.verb = CommandLine::Verb::train_tokenizer;
   if (build->parsed()) line.verb = CommandLine::Verb::build_data;
   if (app.got_subcommand("import") || app.got_subcommand("export")) line.verb = CommandLine::Verb::convert;

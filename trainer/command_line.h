@@ -24,11 +24,20 @@ struct TrainArguments {
   int ranks = 0;  // of a dry run; 0: as the launcher started, or as few as the configuration allows
 };
 
+struct PlanArguments {
+  std::string config;
+  std::vector<std::string> sets;
+  int ranks = 0;        // 0: as few as the configuration allows
+  std::string cluster;  // a file, or "measured"; empty: a node of H100
+  bool json = false, search = false, dump_schedule = false;
+};
+
 struct CommandLine {
-  enum class Verb { print, train, train_tokenizer, build_data, checkpoint, convert };
+  enum class Verb { print, train, plan, train_tokenizer, build_data, checkpoint, convert };
   Verb verb = Verb::print;
   std::string text;  // print
   TrainArguments train;
+  PlanArguments plan;
   TrainTokenizerOptions tokenizer;
   BuildOptions data;
   CheckpointArguments checkpoint;

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "trainer/plan_command.h"
 #include "trainer/schema.h"
 #include "trainer/trainer.h"
 #include "trainer/yaml.h"
@@ -49,6 +50,8 @@ void run_alone(const CommandLine& line) {
   switch (line.verb) {
     case CommandLine::Verb::print:
       return print(line.text);
+    case CommandLine::Verb::plan:
+      return print(run_plan_command(line.plan));
     case CommandLine::Verb::train_tokenizer:
       return print(describe(train_tokenizer(line.tokenizer)) + "\n");
     case CommandLine::Verb::build_data:

@@ -32,6 +32,17 @@ TEST(CommandLine, Train) {
   EXPECT_EQ(dry.train.ranks, 8);
 }
 
+TEST(CommandLine, Plan) {
+  const CommandLine line = parse_command_line({"plan", "job.yaml", "--ranks", "8", "--set", "a.b=1", "--cluster", "measured", "--json"});
+  EXPECT_EQ(line.verb, CommandLine::Verb::plan);
+  EXPECT_EQ(line.plan.config, "job.yaml");
+  EXPECT_EQ(line.plan.ranks, 8);
+  EXPECT_EQ(line.plan.cluster, "measured");
+  EXPECT_TRUE(line.plan.json && !line.plan.search && !line.plan.dump_schedule);
+  EXPECT_NE(refusal({"plan", "job.yaml", "--json", "--search"}), "accepted");
+  EXPECT_NE(refusal({"plan"}), "accepted");
+}
+
 TEST(CommandLine, TokenizerAndData) {
   const CommandLine tokenizer =
       parse_command_line({"tokenizer", "train", "--input", "a", "b", "--vocab-size", "512", "--output", "t.model"});
@@ -64,7 +75,7 @@ TEST(CommandLine, WrongOnesNameTheNearest) {
   EXPECT_TRUE(holds(refusal({"train", "job.yaml", "--stes=3"}), "did you mean --set?"));
   EXPECT_TRUE(holds(refusal({"train"}), "CONFIG.yaml is missing"));
   EXPECT_TRUE(holds(refusal({"train", ""}), "CONFIG.yaml is missing"));
-  for (const Words& words : {Words{}, Words{"plan", "job.yaml"}, Words{"train", "a.yaml", "b.yaml"}, Words{"train", "a.yaml", "--set"},
+  for (const Words& words : {Words{}, Words{"pln", "job.yaml"}, Words{"train", "a.yaml", "b.yaml"}, Words{"train", "a.yaml", "--set"},
                              Words{"train", "a.yaml", "--ranks", "2"}, Words{"train", "a.yaml", "--dry-run", "--ranks", "0"},
                              Words{"train", "a.yaml", "--dry-run", "--ranks", "x"}, Words{"data"}, Words{"data", "build", "--input", "a"},
                              Words{"tokenizer", "train", "--input", "a", "--vocab-size", "-5", "--output", "b"}, Words{""}, Words{"-x"}}) {

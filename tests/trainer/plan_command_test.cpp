@@ -1,0 +1,76 @@
+// `offramp plan` as a user calls it: text, JSON, the schedule, and the search.
+#include "trainer/plan_command.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "tensor/check.h"
+
+namespace offramp {
+namespace {
+
+const std::filesystem::path kRoot = std::filesystem::path(OFFRAMP_TESTS).parent_path();
+
+PlanArguments quickstart(std::vector<std::string> sets = {}) {
+  return {.config = (kRoot / "configs/quickstart.yaml").string(), .sets = std::move(sets), .ranks = 4, .cluster = ""};
+}
+
+TEST(PlanCommand, JsonHasARankEach) {
+  PlanArguments arguments = quickstart();
+  arguments.json = true;
+  const auto json = nlohmann::ordered_json::parse(run_plan_command(arguments));
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : json.items()) keys.push_back(key);
+  EXPECT_EQ(keys, (std::vector<std::string>{"step_time_s", "lower_bound_s", "bubble_fraction", "tokens_per_s", "mfu", "ranks"}));
+  ASSERT_EQ(json["ranks"].size(), 4);
+  for (int r = 0; r < 4; ++r) {
+    const auto& rank = json["ranks"][static_cast<std::size_t>(r)];
+    EXPECT_EQ(rank["rank"], r);
+    EXPECT_EQ(rank["in_flight"], r % 2 == 0 ? 2 : 1);
+    // Each of the two microbatches' activations [256, 256] f32, to the other stage.
+    EXPECT_EQ(rank["sent_bytes"]["pipeline"], 2 * 256 * 256 * 4);
+    // All gradients, each rank half of them twice.
+    EXPECT_EQ(rank["sent_bytes"]["data"], rank["gradients_bytes"].get<double>());
+  }
+  EXPECT_GE(json["step_time_s"], json["lower_bound_s"].get<double>());
+  EXPECT_NEAR(json["tokens_per_s"].get<double>() * json["step_time_s"].get<double>(), 8 * 128, 1e-6);
+}
+
+TEST(PlanCommand, TheScheduleAloneIsALineARank) {
+  PlanArguments arguments = quickstart({"parallel.schedule=gpipe"});
+  arguments.dump_schedule = true;
+  const Schedule schedule = parse_schedule(run_plan_command(arguments));
+  ASSERT_EQ(schedule.size(), 2);
+  EXPECT_EQ(to_text(schedule[0]).substr(0, 5), "F0@0 ");
+}
+
+TEST(PlanCommand, WhatCannotRunIsRefusedAsByTrain) {
+  PlanArguments arguments = quickstart();
+  arguments.ranks = 3;
+  EXPECT_THROW(run_plan_command(arguments), Error);
+}
+
+TEST(PlanCommand, TheSearchNamesTheBestAndWhatEachOtherLoses) {
+  PlanArguments arguments = quickstart();
+  arguments.search = true;
+  const std::string text = run_plan_command(arguments);
+  EXPECT_NE(text.find("fastest that fits"), std::string::npos) << text;
+  EXPECT_NE(text.find("bubble"), std::string::npos) << text;
+}
+
+TEST(PlanCommand, AThousandRanksArePlannedInSeconds) {
+  PlanArguments arguments =
+      quickstart({"model.num_hidden_layers=128", "model.hidden_size=8192", "model.intermediate_size=28672", "model.num_attention_heads=64",
+                  "model.num_key_value_heads=8", "parallel.tensor_parallel_size=8", "parallel.pipeline_parallel_size=32",
+                  "training.global_batch_size=2048", "training.micro_batch_size=1"});
+  arguments.ranks = 1024;
+  const auto begin = std::chrono::steady_clock::now();
+  run_plan_command(arguments);
+  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), 10);
+}
+
+}  // namespace
+}  // namespace offramp
