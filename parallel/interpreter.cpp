@@ -53,7 +53,7 @@ void Interpreter::run(const Program& program, const Layout& layout, const StepIn
     phase_of(action.op, times) += end - begin - waited_;
     times.communication += waited_;
     if (!input.trace) continue;
-    input.trace->push_back({to_text(action), 0, begin, end});
+    input.trace->push_back({to_text(action), 0, begin, end, 0, waited_});
     look_for_ends(*input.trace);
   }
   const double begin = now();

@@ -14,6 +14,7 @@
 #include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -137,6 +138,7 @@ struct Lifetimes {
 Lifetimes lifetimes(const Action& action, const Layout& layout);
 
 std::string to_text(const Action& action);
+std::optional<Op> op_of(std::string_view action);  // of an action's text; empty: it begins like none
 std::string to_text(const Program& program);    // one line
 std::string to_text(const Schedule& schedule);  // a line a rank
 // Throws std::invalid_argument with line and column.

@@ -123,6 +123,14 @@ class LineParser {
 
 }  // namespace
 
+std::optional<Op> op_of(std::string_view action) {
+  const std::string_view name = action.substr(0, action.find_first_of("0123456789"));
+  for (const OpName& entry : kNames) {
+    if (entry.name == name && name.size() < action.size()) return entry.op;
+  }
+  return std::nullopt;
+}
+
 std::string to_text(const Action& action) {
   const std::string_view name = name_of(action.op);
   if (names_exit(action.op)) return fmt::format("{}{}.{}@{}", name, action.index, action.microbatch, action.stage);

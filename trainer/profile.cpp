@@ -30,31 +30,7 @@ std::vector<std::string> gather_texts(Context& ctx, const Group& world, const st
   return texts;
 }
 
-const char* kind_of(const TraceEvent& event) {
-  if (event.lane > 0) return "gradients";
-  switch (event.name[0]) {
-    case 'F':
-      return "forward";
-    case 'B':
-      return "backward";
-    case 'X':
-      return "exit";
-    default:
-      return "communication";
-  }
-}
-
 }  // namespace
-
-std::string trace_events(const Trace& trace, int rank) {
-  std::string text = fmt::format(R"(,{{"name":"process_name","ph":"M","pid":{0},"args":{{"name":"rank {0}"}}}})", rank);
-  for (const TraceEvent& e : trace) {
-    text += fmt::format(R"(,{{"name":"{}","cat":"{}","ph":"X","pid":{},"tid":{},"ts":{:.1f},"dur":{:.1f})", e.name, kind_of(e), rank, e.lane,
-                        1e6 * e.begin, 1e6 * std::max(0.0, e.end - e.begin));
-    text += e.bytes > 0 ? fmt::format(R"(,"args":{{"bytes":{}}}}})", e.bytes) : "}";
-  }
-  return text;
-}
 
 std::string profile_table(const Profile& profile, double seconds, const Peaks& peaks) {
   std::vector<std::pair<std::string, Profile::Entry>> rows(profile.operations.begin(), profile.operations.end());
@@ -96,7 +72,7 @@ void Profiler::write() {
   if (world.rank() != 0) return;
   std::string events;
   for (const std::string& text : texts) events += text;
-  write_file(options_.directory + "/trace.json", "{\"traceEvents\":[" + events.substr(1) + "]}\n");
+  write_file(options_.directory + "/trace.json", chrome_trace(events));
   const std::string share = fmt::format("gradient bytes on their way before the last backward ended: {:.0f}%\n", 100 * share_in_flight(trace_));
   write_file(options_.directory + "/profile.txt",
              profile_table(profile_, seconds_, options_.peaks) + (world.size() > 1 ? "\n" + share : ""));

@@ -40,7 +40,5 @@ class Profiler {
 
 // The table of profile.txt.
 std::string profile_table(const Profile& profile, double seconds, const Peaks& peaks);
-// The events of one rank as members of a Chrome trace's "traceEvents", each with a comma before it.
-std::string trace_events(const Trace& trace, int rank);
 
 }  // namespace offramp
