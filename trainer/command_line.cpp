@@ -41,6 +41,12 @@ CLI::App* add_plan(CLI::App& app, PlanArguments& to) {
   plan->add_flag("--dump-schedule", to.dump_schedule, "Print the schedule, a line a pipeline rank, and nothing else")
       ->excludes(json)
       ->excludes(search);
+  plan->add_option("--svg", to.svg, "Write the step's timeline as a picture")->type_name("FILE.svg")->excludes(search);
+  plan->add_option("--trace", to.trace, "Write the step's timeline as a Chrome trace")->type_name("FILE.json")->excludes(search);
+  plan->add_option("--compare", to.compare, "Put the plan beside a trace that logging.profile_steps wrote")
+      ->type_name("TRACE.json")
+      ->excludes(json)
+      ->excludes(search);
   return plan;
 }
 
@@ -79,7 +85,10 @@ void add_checkpoint(CLI::App& app, CheckpointArguments& to) {
   const auto add = [&](const char* name, Verb verb, const char* what, int least, int most) {
     CLI::App* command = checkpoint->add_subcommand(name, what);
     command->callback([&to, verb] { to.verb = verb; });
-    command->add_option("checkpoints", to.inputs, "A step's directory, or a directory of them")->type_name("CHECKPOINT...")->required()->expected(least, most);
+    command->add_option("checkpoints", to.inputs, "A step's directory, or a directory of them")
+        ->type_name("CHECKPOINT...")
+        ->required()
+        ->expected(least, most);
     return command;
   };
   add("ls", Verb::ls, "List steps, sizes and the layouts that wrote them", 1, -1);
@@ -115,7 +124,9 @@ void add_conversions(CLI::App& app, ConvertArguments& to) {
   for (CLI::App* command : {hf, draft})
     command->add_option("--max-shard-size", to.max_shard, "Cut model.safetensors into files of at most so much")->type_name("5GB");
   draft->add_option("--exit", to.exit, "The layer of the exit")->type_name("E")->required()->check(CLI::PositiveNumber);
-  gguf->add_option("--exit", to.exit, "The layer of an exit, to write it as a model of its own")->type_name("E")->check(CLI::PositiveNumber);
+  gguf->add_option("--exit", to.exit, "The layer of an exit, to write it as a model of its own")
+      ->type_name("E")
+      ->check(CLI::PositiveNumber);
 }
 
 std::vector<std::string> names_of(const std::vector<const CLI::App*>& commands) {

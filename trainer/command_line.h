@@ -30,6 +30,8 @@ struct PlanArguments {
   int ranks = 0;        // 0: as few as the configuration allows
   std::string cluster;  // a file, or "measured"; empty: a node of H100
   bool json = false, search = false, dump_schedule = false;
+  std::string svg, trace;  // files to write; empty: none
+  std::string compare;     // a measured trace; empty: none
 };
 
 struct CommandLine {

@@ -6,8 +6,12 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "checkpoint/file.h"
+#include "parallel/timeline_svg.h"
+#include "parallel/trace.h"
 #include "trainer/cluster_file.h"
 #include "trainer/commands.h"
+#include "trainer/compare_trace.h"
 #include "trainer/job.h"
 #include "trainer/yaml.h"
 
@@ -107,6 +111,13 @@ std::string summary(const StepPlan& plan, const Speed& speed) {
   return text;
 }
 
+void write_timeline(const StepPlan& plan, const PlannedJob& job, const PlanArguments& arguments) {
+  const std::string title =
+      fmt::format("{}, {} pipeline ranks, {} microbatches", job.options.schedule, job.degrees.pipeline, job.options.microbatches);
+  if (!arguments.svg.empty()) write_file(arguments.svg, timeline_svg(plan.timeline, {.title = title}));
+  if (!arguments.trace.empty()) write_file(arguments.trace, timeline_chrome_trace(plan.timeline));
+}
+
 Cluster cluster_of(const PlanArguments& arguments, const Config& config) {
   if (arguments.cluster.empty()) return {};
   if (arguments.cluster != "measured") return read_cluster(arguments.cluster);
@@ -156,8 +167,11 @@ std::string run_plan_command(const PlanArguments& arguments) {
   if (arguments.search) return fmt::format("cluster: {}\n\n", cluster_name(arguments, cluster)) + search_layouts(config, ranks, cluster);
   check_world(located, ranks);
   const PlannedJob job = planned_job(config, ranks);
-  const StepPlan plan = arguments.dump_schedule ? plan_time(job, cluster) : plan_step(job, cluster);
+  const bool time_alone = arguments.dump_schedule || !arguments.compare.empty();
+  const StepPlan plan = time_alone ? plan_time(job, cluster) : plan_step(job, cluster);
+  write_timeline(plan, job, arguments);
   if (arguments.dump_schedule) return to_text(plan.schedule);
+  if (!arguments.compare.empty()) return comparison_text(plan.timeline, read_trace(arguments.compare, job.degrees.pipeline));
   const Speed speed = speed_of(plan, job, cluster);
   if (arguments.json) return json_text(plan, speed);
   return heading(job, cluster_name(arguments, cluster)) + table(plan) + summary(plan, speed);
