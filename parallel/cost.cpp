@@ -63,7 +63,8 @@ class Measurement {
   UnitWork unit(std::size_t number) {
     Module& module = *held_.model.units[number].module;
     UnitWork work;
-    Slot slot(plan_.memory, Keep::everything, sequences_, draws_);
+    const Keep keep = options_.recompute == "selective" ? Keep::all_but_attention : Keep::everything;
+    Slot slot(plan_.memory, keep, sequences_, draws_);
     module.forward(plan_.ctx, slab_, number == 0 ? ids_ : slab_, slot);
     work.forward = plan_.taken();
     module.backward(plan_.ctx, number == 0 ? Tensor{} : slab_, slab_, slot);

@@ -5,6 +5,8 @@
 //   Arena nowhere(Backing::none, kUnlimited);
 //   const Holdings theirs(options, Mesh::planned(5, degrees), nowhere);
 #pragma once
+#include <memory>
+
 #include "comm/mesh.h"
 #include "parallel/placement.h"
 
@@ -17,6 +19,8 @@ struct MachineOptions {
   std::string exit_placement = "auto";  // after_forward | before_backward | auto
   std::string in_flight = "1f1b";       // of schedule auto: 1f1b | 1f1b+K | N
   std::string recompute = "none";       // none | selective | full
+  // That of training, where it was made before: whoever plans many ranks makes it once.
+  std::shared_ptr<const Schedule> known_schedule;
   std::int64_t micro_batch_size = 1, sequence_length = 0;
   int microbatches = 1;  // a step and rank
   bool document_mask = false;

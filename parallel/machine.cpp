@@ -5,7 +5,7 @@
 
 #include "comm/mpi.h"
 #include "optim/update.h"
-#include "parallel/work.h"
+#include "parallel/step_schedule.h"
 #include "tensor/check.h"
 
 namespace offramp {
@@ -50,28 +50,12 @@ Shape Machine::activations() const {
   return {held_.model.tensor.rows(options_.micro_batch_size * options_.sequence_length), options_.model.hidden_size};
 }
 
-Layout Machine::make_layout(int microbatches, bool backward) {
-  Layout layout =
-      offramp::make_layout(held_.model, held_.partition, held_.ties, {microbatches, backward, held_.reduces(), options_.bucket_elements});
-  layout.split_backward = backward && splits_backward(options_.schedule);
-  if (backward && options_.recompute == "full") layout.recompute.assign(static_cast<std::size_t>(layout.stages), true);
-  return layout;
-}
-
-ScheduleOptions Machine::schedule_options(const Layout& layout) {
-  ScheduleOptions options{.name = options_.schedule};
-  options.placement = options_.exit_placement == "after_forward"     ? Placement::after_forward
-                      : options_.exit_placement == "before_backward" ? Placement::before_backward
-                                                                     : Placement::automatic;
-  options.limits = parse_in_flight(options_.in_flight, layout);
-  options.times = work_times(held_.model, held_.partition, layout, options_.micro_batch_size, options_.sequence_length);
-  return options;
-}
-
 Machine::Plan Machine::make_plan(int microbatches, bool backward) {
   Plan plan;
-  plan.layout = make_layout(microbatches, backward);
-  plan.program = build_program(schedule_options(plan.layout), plan.layout, mesh_.at.pipeline);
+  plan.layout = step_layout(options_, held_, microbatches, backward);
+  const bool known = backward && options_.known_schedule;
+  plan.program = known ? (*options_.known_schedule)[static_cast<std::size_t>(mesh_.at.pipeline)]
+                       : build_program(step_schedule(options_, held_, plan.layout), plan.layout, mesh_.at.pipeline);
   return plan;
 }
 
@@ -181,7 +165,7 @@ void Machine::allocate_pools() {
 // What a rank runs was generated for it alone; whether the ranks fit together is seen in the whole.
 void Machine::check_schedules() {
   for (const Plan* plan : {&training_, &evaluations_.at(options_.microbatches)})
-    validate(build_schedule(schedule_options(plan->layout), plan->layout), plan->layout);
+    validate(build_schedule(step_schedule(options_, held_, plan->layout), plan->layout), plan->layout);
 }
 
 void Machine::train(const std::string& name, PhaseTimes& times) {

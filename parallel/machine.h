@@ -75,8 +75,6 @@ class Machine {
     Program program;  // of this rank
   };
   Keep keep() const;  // of a forward
-  Layout make_layout(int microbatches, bool backward);
-  ScheduleOptions schedule_options(const Layout& layout);
   Plan make_plan(int microbatches, bool backward);
   Shape activations() const;  // [rows, h] of a microbatch on this rank
   void check_schedules();

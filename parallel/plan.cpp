@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "parallel/actions.h"
+#include "parallel/step_schedule.h"
 
 namespace offramp {
 namespace {
@@ -34,16 +35,16 @@ Setting setting_of(const PlannedJob& job) {
 }
 
 struct Totals {
-  double flops = 0;
+  double flops = 0, again = 0;  // again: of these, what only repeats a forward
   SentBytes sent;
   Totals& operator+=(const Totals& o) {
-    flops += o.flops;
+    flops += o.flops, again += o.again;
     sent.tensor += o.sent.tensor, sent.pipeline += o.sent.pipeline, sent.data += o.sent.data;
     return *this;
   }
 };
 
-Totals totals_of(const Counted& work) { return {work.flops(), {work.sent("tensor"), work.sent("pipeline"), work.sent("data")}}; }
+Totals totals_of(const Counted& work) { return {work.flops(), 0, {work.sent("tensor"), work.sent("pipeline"), work.sent("data")}}; }
 
 // What the actions of a program come to. Microbatches are alike, so each kind of action is counted once.
 class Sums {
@@ -54,19 +55,22 @@ class Sums {
     for (const Action& action : program) all += of(action);
     return all;
   }
-  double repeated(const Program& program) {
-    double flops = 0;
-    for (const Action& action : program)
-      if (action.op == Op::Recompute) flops += of(action).flops;
-    return flops;
-  }
 
  private:
   const Totals& of(Action action) {
     action.microbatch = 0;
     const auto [it, fresh] = known_.try_emplace(action);
-    if (fresh) it->second = totals_of(work_of(action, work_, partition_, layout_));
+    if (fresh) it->second = counted(action);
     return it->second;
+  }
+  // Selective recompute runs attention's forward within the backward.
+  Totals counted(const Action& action) const {
+    const Counted work = work_of(action, work_, partition_, layout_);
+    Totals totals = totals_of(work);
+    if (action.op == Op::Recompute) totals.again = totals.flops;
+    if (action.op != Op::Backward) return totals;
+    for (const Metered& call : work.calls) totals.again += std::string_view(call.name) == "attention" ? call.cost.flops : 0;
+    return totals;
   }
   const ModelWork& work_;
   const Partition& partition_;
@@ -113,9 +117,9 @@ class Planner {
 
   void make_schedule(Holdings& held) {
     plan_.partition = held.partition;
-    plan_.layout =
-        make_layout(held.model, held.partition, held.ties, {job_.options.microbatches, true, held.reduces(), job_.options.bucket_elements});
-    plan_.schedule = build_schedule(job_.options.schedule, plan_.layout);
+    plan_.layout = step_layout(job_.options, held, job_.options.microbatches, true);
+    plan_.schedule = build_schedule(step_schedule(job_.options, held, plan_.layout), plan_.layout);
+    job_.options.known_schedule = std::make_shared<const Schedule>(plan_.schedule);
   }
 
   void simulate_step() {
@@ -151,7 +155,7 @@ class Planner {
       RankPlan& rank = plan_.ranks[i];
       const Program& program = plan_.schedule[static_cast<std::size_t>(rank.pipeline)];
       Totals all = sums.of(program);
-      const double once = all.flops - sums.repeated(program);
+      const double once = all.flops - all.again;
       plan_.model_flops += once * job_.degrees.data * job_.degrees.tensor / plan_.tensor_ranks;
       all += totals_of(ends_[i]);
       rank.flops = all.flops;
@@ -161,7 +165,7 @@ class Planner {
     }
   }
 
-  const PlannedJob& job_;
+  PlannedJob job_;
   const Cluster& cluster_;
   Setting setting_;
   ModelWork work_;

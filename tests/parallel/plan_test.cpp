@@ -57,6 +57,27 @@ TEST(Plan, BytesAndMemoryAreThoseOfTheStep) {
       }
 }
 
+TEST(Plan, EverySchedulesBytesAndMemoryAreThoseOfTheStep) {
+  for (const char* schedule : {"gpipe", "1f1b", "zero_bubble", "auto"})
+    for (const char* recompute : {"none", "selective", "full"}) {
+      SmallJob job = small_job(exits_of_every_kind(), true);
+      job.tensor = job.pipeline = 2, job.options.sequence_parallel = true;
+      job.options.schedule = schedule, job.options.recompute = recompute;
+      expect_planned(job);
+    }
+}
+
+TEST(Plan, WhatIsComputedAgainIsNoWorkOfTheModel) {
+  SmallJob job = small_job({}, false);
+  const double kept = plan_step(planned(job), Cluster{}).model_flops;
+  for (const char* recompute : {"selective", "full"}) {
+    job.options.recompute = recompute;
+    const StepPlan again = plan_step(planned(job), Cluster{});
+    EXPECT_EQ(again.model_flops, kept) << recompute;
+    EXPECT_GT(again.ranks[0].flops, 1.01 * kept) << recompute;
+  }
+}
+
 TEST(Plan, GivenTimesGiveTheClosedForm) {
   SmallJob small = small_job({}, false);
   small.pipeline = 4, small.global_batch = 16;

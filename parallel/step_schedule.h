@@ -1,0 +1,11 @@
+// What a job's options make of a step: its layout, and how its schedule is to be built. Of every rank the same.
+#pragma once
+#include "parallel/generators.h"
+#include "parallel/holdings.h"
+
+namespace offramp {
+
+Layout step_layout(const MachineOptions& options, Holdings& held, int microbatches, bool backward);
+ScheduleOptions step_schedule(const MachineOptions& options, Holdings& held, const Layout& layout);
+
+}  // namespace offramp
