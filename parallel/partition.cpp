@@ -1,0 +1,118 @@
+#include "parallel/partition.h"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+#include "tensor/check.h"
+
+namespace offramp {
+namespace {
+
+struct UnitWork {
+  double attention, mlp;
+};
+
+// Two FLOPs an element of a matrix, forward and for each of two gradients; causal attention sees half of the keys, and its backward
+// costs two and a half times its forward.
+UnitWork unit_work(const ModelConfig& m, std::int64_t sequence_length) {
+  const auto h = static_cast<double>(m.hidden_size), kv = static_cast<double>(m.num_key_value_heads * m.head_size());
+  const auto matrices = [](double elements) { return 6 * elements; };
+  const double attended = 3.5 * 2 * static_cast<double>(sequence_length) * h;
+  return {.attention = matrices(2 * h * h + 2 * h * kv) + attended,
+          .mlp = matrices((m.gpt2() ? 2.0 : 3.0) * h * static_cast<double>(m.intermediate_size))};
+}
+
+double body_work(HeadKind head, const UnitWork& unit) {
+  switch (head) {
+    case HeadKind::mlp:
+      return unit.mlp;
+    case HeadKind::block:
+      return unit.attention + unit.mlp;
+    case HeadKind::attention:
+      return unit.attention;
+    default:
+      return 0;
+  }
+}
+
+// Sums of the same layers in the same order: equal work gives equal bits.
+double sum(std::span<const double> work, int begin, int end) { return std::accumulate(work.begin() + begin, work.begin() + end, 0.0); }
+
+struct Balance {
+  double largest = std::numeric_limits<double>::infinity(), squares = std::numeric_limits<double>::infinity();
+  auto operator<=>(const Balance&) const = default;
+};
+
+Balance joined(const Balance& a, double stage) { return {std::max(a.largest, stage), a.squares + stage * stage}; }
+
+Balance balance_of(std::span<const double> work, std::span<const int> layers) {
+  Balance all{0, 0};
+  int end = static_cast<int>(work.size());
+  for (auto it = layers.rbegin(); it != layers.rend(); ++it, end = end - *(it - 1)) all = joined(all, sum(work, end - *it, end));
+  return all;
+}
+
+std::vector<int> even_layers(int layers, int stages) {
+  std::vector<int> even;
+  for (int s = 0; s < stages; ++s) even.push_back(layers / stages + (s < layers % stages ? 1 : 0));
+  return even;
+}
+
+}  // namespace
+
+std::vector<double> layer_work(const ModelConfig& model, std::span<const ExitSpec> exits, const PartitionOptions& options) {
+  const UnitWork unit = unit_work(model, options.sequence_length);
+  const double output = options.split_heads ? 0 : 6.0 * static_cast<double>(model.vocab_size) * static_cast<double>(model.hidden_size);
+  std::vector<double> work(static_cast<std::size_t>(model.num_hidden_layers), unit.attention + unit.mlp);
+  for (const ExitSpec& exit : exits) work[static_cast<std::size_t>(exit.layer - 1)] += output + body_work(exit.head, unit);
+  work.back() += output;
+  return work;
+}
+
+// best[s][l]: of the last s stages with the layers from l on.
+std::vector<int> balanced_layers(std::span<const double> work, int stages) {
+  const int layers = static_cast<int>(work.size());
+  if (stages > layers) fail(Exit::configuration, "{} stages for {} layers: each needs one", stages, layers);
+  const auto at = [](int i) { return static_cast<std::size_t>(i); };
+  std::vector best(at(stages + 1), std::vector<Balance>(at(layers + 1)));
+  std::vector taken(at(stages + 1), std::vector<int>(at(layers + 1), 0));
+  best[0][at(layers)] = {0, 0};
+  for (int s = 1; s <= stages; ++s)
+    for (int l = layers - s; l >= 0; --l)
+      for (int n = layers - l - (s - 1); n >= 1; --n) {  // most layers first: of equals the first one stays
+        const Balance one = joined(best[at(s - 1)][at(l + n)], sum(work, l, l + n));
+        if (one < best[at(s)][at(l)]) best[at(s)][at(l)] = one, taken[at(s)][at(l)] = n;
+      }
+  const std::vector<int> even = even_layers(layers, stages);
+  if (balance_of(work, even) <= best[at(stages)][0]) return even;
+  std::vector<int> chosen;
+  for (int s = stages, l = 0; s > 0; l += chosen.back(), --s) chosen.push_back(taken[at(s)][at(l)]);
+  return chosen;
+}
+
+Partition partition_of(std::span<const int> layers_per_stage) {
+  Partition partition;
+  int layer = 0;
+  for (const int n : layers_per_stage) {
+    partition.first_unit.push_back(layer == 0 ? 0 : 1 + 2 * layer);
+    layer += n;
+  }
+  partition.first_unit.push_back(1 + 2 * layer);
+  return partition;
+}
+
+Partition choose_partition(const ModelConfig& model, std::span<const ExitSpec> exits, const PartitionOptions& options) {
+  return partition_of(balanced_layers(layer_work(model, exits, options), options.stages));
+}
+
+std::string refuse_layers(std::span<const int> layers_per_stage, std::int64_t layers, int stages) {
+  const std::int64_t all = std::accumulate(layers_per_stage.begin(), layers_per_stage.end(), std::int64_t{0});
+  if (layers_per_stage.size() != static_cast<std::size_t>(stages))
+    return fmt::format("names {} stages, but there are {}", layers_per_stage.size(), stages);
+  if (std::ranges::any_of(layers_per_stage, [](int n) { return n < 1; })) return "leaves a stage without a layer; each needs one";
+  if (all != layers) return fmt::format("adds up to {} layers, but the model has {}", all, layers);
+  return "";
+}
+
+}  // namespace offramp

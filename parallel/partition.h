@@ -1,0 +1,33 @@
+// How many layers each stage gets. Heads and exits are paid for: the stage with the most work has as little as can be.
+//
+//   const Partition partition = choose_partition(config, exits, {.stages = 4, .sequence_length = 2048});
+//
+// A pure function of sizes, from FLOPs that a formula gives: every rank knows it alike, on every machine.
+#pragma once
+#include <span>
+#include <vector>
+
+#include "parallel/placement.h"
+
+namespace offramp {
+
+struct PartitionOptions {
+  int stages = 1;
+  std::int64_t sequence_length = 0;
+  bool split_heads = false;  // then output matrices are everybody's, and no stage's
+};
+
+// Forward and backward FLOPs of a token through each layer, with the exits that read it; the final head is the last one's.
+std::vector<double> layer_work(const ModelConfig& model, std::span<const ExitSpec> exits, const PartitionOptions& options);
+
+// Of the partitions whose largest stage is least, that whose squared work is least; of these the even one, or that whose first stages
+// have more. Throws Error(Exit::configuration) with more stages than layers.
+std::vector<int> balanced_layers(std::span<const double> work, int stages);
+
+Partition partition_of(std::span<const int> layers_per_stage);
+Partition choose_partition(const ModelConfig& model, std::span<const ExitSpec> exits, const PartitionOptions& options);
+
+// What is wrong with a list of layers per stage; empty: nothing.
+std::string refuse_layers(std::span<const int> layers_per_stage, std::int64_t layers, int stages);
+
+}  // namespace offramp
