@@ -15,9 +15,7 @@ const Piece* piece_called(const Parameter& parameter, const std::string& name) {
 }  // namespace
 
 Gatherer::Gatherer(Machine& machine) : machine_(machine) {
-  const int stages = machine.mesh().degrees.pipeline;
-  const Partition partition = even_partition(static_cast<int>(machine.model().config.num_hidden_layers), stages);
-  visit_with_stage(machine.model(), partition, [&](Parameter& p, int stage) {
+  visit_with_stage(machine.model(), machine.held().partition, [&](Parameter& p, int stage) {
     for (const Piece& piece : p.pieces) {
       int& lowest = stage_of_.try_emplace(piece.name, stage).first->second;
       lowest = std::min(lowest, stage);

@@ -32,13 +32,18 @@ void split_backward(const Counted& all, UnitWork& unit) {
   for (const Metered& call : all.calls) (is_weight_gradient(call) ? unit.weight : unit.backward).calls.push_back(call);
 }
 
+MachineOptions on_one_stage(MachineOptions options) {
+  options.layers_per_stage.clear();
+  return options;
+}
+
 // One microbatch of a whole model that lies on one pipeline rank.
 class Measurement {
  public:
   Measurement(const MachineOptions& options, const Degrees& degrees)
-      : options_(options),
+      : options_(on_one_stage(options)),
         mesh_(Mesh::planned(0, {.tensor = degrees.tensor, .pipeline = 1, .data = 1})),
-        held_(options, mesh_, plan_.memory) {
+        held_(options_, mesh_, plan_.memory) {
     held_.model.prepare(plan_.ctx, plan_.memory);
     const std::int64_t tokens = options.micro_batch_size * options.sequence_length;
     ids_ = plan_.memory.tensor({tokens}, DType::i32);

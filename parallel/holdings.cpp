@@ -1,5 +1,7 @@
 #include "parallel/holdings.h"
 
+#include "parallel/partition.h"
+
 namespace offramp {
 namespace {
 
@@ -17,7 +19,8 @@ Holdings::Holdings(const MachineOptions& options, const Mesh& mesh, Arena& arena
     : stage(mesh.at.pipeline),
       data_size(mesh.degrees.data),
       model(build_model(options.model, options.exits, {{mesh.tensor, options.sequence_parallel}, options.precision})),
-      partition(even_partition(static_cast<int>(options.model.num_hidden_layers), mesh.degrees.pipeline)),
+      partition(options.layers_per_stage.empty() ? even_partition(static_cast<int>(options.model.num_hidden_layers), mesh.degrees.pipeline)
+                                                 : partition_of(options.layers_per_stage)),
       ties(find_ties(model, partition)),
       segments(reduces() ? cut_segments(model, units(), options.bucket_elements) : std::vector{units()}),
       flat(arena, flat_entries(model, partition, stage, segments, ties), flat_options(options, mesh)) {}

@@ -15,6 +15,7 @@ namespace offramp {
 struct MachineOptions {
   ModelConfig model;
   std::vector<ExitSpec> exits;
+  std::vector<int> layers_per_stage;  // empty: as even as can be
   std::string schedule = "1f1b";
   std::string exit_placement = "auto";  // after_forward | before_backward | auto
   std::string in_flight = "1f1b";       // of schedule auto: 1f1b | 1f1b+K | N

@@ -67,6 +67,17 @@ TEST(Plan, EverySchedulesBytesAndMemoryAreThoseOfTheStep) {
     }
 }
 
+TEST(Plan, UnevenStagesGiveTheNumbersOfEvenOnesInThePlannedMemory) {
+  SmallJob job = small_job(exits_of_every_kind(), true);
+  const StepResult alone = run_small_job(job);
+  job.pipeline = 3;
+  for (const std::vector<int>& layers : {std::vector{1, 1, 6}, {4, 3, 1}}) {
+    job.options.layers_per_stage = layers;
+    expect_planned(job);
+    expect_close(run_small_job(job), alone, 1e-5, fmt::format("{} layers a stage", fmt::join(layers, ", ")));
+  }
+}
+
 TEST(Plan, WhatIsComputedAgainIsNoWorkOfTheModel) {
   SmallJob job = small_job({}, false);
   const double kept = plan_step(planned(job), Cluster{}).model_flops;
