@@ -35,6 +35,7 @@ class Linear final : public WeightGradient {
   Linear(LinearOptions options, TensorParallel tensor);
   void forward(Context& ctx, Tensor y, Tensor x, const Onto& onto = {});
   void backward(Context& ctx, Tensor dx, Tensor dy, Tensor x, Slot& slot, const Onto& onto = {});  // dx =; gradients of parameters +=
+  // Of one of them only this rank's rows may be given: the others are gathered.
   void weight_gradient(Context& ctx, Tensor dy, Tensor x) override;
   void visit(const Visitor& visitor);
   std::int64_t out() const { return weight_.shape[0]; }
@@ -43,6 +44,8 @@ class Linear final : public WeightGradient {
   void forward_gathered(Context& ctx, Tensor y, Tensor x);
   void forward_summed(Context& ctx, Tensor y, Tensor x, const Onto& onto);
   bool gathers() const { return split_ == Split::column && tensor_.splits_rows(); }
+  // All rows of a tensor of which each rank has its own.
+  Tensor gathered(Context& ctx, Scratch& scope, Tensor part) const;
   void backward_branch(Context& ctx, Tensor dx, Tensor dy, Tensor x, Slot& slot);
   void backward_column(Context& ctx, Tensor dx, Tensor dy, Tensor x, Slot& slot);
   void bias_gradient(Context& ctx, Tensor dy);

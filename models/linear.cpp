@@ -104,33 +104,30 @@ void Linear::backward(Context& ctx, Tensor dx, Tensor dy, Tensor x, Slot& slot, 
 void Linear::backward_branch(Context& ctx, Tensor dx, Tensor dy, Tensor x, Slot& slot) {
   Scratch scope(ctx);
   bias_gradient(ctx, dy);
-  if (split_ == Split::row && tensor_.splits_rows()) {
-    const Tensor all = scope.tensor(whole(dy, tensor_), dy.dtype);
-    all_gather(ctx, all, dy, tensor_.group).wait(ctx);
-    dy = all;
-  }
-  linear_backward_input(ctx, dx, dy, weight_.value);
-  slot.gradient(ctx, *this, dy, x);
+  const Tensor all = split_ == Split::row && tensor_.splits_rows() ? gathered(ctx, scope, dy) : dy;
+  linear_backward_input(ctx, dx, all, weight_.value);
+  if (learns_) slot.gradient(ctx, *this, slot.defers() ? dy : all, x);
 }
 
-// Each exchange travels under a product: the gathering of x under that of dx, the sum of dx under that of dw.
+// Each exchange travels under a product: the gathering of x under that of dx, the sum of dx under that of dw. A weight gradient that
+// waits gathers x itself, so that no rank holds all rows until then.
 void Linear::backward_column(Context& ctx, Tensor dx, Tensor dy, Tensor x, Slot& slot) {
   Scratch scope(ctx);
   Tensor d_all = dx;  // all rows, as x from here on
-  Work gathered, summed;
-  if (gathers()) {
+  Work arriving, summed;
+  if (gathers() && dx.defined()) d_all = scope.tensor(whole(dx, tensor_), dx.dtype);
+  if (gathers() && learns_ && !slot.defers()) {
     const Tensor part = x;
     x = scope.tensor(whole(part, tensor_), part.dtype);
-    if (learns_) gathered = all_gather(ctx, x, part, tensor_.group);
-    if (dx.defined()) d_all = scope.tensor(x.shape, dx.dtype);
+    arriving = all_gather(ctx, x, part, tensor_.group);
   }
   if (dx.defined()) {
     linear_backward_input(ctx, d_all, dy, weight_.value);
     summed = gathers() ? reduce_scatter(ctx, dx, d_all, tensor_.group) : all_reduce(ctx, dx, tensor_.group);
   }
   bias_gradient(ctx, dy);
-  gathered.wait(ctx);
-  slot.gradient(ctx, *this, dy, x);
+  arriving.wait(ctx);
+  if (learns_) slot.gradient(ctx, *this, dy, x);
   summed.wait(ctx);
 }
 
@@ -139,7 +136,17 @@ void Linear::bias_gradient(Context& ctx, Tensor dy) {
 }
 
 void Linear::weight_gradient(Context& ctx, Tensor dy, Tensor x) {
-  if (learns_ && weight_.grad.defined()) linear_backward_weight(ctx, weight_.grad, dy, x);
+  if (!learns_ || !weight_.grad.defined()) return;
+  Scratch scope(ctx);
+  if (dy.shape[0] < x.shape[0]) dy = gathered(ctx, scope, dy);
+  if (x.shape[0] < dy.shape[0]) x = gathered(ctx, scope, x);
+  linear_backward_weight(ctx, weight_.grad, dy, x);
+}
+
+Tensor Linear::gathered(Context& ctx, Scratch& scope, Tensor part) const {
+  const Tensor all = scope.tensor(whole(part, tensor_), part.dtype);
+  all_gather(ctx, all, part, tensor_.group).wait(ctx);
+  return all;
 }
 
 }  // namespace offramp

@@ -53,6 +53,7 @@ class Slot {
 
   // From now on weight gradients are kept for run_deferred(): what of them will not outlive the backward is copied to `arena`.
   void defer(Arena& arena) { deferring_ = &arena; }
+  bool defers() const { return deferring_ != nullptr; }
   void begin_unit(int unit) { unit_ = unit; }  // which one the next gradients belong to
   // Those of the units in [begin, end), in the order in which they came.
   void run_deferred(Context& ctx, int begin, int end);

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "optim/update.h"
+#include "parallel/generators.h"
 #include "parallel/ties.h"
 #include "tensor/check.h"
 
@@ -13,7 +14,8 @@ namespace {
 // A context that counts, over memory that does not exist.
 struct Planning {
   Meter meter;
-  Arena scratch{Backing::none, kUnlimited}, memory{Backing::none, kUnlimited};
+  Arena scratch{Backing::none, kUnlimited, 1}, memory{Backing::none, kUnlimited, 2};
+  Arena stash{Backing::none, kUnlimited, 3}, deferred{Backing::none, kUnlimited, 4};
   std::vector<Metered> calls;
   Context ctx;
 
@@ -69,11 +71,14 @@ class Measurement {
     Module& module = *held_.model.units[number].module;
     UnitWork work;
     const Keep keep = options_.recompute == "selective" ? Keep::all_but_attention : Keep::everything;
-    Slot slot(plan_.memory, keep, sequences_, draws_);
+    Slot slot(plan_.stash, keep, sequences_, draws_);
     module.forward(plan_.ctx, slab_, number == 0 ? ids_ : slab_, slot);
     work.forward = plan_.taken();
+    if (splits_backward(options_.schedule)) slot.defer(plan_.deferred);
     module.backward(plan_.ctx, number == 0 ? Tensor{} : slab_, slab_, slot);
     split_backward(plan_.taken(), work);
+    slot.run_deferred(plan_.ctx, 0, 1);  // with what it gathers first
+    work.weight += plan_.taken();
     return work;
   }
 

@@ -3,18 +3,20 @@
 namespace offramp {
 namespace {
 
-// Of the matrices that x passes: two for each element of each. Lookups cost none.
+// Of the matrices that x passes: two for each element of each. Lookups cost none. Of whole matrices, whatever part a rank has: tensor
+// ranks must make the same schedule of it, and their parts of a vocabulary differ.
 double matrix_flops(const std::function<void(const Visitor&)>& visit) {
   double elements = 0;
   visit([&](Parameter& p) {
-    if (p.decayed()) elements += static_cast<double>(p.shape.elements());
+    if (!p.decayed()) return;
+    for (const Piece& piece : p.pieces) elements += static_cast<double>(piece.global.elements());
   });
   return 2 * elements;
 }
 
 // Scores and their sums over values, of half of the keys on average.
 double attention_flops(const Model& model, std::int64_t sequence_length) {
-  const double heads = static_cast<double>(model.config.num_attention_heads * model.config.head_size()) / model.tensor.size();
+  const double heads = static_cast<double>(model.config.num_attention_heads * model.config.head_size());
   return 2 * heads * static_cast<double>(sequence_length);
 }
 
