@@ -68,7 +68,7 @@ double print(const Setting& setting, const Row& row, double base) {
   const double seconds = simulate(build_schedule(options, layout), layout, times).seconds, bound = lower_bound(ActionGraph(layout, times));
   const std::string ratio = base > 0 ? fmt::format("{:.3f}", seconds / base) : "";
   fmt::print("| {:<44} | {:>7} | {:>8.1f} | {:>8.1f} | {:>5.2f} % | {:>6} |\n", row.what, row.schedule == "auto" ? row.in_flight : "1f1b",
-             seconds, bound, 100 * (seconds / bound - 1), ratio);
+             seconds, bound, std::max(0.0, 100 * (seconds / bound - 1)), ratio);
   return seconds;
 }
 

@@ -122,9 +122,10 @@ void Machine::measure() {
   stage.forward(planning, x, destination, slot);
   exits(true);
   if (training_.layout.split_backward) slot.defer(deferred);
+  const double attended = meter.operations["attention"].flops;
   stage.backward(planning, slab, {}, stage.units(), slot);
   slot.run_deferred(planning, stage.units().begin, stage.units().end);
-  flops_ = meter.total.flops;
+  flops_ = meter.total.flops - (meter.operations["attention"].flops - attended);  // what is made again does not count
   for (const TiedHere& here : held_.flat.tied())
     reduce_tie(planning, here, held_.ties[static_cast<std::size_t>(here.tie)], mesh_.at.pipeline,
                Group::planned(mesh_.at.pipeline, mesh_.degrees.pipeline, Wire::pipeline));

@@ -1,6 +1,7 @@
 #include "trainer/cluster_file.h"
 
 #include <algorithm>
+#include <cmath>
 #include <variant>
 
 #include "tensor/check.h"

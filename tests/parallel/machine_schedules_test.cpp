@@ -62,6 +62,16 @@ TEST(MachineSchedulesInAllDirections, GiveTheBitsOfGpipe) {
   }
 }
 
+TEST(Recompute, CountsNoWorkTwice) {
+  const auto flops = [](const char* recompute) {
+    SmallJob job = small_job(exits_of_every_kind(), false);
+    job.options.recompute = recompute;
+    return Machine(job.options, Mesh::planned(0, {}), Backing::none, kUnlimited).flops();
+  };
+  EXPECT_EQ(flops("selective"), flops("none"));
+  EXPECT_EQ(flops("full"), flops("none"));
+}
+
 // What it is for: fewer bytes kept.
 TEST(Recompute, KeepsLess) {
   const auto activations = [](const char* recompute) {
