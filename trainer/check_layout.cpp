@@ -1,6 +1,7 @@
 // How ranks share the work: what each degree of parallelism must divide.
 #include <numeric>
 
+#include "parallel/partition.h"
 #include "trainer/config_checker.h"
 
 namespace offramp {
@@ -24,6 +25,9 @@ void ConfigChecker::stages() {
     blame("parallel.pipeline_parallel_size", "{} stages for {} layers; the nearest is {}", p.pipeline_parallel_size,
           config.model.num_hidden_layers, config.model.num_hidden_layers);
   }
+  if (p.partition.layers.empty() || !known({"parallel.partition", "parallel.pipeline_parallel_size", "model.num_hidden_layers"})) return;
+  const std::string wrong = refuse_layers(p.partition.layers, config.model.num_hidden_layers, p.pipeline_parallel_size);
+  if (!wrong.empty()) blame("parallel.partition", "{}", wrong);
 }
 
 // Key and value heads, the MLP's width and the vocabulary are what tensor-parallel ranks divide. (Their parts of a vocabulary may

@@ -20,6 +20,9 @@ struct ExitLossConfig {
 struct InFlight {  // microbatches that a stage may keep: 1f1b | 1f1b+K | N
   std::string text = "1f1b";
 };
+struct LayerList {  // layers of each stage; empty: auto, so that the slowest stage has as little work as can be
+  std::vector<int> layers;
+};
 struct ParallelConfig {
   int tensor_parallel_size = 1, pipeline_parallel_size = 1;
   int data_parallel_size = 0;           // 0: auto, world size / (tensor_parallel_size * pipeline_parallel_size)
@@ -28,7 +31,8 @@ struct ParallelConfig {
   std::string schedule = "1f1b";        // gpipe | 1f1b | zero_bubble | auto
   std::string exit_placement = "auto";  // after_forward | before_backward | auto
   std::string recompute = "none";       // none | selective | full
-  InFlight in_flight;                   // of schedule auto
+  LayerList partition;
+  InFlight in_flight;  // of schedule auto
 
   std::int64_t ranks_per_replica() const { return std::int64_t{tensor_parallel_size} * pipeline_parallel_size; }
 };

@@ -3,6 +3,7 @@
 
 #include <cstdio>
 
+#include "parallel/partition.h"
 #include "trainer/trainer.h"
 
 namespace offramp {
@@ -33,13 +34,13 @@ void dry_run(const Config& config, int ranks) {
   omp_set_num_threads(config.training.threads);
   const Degrees degrees = degrees_of(config, ranks);
   const MachineOptions options = machine_options(config, degrees);
-  const Partition partition = even_partition(static_cast<int>(config.model.num_hidden_layers), degrees.pipeline);
+  const Partition partition = partition_of(options.layers_per_stage);
   fmt::print("{} ranks: tensor {}{} x pipeline {} x data {}{}, {}, schedule {}, microbatches of {} x {} tokens, {} a rank and step\n\n",
              ranks, degrees.tensor, config.parallel.sequence_parallel ? " (sequence parallel)" : "", degrees.pipeline, degrees.data,
              options.shard_state ? " (optimizer sharded)" : "", config.training.precision, config.parallel.schedule,
              options.micro_batch_size, options.sequence_length, options.microbatches);
-  fmt::print(kRow, "stage", "tensor", "layers", "parameters", "gradients", "optimizer", "activations", "transients", "buffers", "peak", "+ messages",
-             "ranks");
+  fmt::print(kRow, "stage", "tensor", "layers", "parameters", "gradients", "optimizer", "activations", "transients", "buffers", "peak",
+             "+ messages", "ranks");
   for (int stage = 0; stage < degrees.pipeline; ++stage) {
     const Units units = partition.units(stage);
     const std::string layers = fmt::format("{}-{}", units.begin / 2 + 1, (units.end - 1) / 2);

@@ -2,6 +2,7 @@
 
 #include "optim/exit_loss.h"
 #include "optim/update.h"
+#include "parallel/partition.h"
 #include "tensor/check.h"
 
 namespace offramp {
@@ -24,6 +25,11 @@ MachineOptions machine_options(const Config& config, const Degrees& degrees) {
   MachineOptions options;
   options.model = config.model;
   options.exits = config.exits;
+  options.layers_per_stage = config.parallel.partition.layers;
+  if (options.layers_per_stage.empty())
+    options.layers_per_stage = balanced_layers(
+        layer_work(config.model, config.exits, {.stages = degrees.pipeline, .sequence_length = config.training.sequence_length}),
+        degrees.pipeline);
   options.schedule = config.parallel.schedule;
   options.exit_placement = config.parallel.exit_placement;
   options.in_flight = config.parallel.in_flight.text;

@@ -20,7 +20,7 @@ namespace offramp {
 
 // Where a key's value lives. With `choices`, a bool, a HeadKind or an ExitInit is written as the choice of that index.
 using KeyField = std::variant<std::int64_t*, std::uint64_t*, int*, double*, bool*, std::string*, HeadKind*, ExitInit*,
-                              std::array<double, 2>*, std::array<std::int64_t, 2>*, std::vector<CorpusConfig>*, InFlight*>;
+                              std::array<double, 2>*, std::array<std::int64_t, 2>*, std::vector<CorpusConfig>*, InFlight*, LayerList*>;
 
 struct ValueRange {
   double min = -std::numeric_limits<double>::infinity(), max = std::numeric_limits<double>::infinity();

@@ -119,6 +119,20 @@ Wrong assign_in_flight(InFlight& to, const YamlNode& node) {
   return std::nullopt;
 }
 
+Wrong assign_layers(LayerList& to, const SchemaKey& key, const YamlNode& node) {
+  if (plain_scalar(node) && node.text == "auto") return to.layers.clear(), std::nullopt;
+  if (node.kind != YamlNode::Kind::list || node.items.empty())
+    return fmt::format("expected auto, or a list of layers per stage such as [7, 7, 7, 3], found {}", describe(node));
+  std::vector<int> layers;
+  for (const YamlNode& item : node.items) {
+    std::int64_t one = 0;
+    if (const Wrong wrong = assign_integer(one, key, item)) return wrong;
+    layers.push_back(static_cast<int>(one));
+  }
+  to.layers = layers;
+  return std::nullopt;
+}
+
 // The index of the choice, or what is wrong.
 std::variant<std::size_t, std::string> choose(const SchemaKey& key, const YamlNode& node) {
   const std::vector<std::string> choices(key.rule.choices.begin(), key.rule.choices.end());
@@ -222,6 +236,9 @@ struct Printer {
   std::string operator()(const ExitInit* value) const { return std::string(key.rule.choices[static_cast<std::size_t>(*value)]); }
   std::string operator()(const std::string* value) const { return text(*value); }
   std::string operator()(const InFlight* value) const { return value->text; }
+  std::string operator()(const LayerList* value) const {
+    return value->layers.empty() ? "auto" : fmt::format("[{}]", fmt::join(value->layers, ", "));
+  }
   std::string operator()(const std::array<double, 2>* value) const { return fmt::format("[{}, {}]", real((*value)[0]), real((*value)[1])); }
   std::string operator()(const std::array<std::int64_t, 2>* value) const {
     return (*value)[0] == 0 ? "null" : fmt::format("[{}, {}]", (*value)[0], (*value)[1]);
@@ -287,6 +304,8 @@ void assign(const SchemaKey& key, Config& config, std::size_t exit, const YamlNo
     wrong = assign_text(**text, node);
   } else if (const auto* in_flight = std::get_if<InFlight*>(&field)) {
     wrong = assign_in_flight(**in_flight, node);
+  } else if (const auto* layers = std::get_if<LayerList*>(&field)) {
+    wrong = assign_layers(**layers, key, node);
   } else if (const auto* pair = std::get_if<std::array<double, 2>*>(&field)) {
     wrong = assign_numbers(**pair, key, node);
   } else if (const auto* steps = std::get_if<std::array<std::int64_t, 2>*>(&field)) {
