@@ -15,12 +15,17 @@ const Piece* piece_called(const Parameter& parameter, const std::string& name) {
 }  // namespace
 
 Gatherer::Gatherer(Machine& machine) : machine_(machine) {
+  const std::set<std::string> split = split_outputs(machine.model());
   visit_with_stage(machine.model(), machine.held().partition, [&](Parameter& p, int stage) {
     for (const Piece& piece : p.pieces) {
-      int& lowest = stage_of_.try_emplace(piece.name, stage).first->second;
-      lowest = std::min(lowest, stage);
+      std::vector<int>& stages = stages_of_[piece.name];
+      if (stages.empty() || (split.contains(piece.name) && std::ranges::count(stages, stage) == 0))
+        stages.push_back(stage);
+      else if (!split.contains(piece.name))
+        stages.front() = std::min(stages.front(), stage);
     }
   });
+  for (auto& [name, stages] : stages_of_) std::ranges::sort(stages);
 }
 
 std::span<const float> Gatherer::gather(const std::string& name, std::int64_t first, std::int64_t count) {
@@ -56,29 +61,32 @@ std::span<const float> Gatherer::gather(const std::string& name, const Window& w
   return values_;
 }
 
-// In the order of ranks. Of what all tensor ranks have, the first one's is taken; unless state is sharded, the first data rank's.
+// In the order of stages, then of data and tensor ranks. Of what all tensor ranks have, the first one's is taken; unless state is
+// sharded, the first data rank's.
 std::vector<Gatherer::Holder> Gatherer::holders_of(const std::string& name) {
-  const auto it = stage_of_.find(name);
-  OFFRAMP_CHECK(it != stage_of_.end(), "[gather] the model has no tensor {}", name);
+  const auto it = stages_of_.find(name);
+  OFFRAMP_CHECK(it != stages_of_.end(), "[gather] the model has no tensor {}", name);
+  if (stages_held_ != it->second) held_.clear(), nowhere_.reset(), stages_held_ = it->second;
   const Degrees& degrees = machine_.mesh().degrees;
   std::vector<Holder> holders;
-  for (int d = 0; d < (machine_.flat().shards_state() ? degrees.data : 1); ++d)
-    for (int t = 0; t < degrees.tensor; ++t) {
-      const Coordinates at{.tensor = t, .pipeline = it->second, .data = d};
-      const Holdings& held = held_by(at);
-      for (const Parameter* p : held.flat.owned()) {
-        const Piece* piece = piece_called(*p, name);
-        if (piece && (t == 0 || !p->replicated)) holders.push_back({rank_of(at, degrees), &held, p, piece});
-      }
-    }
+  for (const int stage : it->second)
+    for (int d = 0; d < (machine_.flat().shards_state() ? degrees.data : 1); ++d)
+      for (int t = 0; t < degrees.tensor; ++t) append_holders(holders, name, {.tensor = t, .pipeline = stage, .data = d});
   return holders;
+}
+
+void Gatherer::append_holders(std::vector<Holder>& holders, const std::string& name, const Coordinates& at) {
+  const Holdings& held = held_by(at);
+  for (const Parameter* p : held.flat.owned()) {
+    const Piece* piece = piece_called(*p, name);
+    if (piece && (at.tensor == 0 || !p->replicated)) holders.push_back({rank_of(at, machine_.mesh().degrees), &held, p, piece});
+  }
 }
 
 const Holdings& Gatherer::held_by(const Coordinates& at) {
   const Mesh& mesh = machine_.mesh();
   const int rank = rank_of(at, mesh.degrees);
   if (rank == mesh.world_rank()) return machine_.held();
-  if (stage_held_ != at.pipeline) held_.clear(), nowhere_.reset(), stage_held_ = at.pipeline;
   auto& held = held_[rank];
   if (!held) held = std::make_unique<Holdings>(machine_.options(), Mesh::planned(rank, mesh.degrees), nowhere_);
   return *held;
@@ -97,7 +105,8 @@ std::vector<Gatherer::Stretch> Gatherer::stretches(const Holder& holder, const W
       const Range part = Range{run.global - begin, run.global + run.count - begin} & Range{window.first, window.first + window.count} &
                          Range{0, window.row_elements};
       if (part.count() > 0)
-        parts.push_back({run.local + begin + part.begin - run.global, (part.begin - window.first) * window.rows + row, window.rows, part.count()});
+        parts.push_back(
+            {run.local + begin + part.begin - run.global, (part.begin - window.first) * window.rows + row, window.rows, part.count()});
     }
   };
   const Flat& flat = holder.held->flat;

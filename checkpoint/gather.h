@@ -49,14 +49,15 @@ class Gatherer {
   std::span<const float> gather(const std::string& name, const Window& window);
   std::vector<Holder> holders_of(const std::string& name);
   const Holdings& held_by(const Coordinates& at);
+  void append_holders(std::vector<Holder>& holders, const std::string& name, const Coordinates& at);
   std::vector<Stretch> stretches(const Holder& holder, const Window& window) const;
   void pack(const std::vector<Stretch>& parts, const Parameter& parameter);
   void unpack(const std::vector<Stretch>& parts);
 
   Machine& machine_;
-  std::map<std::string, int> stage_of_;  // the lowest that has the tensor: it owns it
-  std::map<int, std::unique_ptr<Holdings>> held_;  // by rank, of one stage at a time
-  int stage_held_ = -1;
+  std::map<std::string, std::vector<int>> stages_of_;  // that own some of the tensor: the lowest, of split output matrices each
+  std::map<int, std::unique_ptr<Holdings>> held_;      // by rank, of one tensor's stages at a time
+  std::vector<int> stages_held_;
   Arena nowhere_{Backing::none, kUnlimited};
   std::vector<float> values_, message_;
 };

@@ -16,6 +16,8 @@ struct Place {
   std::vector<Parameter*> parameters;
   Section section = Section::matrices;
   int segment = 0, tie = -1;
+  std::vector<TiedPart> parts{};
+  std::int64_t within = -1;
   Range range{};  // padded
   Parameter& first() const { return *parameters.front(); }
   std::int64_t elements() const { return first().shape.elements(); }
@@ -42,6 +44,7 @@ void check_size(const Parameter& parameter) {
 std::vector<Place> gather_places(const std::vector<FlatEntry>& entries) {
   std::map<std::string, Writer> first_writer;
   for (const auto& e : entries) {
+    if (e.within >= 0) continue;
     auto [it, fresh] = first_writer.try_emplace(e.parameter->name(), e.parameter->writer);
     if (!fresh) it->second = std::min(it->second, e.parameter->writer);
   }
@@ -52,7 +55,8 @@ std::vector<Place> gather_places(const std::vector<FlatEntry>& entries) {
     check_size(p);
     auto [it, fresh] = known.try_emplace({p.name(), p.writer}, places.size());
     if (fresh) {
-      places.push_back({{e.parameter}, section_of(e, first_writer.at(p.name()) == p.writer), e.segment, e.tie});
+      const bool first = e.within < 0 && first_writer.at(p.name()) == p.writer;
+      places.push_back({{e.parameter}, section_of(e, first), e.segment, e.tie, e.parts, e.within});
       continue;
     }
     Place& place = places[it->second];
@@ -129,6 +133,8 @@ Tensor slice(const Tensor& buffer, const Place& place) {
   return buffer.narrow(0, place.range.begin, place.elements()).reshape(place.first().shape);
 }
 
+Tensor elements_of(const Tensor& tensor, Range range) { return tensor.reshape({tensor.elements()}).narrow(0, range.begin, range.count()); }
+
 }  // namespace
 
 std::vector<Bucket> plan_buckets(const std::vector<FlatEntry>& entries) { return make_plan(entries, 1).buckets; }
@@ -160,11 +166,15 @@ Flat::Flat(Arena& arena, const std::vector<FlatEntry>& entries, const FlatOption
       if (p.section <= Section::tied) owned_.push_back(p.parameters.front());
     }
     for (Parameter* parameter : p.parameters) {
-      parameter->value = value_of.at(p.first().name());
+      const Tensor& value = value_of.at(p.first().name());
+      parameter->value = p.within < 0 ? value : elements_of(value, {p.within, p.within + p.elements()}).reshape(p.first().shape);
       parameter->grad = grad;
       if (holds) places_[parameter] = {p.range.begin, p.range.begin + p.elements()};
     }
     if (p.tie < 0) continue;
+    for (const TiedPart& part : p.parts)
+      tied[part.tie] = {part.tie, true, elements_of(p.first().value, part.elements), elements_of(grad, part.elements), {}};
+    if (!p.parts.empty()) continue;
     if (holds)
       tied[p.tie] = {p.tie, p.section == Section::tied, p.first().value, grad, {}};
     else
@@ -186,9 +196,7 @@ Range Flat::place(const Parameter& parameter) const {
 
 Tensor Flat::master(Range range) const { return masters_.defined() ? of_state(masters_, range) : Tensor{}; }
 
-Tensor Flat::exact(Range range) const {
-  return masters_.defined() ? of_state(masters_, range) : values(range);
-}
+Tensor Flat::exact(Range range) const { return masters_.defined() ? of_state(masters_, range) : values(range); }
 
 Tensor Flat::state(const std::string& name, Range range) const {
   const auto it = state_.find(name);

@@ -10,6 +10,7 @@
 // A logical tensor that several stages hold is owned by the lowest; the others' copies are *guests*: a value and a gradient of
 // their own, summed into the owner's once a step. Where two kinds of writer (Parameter::writer) share a tensor on one stage, the
 // first has the value, and each further *writer* has only an accumulator. Parameters of one stage, name and writer kind are one.
+// A tensor may be tied part by part: the owner has it whole, others (and a further writer of its own stage) one part each.
 #pragma once
 #include <map>
 #include <span>
@@ -42,12 +43,19 @@ struct Update {
   double lr_scale = 1;
 };
 
+// Elements of a tensor that are tied by themselves.
+struct TiedPart {
+  int tie = -1;
+  Range elements;
+};
 // One parameter of a stage, as Flat is told of it.
 struct FlatEntry {
   Parameter* parameter = nullptr;
-  int segment = 0;    // of the stage's last backward that completes its gradient
-  int tie = -1;       // number of its tie, if it is tied
-  bool owner = true;  // of a tie: this stage owns the tensor
+  int segment = 0;                // of the stage's last backward that completes its gradient
+  int tie = -1;                   // number of its tie, if it is tied; the last one, if its parts are
+  bool owner = true;              // of a tie: this stage owns the tensor
+  std::vector<TiedPart> parts{};  // of the owner, if its parts are tied
+  std::int64_t within = -1;       // >= 0: a part, from this element on, of what this stage has whole: only its accumulator is its own
 };
 // What this stage holds of a tie.
 struct TiedHere {
@@ -86,7 +94,7 @@ class Flat {
   bool shards_state() const { return options_.shard_state; }
   std::span<const Range> kept() const { return kept_; }  // what this rank has masters and state of, in their order
   std::span<const Update> updates() const { return updates_; }
-  std::span<Parameter* const> owned() const { return owned_; }    // each logical tensor's owner, in flat order
+  std::span<Parameter* const> owned() const { return owned_; }      // each logical tensor's owner, in flat order
   std::span<Parameter* const> holders() const { return holders_; }  // every parameter with a value of its own: owned and guests
   std::span<const TiedHere> tied() const { return tied_; }
   Range place(const Parameter& parameter) const;  // of one with a value of its own

@@ -56,9 +56,13 @@ void Head::backward(Context& ctx, Tensor d_tap, Tensor dy, Slot& slot) {
 }
 
 void Head::visit(const Visitor& visitor) {
+  visit_below_output(visitor);
+  output_.visit(visitor);
+}
+
+void Head::visit_below_output(const Visitor& visitor) {
   for (const ModulePtr& unit : body_) unit->visit(visitor);
   if (norm_) norm_->visit(visitor);
-  output_.visit(visitor);
 }
 
 }  // namespace offramp

@@ -85,9 +85,11 @@ class Head {
   // d_tap = (undefined: detached) from d_top [rows, h], which it may overwrite; gradients of norm and body +=.
   void untap(Context& ctx, Tensor d_tap, Tensor d_top, Slot& slot);
   OutputMatrix& output() { return output_; }
+  const OutputMatrix& output() const { return output_; }
   // logits [n, V] f32 = of all tokens of the tap x [n, h] at once: for those who look at a few. Without tensor parallelism.
   void logits(Context& ctx, Tensor logits, Tensor x, const Sequences& sequences);
   void visit(const Visitor& visitor);
+  void visit_below_output(const Visitor& visitor);  // body and norm
 
  private:
   // Body and norm: what the output matrix reads [rows, h], in `top` where that is given (else in the slot, or x itself).

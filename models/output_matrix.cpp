@@ -24,8 +24,7 @@ constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b
 
 OutputMatrix::OutputMatrix(const Options& options, TensorParallel tensor)
     : tensor_(tensor),
-      range_(vocabulary_range(options.vocabulary, tensor.rank() * options.pipeline.parts + options.pipeline.part,
-                              tensor.size() * options.pipeline.parts)),
+      range_(vocabulary_part(vocabulary_range(options.vocabulary, tensor), options.pipeline.part, options.pipeline.parts)),
       weight_{.shape = {range_.count, options.hidden},
               .init = {.deviation = options.deviation},
               .pieces = {rows_of(options.name, {options.vocabulary, options.hidden}, range_.first, range_.count)},

@@ -16,6 +16,11 @@ VocabularyRange vocabulary_range(std::int64_t vocabulary, int part, int parts) {
   return {begin(part), begin(part + 1) - begin(part)};
 }
 
+VocabularyRange vocabulary_part(VocabularyRange range, int part, int parts) {
+  const VocabularyRange inner = vocabulary_range(range.count, part, parts);
+  return {range.first + inner.first, inner.count};
+}
+
 std::int64_t block_of(std::int64_t count, int size) {
   OFFRAMP_CHECK(count % size == 0, "[block_of] {} elements over {} ranks", count, size);
   if (size == 1) return count;

@@ -30,6 +30,8 @@ struct VocabularyRange {
   std::int64_t first = 0, count = 0;
 };
 VocabularyRange vocabulary_range(std::int64_t vocabulary, int part, int parts);
+// One of `parts` parts of another range, within it.
+VocabularyRange vocabulary_part(VocabularyRange range, int part, int parts);
 inline VocabularyRange vocabulary_range(std::int64_t vocabulary, const TensorParallel& tensor) {
   return vocabulary_range(vocabulary, tensor.rank(), tensor.size());
 }

@@ -145,8 +145,13 @@ std::vector<Schedule> named_passes(const Layout& layout) {
 
 }  // namespace
 
+// Without a backward no limit keeps ranks from running ahead with more and more memory: an earlier microbatch goes first in all.
 Schedule woven_schedule(const ScheduleOptions& options, const Layout& layout, const Schedule& passes) {
   const ActionGraph graph(layout, times_of(options));
+  if (!layout.backward) {
+    const Urgency equal{.of = std::vector<double>(graph.nodes().size(), 0)};
+    return add_communication(list_schedule(graph, options.limits, equal, passes), layout, graph);
+  }
   Search search(graph, options.limits);
   search.try_order(passes);
   return add_communication(std::move(search).best(), layout, graph);

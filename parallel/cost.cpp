@@ -5,6 +5,7 @@
 
 #include "optim/update.h"
 #include "parallel/generators.h"
+#include "parallel/split_head.h"
 #include "parallel/ties.h"
 #include "tensor/check.h"
 
@@ -45,13 +46,16 @@ class Measurement {
   Measurement(const MachineOptions& options, const Degrees& degrees)
       : options_(on_one_stage(options)),
         mesh_(Mesh::planned(0, {.tensor = degrees.tensor, .pipeline = 1, .data = 1})),
-        held_(options_, mesh_, plan_.memory) {
-    held_.model.prepare(plan_.ctx, plan_.memory);
+        parts_(options.split_heads ? degrees.pipeline : 1),
+        model_(build_model(options.model, options.exits,
+                           {{mesh_.tensor, options.sequence_parallel}, options.precision, {.part = 0, .parts = parts_}})),
+        flat_(plan_.memory, entries(), {.values = options.precision}) {
+    model_.prepare(plan_.ctx, plan_.memory);
     const std::int64_t tokens = options.micro_batch_size * options.sequence_length;
     ids_ = plan_.memory.tensor({tokens}, DType::i32);
     sequences_.length = options.sequence_length;
     if (options.document_mask) sequences_.positions = sequences_.first_key = ids_;
-    slab_ = plan_.memory.tensor({held_.model.tensor.rows(tokens), options.model.hidden_size}, options.precision);
+    slab_ = plan_.memory.tensor({model_.tensor.rows(tokens), options.model.hidden_size}, options.precision);
     plan_.calls.clear();
   }
 
@@ -60,15 +64,17 @@ class Measurement {
     work.embedding = unit(0);
     work.attention = unit(1);
     work.mlp = unit(2);
-    for (Head& head : held_.model.heads) work.exits.push_back(exit(head));
+    for (Head& head : model_.heads) work.exits.push_back(exit(head));
     const auto bytes = static_cast<double>(slab_.bytes());
     work.message = {.name = "send", .cost = {}, .ranks = 2, .wire = name_of(Wire::pipeline), .sent = bytes};
+    work.statistics = work.message;
+    work.statistics.sent = static_cast<double>(statistics_bytes(ids_.elements(), 1));
     return work;
   }
 
  private:
   UnitWork unit(std::size_t number) {
-    Module& module = *held_.model.units[number].module;
+    Module& module = *model_.units[number].module;
     UnitWork work;
     const Keep keep = options_.recompute == "selective" ? Keep::all_but_attention : Keep::everything;
     Slot slot(plan_.stash, keep, sequences_, draws_);
@@ -82,71 +88,48 @@ class Measurement {
     return work;
   }
 
-  // The output matrix is what stands between a head's first product with the vocabulary and its last.
   ExitWork exit(Head& head) {
     const Tensor scale = plan_.memory.tensor({1}, DType::f32), sums = plan_.memory.tensor({kLossSums}, DType::f64);
-    head.exit(plan_.ctx, head.spec().detach ? Tensor{} : slab_, sums, {slab_, ids_, scale, draws_}, sequences_, true);
-    const std::vector<Metered> calls = plan_.taken().calls;
-    const auto vocabulary = static_cast<double>(vocabulary_range(options_.model.vocab_size, held_.model.tensor).count);
-    const auto of_matrix = [&](const Metered& c) { return std::ranges::count(c.cost.product, vocabulary) > 0; };
-    const auto first = std::ranges::find_if(calls, of_matrix);
-    const auto last = std::find_if(calls.rbegin(), calls.rend(), of_matrix).base();
+    const HeadIn in{slab_, ids_, scale, draws_};
     ExitWork work;
-    work.tap.calls.assign(calls.begin(), first);
-    work.untap.calls.assign(last, calls.end());
-    for (auto it = first; it != last; ++it) {
-      const std::string_view name = it->name;
-      Counted& part = is_weight_gradient(*it)                                     ? work.weight
-                      : name == "linear_backward_input" || name == "softmax_loss" ? work.backward
-                                                                                  : work.scores;
-      part.calls.push_back(*it);
+    if (parts_ == 1) {
+      head.exit(plan_.ctx, head.spec().detach ? Tensor{} : slab_, sums, in, sequences_, true);
+      work.whole = plan_.taken();
+      return work;
     }
+    probe_split_head(head, {plan_.ctx, plan_.stash, slab_, in, sums, sequences_, parts_}, true,
+                     [&](Op op) { work.of(op) = plan_.taken(); });
     return work;
+  }
+
+  // One stage has all units, and of output matrices the first part.
+  std::vector<FlatEntry> entries() {
+    const Partition one = even_partition(static_cast<int>(options_.model.num_hidden_layers), 1);
+    return flat_entries(model_, one, 0, {one.units(0)}, find_ties(model_, one));
   }
 
   MachineOptions options_;
   Planning plan_;
   Mesh mesh_;
-  Holdings held_;
+  int parts_;
+  Model model_;
+  Flat flat_;
   Tensor ids_, slab_;
   Sequences sequences_;
   Draws draws_{.on = true};
 };
 
-// Of a head that is split by vocabulary a rank does its part.
-Counted part_of(const Counted& work, int ranks) {
-  Counted part = work;
-  for (Metered& call : part.calls) {
-    call.cost.flops /= ranks, call.cost.bytes /= ranks, call.sent /= ranks;
-    if (call.cost.product[0] == 0) continue;
-    const std::size_t vocabulary = std::string_view(call.name) == "linear" ? 1 : is_weight_gradient(call) ? 0 : 2;
-    call.cost.product[vocabulary] /= ranks;
-  }
-  return part;
-}
-
 // Segments count as equally long: their sum is what matters.
 double share_of(const Action& action, const Layout& layout) { return action.index < 0 ? 1.0 : 1.0 / layout.segments_of(action.stage); }
 
-Counted message(const ModelWork& work, double copies) {
-  Metered sent = work.message;
-  sent.sent *= copies;
-  return {{sent}};
+// Whether an action of a split head runs on the rank on whose stage the exit stands.
+bool stands_on(const Action& action, const Layout& layout) {
+  return action.stage == layout.rank_of(layout.exits[static_cast<std::size_t>(action.index)].stage);
 }
 
-const Counted& of_exit(const ExitWork& exit, Op op) {
-  switch (op) {
-    case Op::Tap:
-      return exit.tap;
-    case Op::Scores:
-      return exit.scores;
-    case Op::HeadBackward:
-      return exit.backward;
-    case Op::HeadWeightGrad:
-      return exit.weight;
-    default:
-      return exit.untap;
-  }
+Counted copies_of(Metered message, double copies) {
+  message.sent *= copies;
+  return {{message}};
 }
 
 }  // namespace
@@ -163,10 +146,9 @@ double Counted::sent(std::string_view wire) const {
                          [&](double sum, const Metered& c) { return sum + (c.wire == wire ? c.sent : 0); });
 }
 
-Counted ExitWork::whole() const {
-  Counted all = tap;
-  for (const Counted* part : {&scores, &backward, &weight, &untap}) all += *part;
-  return all;
+Counted& ExitWork::of(Op op) {
+  OFFRAMP_CHECK(op >= Op::Tap && op <= Op::Untap, "[cost] {} is no part of a split head", static_cast<int>(op));
+  return parts[static_cast<std::size_t>(op) - static_cast<std::size_t>(Op::Tap)];
 }
 
 ModelWork measure_work(const MachineOptions& options, const Degrees& degrees) { return Measurement(options, degrees).run(); }
@@ -197,21 +179,22 @@ Counted work_of(const Action& action, const ModelWork& work, const Partition& pa
       if (action.index > 0) return {};
       return stage_work(work, partition.units(action.stage)).weight;
     case Op::Exit:
-      return work.exits[static_cast<std::size_t>(action.index)].whole();
+      return work.exits[static_cast<std::size_t>(action.index)].whole;
     case Op::Tap:
-    case Op::Untap:
-      return of_exit(work.exits[static_cast<std::size_t>(action.index)], action.op);
     case Op::Scores:
     case Op::HeadBackward:
     case Op::HeadWeightGrad:
-      return part_of(of_exit(work.exits[static_cast<std::size_t>(action.index)], action.op), layout.ranks);
+    case Op::Untap:
+      return work.exits[static_cast<std::size_t>(action.index)].of(action.op);
     case Op::SendActivation:
     case Op::SendGradient:
-      return message(work, 1);
+      return copies_of(work.message, 1);
     case Op::ShareTap:
-      return message(work, layout.ranks - 1);
+      return copies_of(work.message, stands_on(action, layout) ? layout.ranks - 1 : 0);
+    case Op::ShareScores:
+      return copies_of(work.statistics, layout.ranks - 1);
     case Op::SumShares:
-      return message(work, 1);
+      return copies_of(work.message, stands_on(action, layout) ? 0 : 1);
     default:
       return {};
   }
@@ -257,7 +240,7 @@ struct TimeTable {
   std::vector<std::array<double, 5>> exits;  // T, S, G, H, U; the middle three of a rank's part
   std::vector<double> whole_exits;
   std::vector<std::vector<double>> buckets, ties;
-  double message = 0, shared_tap = 0;
+  double message = 0, shared_tap = 0, shared_scores = 0;
 };
 
 int layers_of(Units units) { return (units.end - units.begin) / 2; }
@@ -273,7 +256,7 @@ TimeTable given_times(const GivenTimes& times, const Costs& costs, const Layout&
   const double part = 1.0 / layout.ranks;
   table.exits.assign(layout.exits.size(), {0, times.head[0] * part, times.head[1] * part, times.head[2] * part, 0});
   table.whole_exits.assign(layout.exits.size(), sum(times.head));
-  table.message = table.shared_tap = times.message;
+  table.message = table.shared_tap = table.shared_scores = times.message;
   return table;
 }
 
@@ -291,9 +274,9 @@ TimeTable planned_times(const Costs& costs, const Layout& layout, const Setting&
     table.stages.push_back(stage);
   }
   for (const ExitWork& exit : work.exits) {
-    table.exits.push_back({seconds(exit.tap), seconds(part_of(exit.scores, layout.ranks)), seconds(part_of(exit.backward, layout.ranks)),
-                           seconds(part_of(exit.weight, layout.ranks)), seconds(exit.untap)});
-    table.whole_exits.push_back(seconds(exit.whole()));
+    auto& parts = table.exits.emplace_back();
+    std::ranges::transform(exit.parts, parts.begin(), seconds);
+    table.whole_exits.push_back(seconds(exit.whole));
   }
   for (const StageEnd& end : costs.ends) {
     for (auto [works, times] : {std::pair(&end.buckets, &table.buckets), {&end.ties, &table.ties}}) {
@@ -301,8 +284,9 @@ TimeTable planned_times(const Costs& costs, const Layout& layout, const Setting&
       for (const Counted& one : *works) times->back().push_back(seconds(one));
     }
   }
-  table.message = seconds(message(work, 1));
-  table.shared_tap = seconds(message(work, layout.ranks - 1));
+  table.message = seconds(copies_of(work.message, 1));
+  table.shared_tap = seconds(copies_of(work.message, layout.ranks - 1));
+  table.shared_scores = seconds(copies_of(work.statistics, layout.ranks - 1));
   return table;
 }
 
@@ -335,6 +319,8 @@ double time_of(const Action& action, const TimeTable& table, const Layout& layou
       return table.message;
     case Op::ShareTap:
       return table.shared_tap;
+    case Op::ShareScores:
+      return table.shared_scores;
     case Op::ReduceTied:
       return look_up(table.ties, action);
     case Op::ReduceGradients:

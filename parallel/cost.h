@@ -23,15 +23,19 @@ struct Counted {
 struct UnitWork {
   Counted forward, backward, weight;
 };
-// Of an exit: its parts as a head that is split over the pipeline runs them; an X is all of them.
+// Of an exit: whole, or of a head that is split over the pipeline T, S, G, H, U; of the vocabulary's parts, which differ by a granule,
+// the first stands for all.
 struct ExitWork {
-  Counted tap, scores, backward, weight, untap;
-  Counted whole() const;
+  Counted whole;
+  std::array<Counted, 5> parts;
+  Counted& of(Op op);
+  const Counted& of(Op op) const { return const_cast<ExitWork*>(this)->of(op); }
 };
 struct ModelWork {
   UnitWork embedding, attention, mlp;  // all layers are alike
   std::vector<ExitWork> exits;         // the final head last
   Metered message;                     // a microbatch's activations, or their gradient, to the next stage
+  Metered statistics;                  // of a microbatch's scores, from one rank to another
 };
 ModelWork measure_work(const MachineOptions& options, const Degrees& degrees);
 

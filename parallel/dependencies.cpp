@@ -43,18 +43,26 @@ std::vector<Action> needs_of_tap_reader(const Action& exit, const Layout& layout
   return needs;
 }
 
+// Of the microbatches that one exit learns from, the one before.
+int before_at_exit(const Action& action, const Layout& layout) {
+  const int stage = exit_at(layout, action.index).stage;
+  return layout.backward ? layout.backward_before(stage, action.microbatch) : action.microbatch - 1;
+}
+
+// In the order of microbatches, as what all ranks send each other for an exit is told apart by order alone.
 std::vector<Action> needs_of_scores(const Action& scores, const Layout& layout) {
   const int root = layout.rank_of(exit_at(layout, scores.index).stage);
   std::vector<Action> needs{make_action(Op::ShareTap, root, scores.microbatch, scores.index)};
   if (scores.stage != root) needs.push_back(make_action(Op::ShareTap, scores.stage, scores.microbatch, scores.index));
+  if (const int before = before_at_exit(scores, layout); before >= 0)
+    needs.push_back(make_action(Op::Scores, scores.stage, before, scores.index));
   return needs;
 }
 
 std::vector<Action> needs_of_head_backward(const Action& action, const Layout& layout) {
   std::vector<Action> needs;
   for (int r = 0; r < layout.ranks; ++r) needs.push_back(make_action(Op::ShareScores, r, action.microbatch, action.index));
-  const int stage = exit_at(layout, action.index).stage;  // losses add up in the order of microbatches
-  const int before = layout.backward ? layout.backward_before(stage, action.microbatch) : action.microbatch - 1;
+  const int before = before_at_exit(action, layout);  // losses add up in the order of microbatches
   if (before >= 0) needs.push_back(make_action(Op::HeadBackward, action.stage, before, action.index));
   return needs;
 }
@@ -106,6 +114,13 @@ std::vector<Action> needs_of_weight_gradient(const Action& action, const Layout&
   return needs;
 }
 
+// A stage sums its ties in their order: whoever waits for the last one of a tensor's parts waits for all of them.
+int tie_before(int tie, int stage, const Layout& layout) {
+  for (--tie; tie >= 0; --tie)
+    if (std::ranges::count(layout.ties[static_cast<std::size_t>(tie)], stage) == 1) return tie;
+  return -1;
+}
+
 std::vector<Action> needs_of_tie(const Action& tie, const Layout& layout) {
   std::vector<Action> needs;
   if (layout.learns()) needs.push_back(last_weight_gradient(tie.stage, layout.last_microbatch(tie.stage), layout));
@@ -113,6 +128,8 @@ std::vector<Action> needs_of_tie(const Action& tie, const Layout& layout) {
   const std::vector<int>& holders = layout.ties[static_cast<std::size_t>(tie.index)];
   const auto here = std::ranges::find(holders, tie.stage);
   if (here != holders.begin()) needs.push_back(make_action(Op::ReduceTied, *std::prev(here), -1, tie.index));
+  const int before = tie_before(tie.index, tie.stage, layout);
+  if (before >= 0) needs.push_back(make_action(Op::ReduceTied, tie.stage, -1, before));
   return needs;
 }
 

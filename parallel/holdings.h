@@ -20,6 +20,7 @@ struct MachineOptions {
   std::string exit_placement = "auto";  // after_forward | before_backward | auto
   std::string in_flight = "1f1b";       // of schedule auto: 1f1b | 1f1b+K | N
   std::string recompute = "none";       // none | selective | full
+  bool split_heads = false;             // output matrices by vocabulary over all pipeline ranks
   // That of training, where it was made before: whoever plans many ranks makes it once.
   std::shared_ptr<const Schedule> known_schedule;
   std::int64_t micro_batch_size = 1, sequence_length = 0;

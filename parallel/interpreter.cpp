@@ -25,16 +25,15 @@ double& phase_of(Op op, PhaseTimes& times) {
     case Op::WeightGrad:
       return times.backward;
     case Op::Exit:
+    case Op::Tap:
+    case Op::Scores:
+    case Op::HeadBackward:
+    case Op::HeadWeightGrad:
+    case Op::Untap:
       return times.exits;
     default:
       return times.communication;
   }
-}
-
-Draws draws_of(const MicrobatchInput& microbatch, const StepInput& input) {
-  Draws draws = input.draws;
-  draws.first_sample = microbatch.first_sample;
-  return draws;
 }
 
 }  // namespace
@@ -87,7 +86,7 @@ void Interpreter::execute(const Action& action, const Layout& layout, const Step
     case Op::ReduceGradients:
       return reduce_gradients(action, input.trace);
     default:
-      broken("an action that can be run", fmt::format("[interpreter] {}", to_text(action)));
+      return execute_head(action, layout, input);
   }
 }
 
@@ -95,20 +94,16 @@ Tensor Interpreter::input_of(const Action& action, const MicrobatchInput& microb
   return action.stage > 0 ? tensor_of(Hold::Input, action) : microbatch.ids;
 }
 
-std::unique_ptr<Interpreter::KeptForward> Interpreter::keep_forward(const Action& action, const StepInput& input) const {
-  const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
-  const Pool& pool = (*on_.pools)[static_cast<std::size_t>(Hold::Stash)];
-  const int slab = live_.at({Hold::Stash, action.stage, action.microbatch});
-  return std::make_unique<KeptForward>(pool.memory(slab), pool.slab_bytes(), on_.keep, microbatch.sequences, draws_of(microbatch, input));
+std::unique_ptr<Interpreter::KeptForward> Interpreter::keep_forward(const Slab& stash, Keep keep, const StepInput& input) const {
+  const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(stash.microbatch)];
+  const Pool& pool = (*on_.pools)[static_cast<std::size_t>(stash.what)];
+  std::byte* memory = pool.memory(live_.at(stash));
+  return std::make_unique<KeptForward>(memory, pool.slab_bytes(), keep, microbatch.sequences, input.draws_of(microbatch));
 }
 
 void Interpreter::forward(const Action& action, const Layout& layout, const StepInput& input) {
   const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
-  const Slab key{Hold::Input, action.stage, action.microbatch};
-  if (action.stage > 0) {
-    await(std::move(arriving_.at(key)));
-    arriving_.erase(key);
-  }
+  if (action.stage > 0) await_arrival({Hold::Input, action.stage, action.microbatch});
   const auto destination = [&](int unit) {
     if (action.stage + 1 < layout.stages && unit + 1 == on_.stage.units().end) return tensor_of(Hold::Output, action);
     const bool tapped = live_.contains({Hold::Tap, action.stage, action.microbatch, static_cast<std::int16_t>(unit)});
@@ -116,10 +111,10 @@ void Interpreter::forward(const Action& action, const Layout& layout, const Step
   };
   const Slab stash{Hold::Stash, action.stage, action.microbatch};
   if (!live_.contains(stash)) {
-    Slot slot(*ctx_->scratch, Keep::nothing, microbatch.sequences, draws_of(microbatch, input));
+    Slot slot(*ctx_->scratch, Keep::nothing, microbatch.sequences, input.draws_of(microbatch));
     return on_.stage.forward(*ctx_, input_of(action, microbatch), destination, slot);
   }
-  auto kept = keep_forward(action, input);
+  auto kept = keep_forward(stash, on_.keep, input);
   on_.stage.forward(*ctx_, input_of(action, microbatch), destination, kept->slot);
   kept_[stash] = std::move(kept);
 }
@@ -127,10 +122,16 @@ void Interpreter::forward(const Action& action, const Layout& layout, const Step
 // The same once more, to the same bits. What left the stage, and what exits read, is there already: this time it goes to the stash.
 void Interpreter::recompute(const Action& action, const StepInput& input) {
   const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
-  auto kept = keep_forward(action, input);
+  const Slab stash{Hold::Stash, action.stage, action.microbatch};
+  auto kept = keep_forward(stash, on_.keep, input);
   on_.stage.forward(
       *ctx_, input_of(action, microbatch), [](int) { return Tensor{}; }, kept->slot);
-  kept_[{Hold::Stash, action.stage, action.microbatch}] = std::move(kept);
+  kept_[stash] = std::move(kept);
+}
+
+Tensor Interpreter::tap_of(const Action& action, const Layout& layout) const {
+  const ExitPlace& place = layout.exits[static_cast<std::size_t>(action.index)];
+  return place.at_output ? tensor_of(Hold::Output, action) : tensor_of(Hold::Tap, action, place.tap);
 }
 
 void Interpreter::exit(const Action& action, const Layout& layout, const StepInput& input) {
@@ -138,10 +139,10 @@ void Interpreter::exit(const Action& action, const Layout& layout, const StepInp
   const ExitPlace& place = layout.exits[static_cast<std::size_t>(action.index)];
   Head& head = (*on_.heads)[static_cast<std::size_t>(action.index)];
   HeadIn in;
-  in.x = place.at_output ? tensor_of(Hold::Output, action) : tensor_of(Hold::Tap, action, place.tap);
+  in.x = tap_of(action, layout);
   in.labels = microbatch.labels;
   in.scale = input.exit_scale[static_cast<std::size_t>(action.index)];
-  in.draws = draws_of(microbatch, input);
+  in.draws = input.draws_of(microbatch);
   const bool gradient = layout.backward && place.gradient;
   const Tensor d_tap = gradient ? tensor_of(Hold::TapGradient, action, action.index) : Tensor{};
   const Tensor sums = input.sums.narrow(0, action.index, 1).reshape({kLossSums});
@@ -153,9 +154,7 @@ void Interpreter::backward(const Action& action, const Layout& layout) {
   const Slab stash{Hold::Stash, action.stage, action.microbatch};
   const Tensor gradient = tensor_of(Hold::Gradient, action);
   if (action.index <= 0 && action.stage + 1 < layout.stages) {
-    const Slab key{Hold::Gradient, action.stage, action.microbatch};
-    await(std::move(arriving_.at(key)));
-    arriving_.erase(key);
+    await_arrival({Hold::Gradient, action.stage, action.microbatch});
   } else if (action.index <= 0) {
     fill_zero(*ctx_, gradient);  // the last stage's gradient comes from its exits alone
   }
@@ -208,7 +207,8 @@ void Interpreter::finish(Trace* trace) {
     reduction.work.wait(*ctx_);
     if (trace) look_for_ends(*trace);
   }
-  for (auto& [slab, work] : leaving_) work.wait(*ctx_);
+  for (auto& [slab, works] : leaving_)
+    for (Work& work : works) work.wait(*ctx_);
   reductions_.clear();
   leaving_.clear();
 }
@@ -227,7 +227,7 @@ void Interpreter::take(const Slab& slab) {
   OFFRAMP_CHECK(live_.emplace(slab, number).second, "[interpreter] a slab of {} was taken twice", name_of(slab.what));
   const auto sending = leaving_.find({slab.what, number});
   if (sending == leaving_.end()) return;
-  await(std::move(sending->second));
+  for (Work& work : sending->second) await(std::move(work));
   leaving_.erase(sending);
 }
 
@@ -239,10 +239,15 @@ void Interpreter::give(const Slab& slab) {
 }
 
 Tensor Interpreter::tensor_of(Hold what, const Action& action, int index) const {
-  const auto it = live_.find({what, action.stage, action.microbatch, static_cast<std::int16_t>(index)});
-  OFFRAMP_CHECK(it != live_.end(), "[interpreter] {} needs a slab of {} that is not there", to_text(action), name_of(what));
-  const Pool& pool = (*on_.pools)[static_cast<std::size_t>(what)];
-  return Tensor(pool.memory(it->second), on_.activations, on_.precision);
+  return tensor_of({what, action.stage, action.microbatch, static_cast<std::int16_t>(index)}, on_.activations, on_.precision);
+}
+
+Tensor Interpreter::tensor_of(const Slab& slab, Shape shape, DType dtype) const {
+  const auto it = live_.find(slab);
+  OFFRAMP_CHECK(it != live_.end(), "[interpreter] no slab of {} is there for stage {}, microbatch {}", name_of(slab.what), slab.stage,
+                slab.microbatch);
+  const Pool& pool = (*on_.pools)[static_cast<std::size_t>(slab.what)];
+  return Tensor(pool.memory(it->second), shape, dtype);
 }
 
 void Interpreter::await(Work&& work) {
@@ -251,14 +256,19 @@ void Interpreter::await(Work&& work) {
   waited_ += now() - begin;
 }
 
+void Interpreter::await_arrival(const Slab& slab) {
+  for (Work& work : arriving_.at(slab)) await(std::move(work));
+  arriving_.erase(slab);
+}
+
 void Interpreter::send_slab(const Action& action, Hold what, int to) {
   const Slab slab{what, action.stage, action.microbatch};
-  leaving_[{what, live_.at(slab)}] = send(*ctx_, tensor_of(what, action), on_.mesh->pipeline, to, tag_of(action));
+  leaving_[{what, live_.at(slab)}].push_back(send(*ctx_, tensor_of(what, action), on_.mesh->pipeline, to, tag_of(action)));
 }
 
 void Interpreter::receive_slab(const Action& action, Hold what, int from) {
   const Slab slab{what, action.stage, action.microbatch};
-  arriving_[slab] = receive(*ctx_, tensor_of(what, action), on_.mesh->pipeline, from, tag_of(action));
+  arriving_[slab].push_back(receive(*ctx_, tensor_of(what, action), on_.mesh->pipeline, from, tag_of(action)));
 }
 
 }  // namespace offramp

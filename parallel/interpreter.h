@@ -49,6 +49,12 @@ struct StepInput {
   Draws draws;                         // first_sample is each microbatch's own
   std::string name;                    // "step 12": for the watchdog and for errors
   Trace* trace = nullptr;              // set: what runs is added to it
+
+  Draws draws_of(const MicrobatchInput& microbatch) const {
+    Draws of = draws;
+    of.first_sample = microbatch.first_sample;
+    return of;
+  }
 };
 
 class Interpreter {
@@ -69,27 +75,41 @@ class Interpreter {
   void forward(const Action& action, const Layout& layout, const StepInput& input);
   void recompute(const Action& action, const StepInput& input);
   Tensor input_of(const Action& action, const MicrobatchInput& microbatch) const;
-  std::unique_ptr<KeptForward> keep_forward(const Action& action, const StepInput& input) const;
+  std::unique_ptr<KeptForward> keep_forward(const Slab& stash, Keep keep, const StepInput& input) const;
   void weight_gradient(const Action& action, const Layout& layout);
   void exit(const Action& action, const Layout& layout, const StepInput& input);
+  Tensor tap_of(const Action& action, const Layout& layout) const;
   void backward(const Action& action, const Layout& layout);
   void reduce_tied(const Action& action);
   void reduce_gradients(const Action& action, Trace* trace);
   void finish(Trace* trace);
   void look_for_ends(Trace& trace);
 
+  // Of a head that is split over the pipeline (parallel/interpreter_heads.cpp).
+  void execute_head(const Action& action, const Layout& layout, const StepInput& input);
+  void tap(const Action& action, const Layout& layout, const StepInput& input);
+  void head_backward(const Action& action, const Layout& layout, const StepInput& input);
+  void untap(const Action& action, const Layout& layout);
+  void share_tap(const Action& action, const Layout& layout);
+  void share_scores(const Action& action, const StepInput& input);
+  void sum_shares(const Action& action, const Layout& layout);
+  ScoresIn scores_in(const Action& action, const StepInput& input);
+  Tensor own_statistics(const Action& action, const StepInput& input) const;
+
   void take(const Slab& slab);
   void give(const Slab& slab);
   Tensor tensor_of(Hold what, const Action& action, int index = -1) const;  // [rows, h]
+  Tensor tensor_of(const Slab& slab, Shape shape, DType dtype) const;       // at the slab's start
   void await(Work&& work);
+  void await_arrival(const Slab& slab);
   void send_slab(const Action& action, Hold what, int to);
   void receive_slab(const Action& action, Hold what, int from);
 
   Context* ctx_;
   Equipment on_;
-  std::map<Slab, int> live_;                      // slab -> its number in the pool
-  std::map<Slab, Work> arriving_;                 // posted receives
-  std::map<std::pair<Hold, int>, Work> leaving_;  // last send from a pool's slab
+  std::map<Slab, int> live_;                                   // slab -> its number in the pool
+  std::map<Slab, std::vector<Work>> arriving_;                 // posted receives
+  std::map<std::pair<Hold, int>, std::vector<Work>> leaving_;  // last sends from a pool's slab
   std::map<Slab, std::unique_ptr<KeptForward>> kept_;
   struct Reduction {
     Work work;

@@ -68,7 +68,7 @@ class ListScheduler {
     }
     if (a.op == Op::Forward && !limits_.in_flight.empty() && layout_.learns() && layout_.runs_backward(a.stage, a.microbatch))
       return in_flight_[at(a.stage)] < limits_.in_flight[at(a.stage)];
-    if (a.op != Op::Scores || !layout_.backward) return true;
+    if (a.op != Op::Scores) return true;
     const auto held = slices_.find({a.stage, a.index});
     return held == slices_.end() || held->second < limits_.head_slices;
   }
@@ -130,7 +130,7 @@ class ListScheduler {
     if (a.op == Op::Forward && layout_.learns() && layout_.runs_backward(a.stage, a.microbatch)) ++in_flight_[at(a.stage)];
     if (a.op == completes) --in_flight_[at(a.stage)];
     if (a.op == Op::Scores) ++slices_[{a.stage, a.index}];
-    if (a.op == Op::HeadWeightGrad) --slices_[{a.stage, a.index}];
+    if (a.op == (layout_.backward ? Op::HeadWeightGrad : Op::HeadBackward)) --slices_[{a.stage, a.index}];
   }
 
   [[noreturn]] void report_stuck() const {

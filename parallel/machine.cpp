@@ -5,6 +5,7 @@
 
 #include "comm/mpi.h"
 #include "optim/update.h"
+#include "parallel/split_head.h"
 #include "parallel/step_schedule.h"
 #include "tensor/check.h"
 
@@ -108,10 +109,16 @@ void Machine::measure() {
   const auto destination = [&](int unit) { return !again && (tapped.contains(unit) || unit == last) ? slab : Tensor{}; };
   const auto exits = [&](bool train) {
     for (Head& head : held_.model.heads) {
-      if (!stage.units().contains(head.tap())) continue;
+      const bool here = stage.units().contains(head.tap());
       const HeadIn in{slab, input.labels, exit_scale_.front(), train ? draws : Draws{}};
-      head.exit(planning, train && !head.spec().detach ? slab : Tensor{}, sums_.narrow(0, 0, 1).reshape({kLossSums}), in, input.sequences,
-                train);
+      const Tensor sums = sums_.narrow(0, 0, 1).reshape({kLossSums});
+      Arena one_head(Backing::none, kUnlimited, 7);
+      if (training_.layout.split_heads) {
+        probe_split_head(head, {planning, one_head, slab, in, sums, input.sequences, mesh_.degrees.pipeline, train}, here);
+        head_stash_bytes_ = std::max(head_stash_bytes_, one_head.peak());
+      } else if (here) {
+        head.exit(planning, train && !head.spec().detach ? slab : Tensor{}, sums, in, input.sequences, train);
+      }
     }
   };
   Slot evaluation(scratch, Keep::nothing, input.sequences);
@@ -145,18 +152,37 @@ std::size_t Machine::message_memory() const {
   return buckets + exchange(rows * size_of(options_.precision), mesh_.degrees.tensor);
 }
 
+std::size_t Machine::slab_bytes(Hold hold) const {
+  const std::size_t slab = static_cast<std::size_t>(activations().elements()) * size_of(options_.precision);
+  const std::int64_t tokens = inputs_.front().labels.elements();
+  switch (hold) {
+    case Hold::Stash:
+      return stash_bytes_;
+    case Hold::Deferred:
+      return deferred_bytes_;
+    case Hold::HeadStash:
+      return head_stash_bytes_;
+    case Hold::HeadScores:
+      return scores_bytes(tokens, held_.model.heads.front().output().vocabulary());
+    case Hold::HeadStats:
+      return statistics_bytes(tokens, mesh_.degrees.pipeline);
+    case Hold::HeadShares:
+      return slab * static_cast<std::size_t>(mesh_.degrees.pipeline - 1);
+    default:
+      return slab;
+  }
+}
+
 void Machine::allocate_pools() {
   const Plan& evaluation = evaluations_[options_.microbatches] = make_plan(options_.microbatches, false);
   const SlabCounts training = peak_slabs(training_.program, training_.layout);
   const SlabCounts evaluating = peak_slabs(evaluation.program, evaluation.layout);
-  const std::size_t slab = aligned(static_cast<std::size_t>(activations().elements()) * size_of(options_.precision));
   const std::size_t before = arena_.used();
   for (int h = 0; h < kHolds; ++h) {
     const auto hold = static_cast<Hold>(h);
     int count = std::max(training[static_cast<std::size_t>(h)], evaluating[static_cast<std::size_t>(h)]);
     if (hold == Hold::Output && count == 1 && options_.microbatches > 1) count = 2;  // one is filled while the other leaves
-    const std::size_t bytes = hold == Hold::Stash ? aligned(stash_bytes_) : hold == Hold::Deferred ? aligned(deferred_bytes_) : slab;
-    pools_.emplace_back(arena_, name_of(hold), bytes, count);
+    pools_.emplace_back(arena_, name_of(hold), aligned(slab_bytes(hold)), count);
   }
   memory_.activations = arena_.used() - before;
   memory_.transients = aligned(scratch_bytes_);

@@ -79,6 +79,7 @@ class Machine {
   Shape activations() const;  // [rows, h] of a microbatch on this rank
   void check_schedules();
   void allocate_pools();
+  std::size_t slab_bytes(Hold hold) const;
   void allocate_buffers();
   void measure();
   std::size_t message_memory() const;
@@ -96,7 +97,7 @@ class Machine {
   std::vector<Tensor> exit_scale_;
   std::vector<float> layer_rates_;
   Tensor sums_, squares_, phases_, votes_, statistics_, scalars_, snapshot_;
-  std::size_t stash_bytes_ = 0, deferred_bytes_ = 0, scratch_bytes_ = 0;
+  std::size_t stash_bytes_ = 0, deferred_bytes_ = 0, head_stash_bytes_ = 0, scratch_bytes_ = 0;
   double flops_ = 0;
   MemoryPlan memory_;
   std::unique_ptr<Interpreter> interpreter_;

@@ -35,9 +35,11 @@ Partition even_partition(int layers, int stages) {
 }
 
 void visit_with_stage(Model& model, const Partition& partition, const std::function<void(Parameter&, int stage)>& visit) {
+  const int parts = model.head_part.parts;
   for (auto& head : model.heads) {
     const int stage = partition.stage_of(head.tap());
-    head.visit([&](Parameter& p) { visit(p, stage); });
+    head.visit_below_output([&](Parameter& p) { visit(p, stage); });
+    for (int s = parts > 1 ? 0 : stage; s < (parts > 1 ? parts : stage + 1); ++s) head.output().visit([&](Parameter& p) { visit(p, s); });
   }
   for (std::size_t u = 0; u < model.units.size(); ++u) {
     const int stage = partition.stage_of(static_cast<int>(u));
@@ -45,22 +47,35 @@ void visit_with_stage(Model& model, const Partition& partition, const std::funct
   }
 }
 
+std::set<std::string> split_outputs(Model& model) {
+  std::set<std::string> names;
+  for (Head& head : model.heads)
+    if (model.head_part.parts > 1) head.output().visit([&](Parameter& p) { names.insert(p.name()); });
+  return names;
+}
+
 std::vector<Tie> find_ties(Model& model, const Partition& partition) {
   struct Seen {
     std::set<int> stages;
     std::set<std::pair<int, Writer>> sites;
-    std::int64_t elements = 0;
+    std::set<Writer> writers;
   };
   std::map<std::string, Seen> seen;
   visit_with_stage(model, partition, [&](Parameter& p, int stage) {
     Seen& s = seen[p.name()];
     s.stages.insert(stage);
     s.sites.insert({stage, p.writer});
-    s.elements = p.shape.elements();
+    s.writers.insert(p.writer);
   });
+  const std::set<std::string> split = split_outputs(model);
   std::vector<Tie> ties;  // in the order of names: the same on every rank
-  for (const auto& [name, s] : seen)
-    if (s.sites.size() > 1) ties.push_back({name, s.elements, {s.stages.rbegin(), s.stages.rend()}});
+  for (const auto& [name, s] : seen) {
+    const bool parts = split.contains(name);
+    if (!parts && s.sites.size() > 1) ties.push_back({name, {s.stages.rbegin(), s.stages.rend()}});
+    if (!parts || s.writers.size() == 1) continue;
+    for (int part = 0; part < model.head_part.parts; ++part)
+      ties.push_back({name, part == 0 ? std::vector{0} : std::vector{part, 0}, part});
+  }
   return ties;
 }
 
@@ -78,24 +93,81 @@ std::vector<Units> cut_segments(Model& model, Units units, std::int64_t bucket_e
   return segments;
 }
 
+namespace {
+
+// Ties by name; those of a tensor's parts follow each other.
+std::map<std::string, std::vector<int>> ties_by_name(const std::vector<Tie>& ties) {
+  std::map<std::string, std::vector<int>> numbers;
+  for (std::size_t t = 0; t < ties.size(); ++t) numbers[ties[t].name].push_back(static_cast<int>(t));
+  return numbers;
+}
+
+// The parts of what this rank has of the embedding, which is its own part of the tensor-parallel ranks'.
+std::vector<TiedPart> parts_of(const Parameter& whole, const std::vector<int>& ties) {
+  const std::int64_t rows = whole.shape[0], width = whole.shape.elements() / rows;
+  std::vector<TiedPart> parts;
+  const int count = static_cast<int>(ties.size());
+  for (int part = 0; part < count; ++part) {
+    const VocabularyRange range = vocabulary_part({0, rows}, part, count);
+    parts.push_back({ties[static_cast<std::size_t>(part)], {range.first * width, (range.first + range.count) * width}});
+  }
+  return parts;
+}
+
+// Exits that share an output matrix share its number.
+void number_matrices(Model& model, Layout& layout) {
+  std::map<std::string, int> numbers;
+  for (std::size_t e = 0; e < model.heads.size(); ++e)
+    model.heads[e].output().visit(
+        [&](Parameter& p) { layout.exits[e].matrix = numbers.try_emplace(p.name(), static_cast<int>(numbers.size())).first->second; });
+}
+
+class EntryList {
+ public:
+  EntryList(int stage, const std::vector<Tie>& ties) : stage_(stage), ties_(ties), by_name_(ties_by_name(ties)) {}
+
+  void add(Parameter& p, int segment) {
+    const auto it = by_name_.find(p.name());
+    if (it == by_name_.end()) return entries_.push_back({&p, segment});
+    const int last = it->second.back();
+    const Tie& tie = ties_[static_cast<std::size_t>(last)];
+    FlatEntry entry{&p, segment, last, tie.stages.back() == stage_};
+    if (tie.part >= 0) entry.parts = parts_of(p, it->second);
+    entries_.push_back(std::move(entry));
+  }
+  // This stage's part of an output matrix that is split over the pipeline.
+  void add_part(Parameter& p) {
+    const auto it = by_name_.find(p.name());
+    if (it == by_name_.end()) return entries_.push_back({&p});
+    const bool beside_whole = stage_ == 0;  // part 0 of what the embedding has
+    entries_.push_back({&p, 0, it->second[static_cast<std::size_t>(stage_)], beside_whole, {}, beside_whole ? 0 : -1});
+  }
+  std::vector<FlatEntry> take() && { return std::move(entries_); }
+
+ private:
+  int stage_;
+  const std::vector<Tie>& ties_;
+  std::map<std::string, std::vector<int>> by_name_;
+  std::vector<FlatEntry> entries_;
+};
+
+}  // namespace
+
 std::vector<FlatEntry> flat_entries(Model& model, const Partition& partition, int stage, const std::vector<Units>& segments,
                                     const std::vector<Tie>& ties) {
-  std::map<std::string, int> tie_of;
-  for (std::size_t t = 0; t < ties.size(); ++t) tie_of[ties[t].name] = static_cast<int>(t);
-  std::vector<FlatEntry> entries;
-  const auto add = [&](int segment) {
-    return [&, segment](Parameter& p) {
-      const auto it = tie_of.find(p.name());
-      const int tie = it == tie_of.end() ? -1 : it->second;
-      entries.push_back({&p, segment, tie, tie < 0 || ties[static_cast<std::size_t>(tie)].stages.back() == stage});
-    };
-  };
-  for (auto& head : model.heads)
-    if (partition.stage_of(head.tap()) == stage) head.visit(add(0));
+  EntryList entries(stage, ties);
+  const auto add = [&](int segment) { return [&, segment](Parameter& p) { entries.add(p, segment); }; };
+  const int parts = model.head_part.parts;
+  for (auto& head : model.heads) {
+    const bool here = partition.stage_of(head.tap()) == stage;
+    if (here) head.visit_below_output(add(0));
+    if (parts > 1 && stage < parts) head.output().visit([&](Parameter& p) { entries.add_part(p); });
+    if (parts == 1 && here) head.output().visit(add(0));
+  }
   for (std::size_t s = 0; s < segments.size(); ++s)
     for (int u = segments[s].end - 1; u >= segments[s].begin; --u)
       model.units[static_cast<std::size_t>(u)].module->visit(add(static_cast<int>(s)));
-  return entries;
+  return std::move(entries).take();
 }
 
 Layout make_layout(Model& model, const Partition& partition, const std::vector<Tie>& ties, const LayoutOptions& options) {
@@ -108,6 +180,8 @@ Layout make_layout(Model& model, const Partition& partition, const std::vector<T
     const bool at_output = stage + 1 < layout.stages && head.tap() + 1 == partition.units(stage).end;
     layout.exits.push_back({stage, head.tap(), at_output, !head.spec().detach});
   }
+  layout.split_heads = model.head_part.parts > 1;
+  number_matrices(model, layout);
   if (!options.backward) return layout;
   for (const Tie& tie : ties) layout.ties.push_back(tie.stages);
   if (!options.reduce) return layout;

@@ -2,6 +2,8 @@
 // backward is cut into segments, and the Layout that schedules are made for. Pure functions of the model and the sizes, so every
 // rank knows them of every rank.
 #pragma once
+#include <set>
+
 #include "models/flat.h"
 #include "models/model.h"
 #include "parallel/schedule.h"
@@ -22,16 +24,20 @@ struct Partition {
 // Whole layers, as even as can be; the embedding goes with the first. The first stages get what does not divide.
 Partition even_partition(int layers, int stages);
 
-// Visits every parameter with its stage: heads at their taps' stages, in exit order, then units.
+// Visits every parameter with its stage: heads at their taps' stages, in exit order, then units. An output matrix that is split over
+// the pipeline (Model::head_part) has a part on every rank, at its lowest stage, and comes once for each.
 void visit_with_stage(Model& model, const Partition& partition, const std::function<void(Parameter&, int stage)>& visit);
 
 // A logical tensor that several stages hold or several kinds of writer add to. Gradients are summed once a step: stages from the
-// highest to the lowest, which owns it; on each stage heads, then units, then lookups.
+// highest to the lowest, which owns it; on each stage heads, then units, then lookups. Where output matrices are split over the
+// pipeline, each part of one that is also the embedding is a tie by itself, of its rank's lowest stage and of the embedding's.
 struct Tie {
   std::string name;
-  std::int64_t elements = 0;
   std::vector<int> stages;  // highest first; the last one owns the tensor
+  int part = -1;            // of the pipeline's; -1: the whole tensor
 };
+// Names of the output matrices that are split over the pipeline.
+std::set<std::string> split_outputs(Model& model);
 std::vector<Tie> find_ties(Model& model, const Partition& partition);
 
 // The stage's units in backward order, cut where about `bucket_elements` gradients have gathered.

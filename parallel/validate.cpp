@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <map>
 #include <stdexcept>
 #include <unordered_set>
 
@@ -96,6 +97,29 @@ class ChannelOrder {
   Marks sends_, receives_;
 };
 
+// What all ranks send each other for a split head goes over channels of its own, one an exit and kind of message.
+void check_head_channels(const Schedule& schedule, const Layout& layout) {
+  if (!layout.split_heads) return;
+  std::map<std::pair<Op, int>, std::vector<Mark>> first, channel;
+  for (std::size_t r = 0; r < schedule.size(); ++r) {
+    channel.clear();
+    for (std::size_t i = 0; i < schedule[r].size(); ++i) {
+      const Action& action = schedule[r][i];
+      if (is_head(action.op) && is_message(action.op)) channel[{action.op, action.index}].push_back({static_cast<int>(r), i});
+    }
+    if (r == 0) first = channel;
+    for (const auto& [name, marks] : channel) {
+      const std::vector<Mark>& expected = first.at(name);
+      for (std::size_t k = 0; k < marks.size(); ++k) {
+        const Action &mine = schedule[r][marks[k].position], &theirs = schedule[0][expected[k].position];
+        if (mine.microbatch == theirs.microbatch) continue;
+        refuse(schedule, {expected[k], marks[k]},
+               fmt::format("rank 0 comes to {} where rank {} comes to {}: a channel keeps its order", to_text(theirs), r, to_text(mine)));
+      }
+    }
+  }
+}
+
 std::uint64_t key_of(const Slab& slab) {
   const auto bits = [](std::int16_t value) { return static_cast<std::uint64_t>(static_cast<std::uint16_t>(value)); };
   return static_cast<std::uint64_t>(slab.what) << 48 | bits(slab.stage) << 32 | bits(slab.microbatch) << 16 | bits(slab.index);
@@ -132,6 +156,7 @@ void validate(const Schedule& schedule, const Layout& layout) {
   check_layout(layout);
   check_completeness(schedule, layout);
   ChannelOrder(schedule, layout).check();
+  check_head_channels(schedule, layout);
   execution_order(schedule, layout);
   for (int r = 0; r < layout.ranks; ++r) check_slabs(schedule, r, layout);
 }

@@ -36,16 +36,24 @@ double head_flops(Model& model, Head& head, std::int64_t sequence_length) {
   return matrix_flops([&](const Visitor& visitor) { head.visit(visitor); }) + (attends ? attention_flops(model, sequence_length) : 0);
 }
 
+double output_flops(Head& head) {
+  return matrix_flops([&](const Visitor& visitor) { head.output().visit(visitor); });
+}
+
 Times work_times(Model& model, const Partition& partition, const Layout& layout, std::int64_t micro_batch_size,
                  std::int64_t sequence_length) {
   const double tokens = static_cast<double>(micro_batch_size * sequence_length);
-  std::vector<double> stages, heads;
+  std::vector<double> stages, heads, parts;  // parts: a rank's share of an output matrix
   for (int s = 0; s < partition.stages(); ++s) {
     double flops = 0;
     for (int u = partition.units(s).begin; u < partition.units(s).end; ++u) flops += unit_flops(model, u, sequence_length);
     stages.push_back(tokens * flops);
   }
-  for (Head& head : model.heads) heads.push_back(tokens * head_flops(model, head, sequence_length));
+  for (Head& head : model.heads) {
+    heads.push_back(tokens * head_flops(model, head, sequence_length));
+    parts.push_back(tokens * output_flops(head) / layout.ranks);
+  }
+  const int ranks = layout.ranks;
   const bool split = layout.split_backward, train = layout.backward;
   return [=](const Action& action) {
     switch (action.op) {
@@ -60,7 +68,11 @@ Times work_times(Model& model, const Partition& partition, const Layout& layout,
       case Op::Scores:
       case Op::HeadBackward:
       case Op::HeadWeightGrad:
-        return heads[static_cast<std::size_t>(action.index)];
+        return parts[static_cast<std::size_t>(action.index)];
+      case Op::Tap:
+      case Op::Untap:
+        return (heads[static_cast<std::size_t>(action.index)] - ranks * parts[static_cast<std::size_t>(action.index)]) *
+               (action.op == Op::Tap ? 1 : 2);
       default:
         return 0.0;
     }

@@ -162,6 +162,7 @@ void check_config(const Config& config, std::optional<int> world_size, const Loc
   check.layerskip();
   check.stages();
   check.tensor_ranks();
+  check.split_heads();
   check.sequence_parallel();
   check.batches();
   check.steps();

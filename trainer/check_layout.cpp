@@ -45,6 +45,20 @@ void ConfigChecker::tensor_ranks() {
   blame(path, "{} {}; degrees that work: {}", degree, fmt::join(against, " and "), fmt::join(tensor_degrees(m), ", "));
 }
 
+void ConfigChecker::split_heads() {
+  const ParallelConfig& p = config.parallel;
+  if (!p.shard_heads_over_pipeline) return;
+  if (!known({"parallel.tensor_parallel_size", "parallel.pipeline_parallel_size", "model.vocab_size"})) return;
+  const std::int64_t vocabulary = config.model.vocab_size;
+  if (vocabulary < p.tensor_parallel_size) return;  // see tensor_ranks()
+  std::int64_t words = vocabulary;
+  for (int t = 0; t < p.tensor_parallel_size; ++t) words = std::min(words, vocabulary_range(vocabulary, t, p.tensor_parallel_size).count);
+  if (words >= p.pipeline_parallel_size) return;
+  blame("parallel.shard_heads_over_pipeline",
+        "vocab_size {} leaves a tensor-parallel rank {} words, fewer than pipeline_parallel_size {} parts; use fewer ranks, or set false",
+        vocabulary, words, p.pipeline_parallel_size);
+}
+
 void ConfigChecker::sequence_parallel() {
   const ParallelConfig& p = config.parallel;
   const TrainingConfig& t = config.training;

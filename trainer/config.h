@@ -25,12 +25,13 @@ struct LayerList {  // layers of each stage; empty: auto, so that the slowest st
 };
 struct ParallelConfig {
   int tensor_parallel_size = 1, pipeline_parallel_size = 1;
-  int data_parallel_size = 0;           // 0: auto, world size / (tensor_parallel_size * pipeline_parallel_size)
-  bool sequence_parallel = false;       // means nothing to one tensor rank
-  int zero_stage = 0;                   // 1: optimizer state and update divided over data ranks
-  std::string schedule = "1f1b";        // gpipe | 1f1b | zero_bubble | auto
-  std::string exit_placement = "auto";  // after_forward | before_backward | auto
-  std::string recompute = "none";       // none | selective | full
+  int data_parallel_size = 0;              // 0: auto, world size / (tensor_parallel_size * pipeline_parallel_size)
+  bool sequence_parallel = false;          // means nothing to one tensor rank
+  int zero_stage = 0;                      // 1: optimizer state and update divided over data ranks
+  std::string schedule = "1f1b";           // gpipe | 1f1b | zero_bubble | auto
+  std::string exit_placement = "auto";     // after_forward | before_backward | auto
+  std::string recompute = "none";          // none | selective | full
+  bool shard_heads_over_pipeline = false;  // means nothing to one pipeline rank
   LayerList partition;
   InFlight in_flight;  // of schedule auto
 

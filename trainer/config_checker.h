@@ -40,6 +40,7 @@ struct ConfigChecker {
   // check_layout.cpp
   void stages();
   void tensor_ranks();
+  void split_heads();
   void sequence_parallel();
   void batches();
   void microbatches(std::int64_t data);

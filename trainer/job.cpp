@@ -27,13 +27,16 @@ MachineOptions machine_options(const Config& config, const Degrees& degrees) {
   options.exits = config.exits;
   options.layers_per_stage = config.parallel.partition.layers;
   if (options.layers_per_stage.empty())
-    options.layers_per_stage = balanced_layers(
-        layer_work(config.model, config.exits, {.stages = degrees.pipeline, .sequence_length = config.training.sequence_length}),
-        degrees.pipeline);
+    options.layers_per_stage = balanced_layers(layer_work(config.model, config.exits,
+                                                          {.stages = degrees.pipeline,
+                                                           .sequence_length = config.training.sequence_length,
+                                                           .split_heads = config.parallel.shard_heads_over_pipeline}),
+                                               degrees.pipeline);
   options.schedule = config.parallel.schedule;
   options.exit_placement = config.parallel.exit_placement;
   options.in_flight = config.parallel.in_flight.text;
   options.recompute = config.parallel.recompute;
+  options.split_heads = config.parallel.shard_heads_over_pipeline;
   options.micro_batch_size = config.training.micro_batch_size;
   options.sequence_length = config.training.sequence_length;
   options.microbatches = static_cast<int>(config.microbatches(degrees.data));

@@ -41,6 +41,9 @@ std::vector<SchemaKey> parallel_keys() {
        KEY_AT(parallel.exit_placement),
        "When exits run; auto: where the step becomes shortest, by FLOPs. `schedule: auto` places them itself.",
        {.choices = {"after_forward", "before_backward", "auto"}}},
+      {"parallel.shard_heads_over_pipeline", KEY_AT(parallel.shard_heads_over_pipeline),
+       "Every output matrix, the final one too, is split by vocabulary over all pipeline ranks; their work is placed by FLOPs, whatever "
+       "`exit_placement` says."},
       {"parallel.in_flight",
        KEY_AT(parallel.in_flight),
        "Of `schedule: auto`: microbatches that a stage may keep from their forward to their weight gradient: as many as 1F1B does, K more, "

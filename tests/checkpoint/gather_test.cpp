@@ -178,7 +178,7 @@ TEST(Gatherer, EveryTensorFromAnyLayout) {
       for (const DType precision : {DType::f32, DType::bf16})
         for (const bool shard_state : {false, true}) {
           job.tensor = degrees.tensor, job.pipeline = degrees.pipeline, job.data = degrees.data;
-          job.options.precision = precision, job.options.shard_state = shard_state;
+          job.options.precision = precision, job.options.shard_state = shard_state, job.options.split_heads = shard_state;
           SCOPED_TRACE(job.text());
           on_ranks(job, [&](Machine& machine) { check_everything(machine, expected); });
         }

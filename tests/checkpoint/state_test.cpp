@@ -7,7 +7,7 @@ namespace {
 
 struct Layout {
   int tensor, pipeline, data;
-  bool rows_split = false, sharded = false, bf16 = false;
+  bool rows_split = false, sharded = false, heads_split = false;
 };
 constexpr Layout kLayouts[] = {{1, 1, 1},
                                {2, 1, 1},
@@ -20,13 +20,16 @@ constexpr Layout kLayouts[] = {{1, 1, 1},
                                {2, 1, 2, false, true},
                                {1, 2, 2, false, true},
                                {2, 2, 2, true, true},
-                               {4, 2, 1}};
+                               {4, 2, 1},
+                               {1, 4, 1, false, false, true},
+                               {2, 2, 2, true, true, true}};
 
 SmallJob job_of(const std::string& architecture, bool tied, const Layout& layout, bool bf16) {
   SmallJob job = small_job(exits_of_every_kind(), tied, architecture);
   job.tensor = layout.tensor, job.pipeline = layout.pipeline, job.data = layout.data;
   job.options.sequence_parallel = layout.rows_split;
   job.options.shard_state = layout.sharded;
+  job.options.split_heads = layout.heads_split;
   job.options.precision = bf16 ? DType::bf16 : DType::f32;
   job.optimizer = OptimizerConfig{.lr = 1e-2, .eps = 1e-3};
   return job;
@@ -69,7 +72,7 @@ TEST_P(Resharding, EveryLayoutReadsTheBitsOfTheOneBefore) {
 
 // What is not in the checkpoint, the weights of guests and other shards, is what training would have had.
 TEST_P(Resharding, TrainingGoesOnToTheSameBits) {
-  for (const Layout& layout : {Layout{2, 2, 2, true, true}, Layout{1, 2, 2}, Layout{2, 1, 1}}) {
+  for (const Layout& layout : {Layout{2, 2, 2, true, true}, Layout{1, 2, 2}, Layout{2, 1, 1}, Layout{1, 2, 2, false, true, true}}) {
     const SmallJob here = job(layout);
     on_every_rank(here, [&](Machine& machine, const Group& world) {
       machine.flat().initialize(machine.context(), 7);

@@ -44,13 +44,39 @@ TEST_P(MachineSchedules, GiveTheBitsOfGpipe) {
   }
 }
 
+// Heads split by vocabulary over the pipeline: the bits of gpipe with heads split, the numbers of whole heads. (In bf16 what comes of the
+// vocabulary's parts is rounded before it is summed: there the losses alone are compared.)
+TEST_P(MachineSchedules, GiveTheBitsOfGpipeWithHeadsSplit) {
+  if (job().pipeline == 1) return;  // nothing is split
+  for (const DType precision : {DType::f32, DType::bf16}) {
+    SmallJob variant = job();
+    variant.options.precision = precision, variant.evaluates = true;
+    const StepResult whole = run_small_job(variant);
+    variant.options.split_heads = true;
+    const StepResult expected = run_small_job(variant);
+    const double tolerance = precision == DType::f32 ? 1e-5 : 0x1p-8;
+    expect_close(expected.sums, whole.sums, tolerance, variant.text());
+    expect_close(expected.evaluated, whole.evaluated, tolerance, variant.text() + ", evaluated");
+    if (precision == DType::f32) expect_close(expected, whole, tolerance, variant.text());
+    for (const auto& [schedule, recompute] : {std::pair{"1f1b", "none"}, {"zero_bubble", "full"}, {"auto", "selective"}}) {
+      variant.options.schedule = schedule, variant.options.recompute = recompute;
+      const std::string text = fmt::format("{} {} {} heads split", variant.text(), schedule, recompute);
+      const StepResult result = run_small_job(variant);
+      EXPECT_EQ(result.sums, expected.sums) << text;
+      EXPECT_EQ(result.grads, expected.grads) << text;
+      expect_squares(result, text);
+      expect_all_used(result, text);
+    }
+  }
+}
+
 // With tensor parallelism and data ranks beside, buckets under way while weight gradients wait.
 TEST(MachineSchedulesInAllDirections, GiveTheBitsOfGpipe) {
   SmallJob job = small_job(exits_of_every_kind(), true);
   job.pipeline = 2, job.tensor = 2, job.data = 2;
-  for (const bool rows : {false, true}) {
-    job.options.sequence_parallel = rows, job.options.shard_state = rows;
-    job.options.schedule = "gpipe";
+  for (const auto& [rows, heads] : {std::pair{false, false}, {true, false}, {false, true}, {true, true}}) {
+    job.options.sequence_parallel = rows, job.options.shard_state = rows, job.options.split_heads = heads;
+    job.options.schedule = "gpipe", job.options.recompute = "none";
     const StepResult expected = run_small_job(job);
     for (const char* schedule : {"zero_bubble", "auto"}) {
       job.options.schedule = schedule, job.options.recompute = rows ? "full" : "none";

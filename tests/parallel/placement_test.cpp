@@ -31,11 +31,11 @@ TEST(EvenPartition, KnowsTheStageOfEveryUnit) {
   EXPECT_EQ(partition.stages(), 3);
 }
 
-// A line a tie: its name, elements, and stages from the highest to the owner.
+// A line a tie: its name and stages from the highest to the owner.
 std::vector<std::string> ties_of(Model model, int stages) {
   std::vector<std::string> lines;
   for (const Tie& tie : find_ties(model, even_partition(8, stages)))
-    lines.push_back(fmt::format("{} {}: {}", tie.name, tie.elements, fmt::join(tie.stages, " ")));
+    lines.push_back(fmt::format("{}: {}", tie.name, fmt::join(tie.stages, " ")));
   return lines;
 }
 using Lines = std::vector<std::string>;
@@ -43,27 +43,26 @@ using Lines = std::vector<std::string>;
 // Four stages: units 0..4, 5..8, 9..12, 13..16.
 TEST(FindTies, TiedEmbeddingWithExitsOnMiddleStages) {
   const std::vector<ExitSpec> exits{{.layer = 4, .shared_output = true}, {.layer = 6, .shared_output = true}};
-  EXPECT_EQ(ties_of(model_of(exits, true), 4), (Lines{"model.embed_tokens.weight 1952: 3 2 1 0"}));
-  EXPECT_EQ(ties_of(model_of(exits, false), 4), (Lines{"lm_head.weight 1952: 3 2 1"}));
-  EXPECT_EQ(ties_of(model_of({}, true), 4), (Lines{"model.embed_tokens.weight 1952: 3 0"}));
-  EXPECT_EQ(ties_of(model_of(exits, true), 1), (Lines{"model.embed_tokens.weight 1952: 0"}));  // heads and a lookup
-  EXPECT_EQ(ties_of(model_of(exits, false), 1), Lines{});                                      // heads alone are one writer
+  EXPECT_EQ(ties_of(model_of(exits, true), 4), (Lines{"model.embed_tokens.weight: 3 2 1 0"}));
+  EXPECT_EQ(ties_of(model_of(exits, false), 4), (Lines{"lm_head.weight: 3 2 1"}));
+  EXPECT_EQ(ties_of(model_of({}, true), 4), (Lines{"model.embed_tokens.weight: 3 0"}));
+  EXPECT_EQ(ties_of(model_of(exits, true), 1), (Lines{"model.embed_tokens.weight: 0"}));  // heads and a lookup
+  EXPECT_EQ(ties_of(model_of(exits, false), 1), Lines{});                                 // heads alone are one writer
 }
 
 // The exit reads layer 3's attention, whose stage has layer 3's MLP and its norm: head and unit write to it.
 TEST(FindTies, NormOfAnMlpExit) {
-  EXPECT_EQ(ties_of(model_of({{.layer = 3, .head = HeadKind::mlp}}), 4), (Lines{"model.layers.2.post_attention_layernorm.weight 32: 1"}));
+  EXPECT_EQ(ties_of(model_of({{.layer = 3, .head = HeadKind::mlp}}), 4), (Lines{"model.layers.2.post_attention_layernorm.weight: 1"}));
 }
 
 TEST(FindTies, SharedNorm) {
   const std::vector<ExitSpec> exits{{.layer = 2, .shared_norm = true}, {.layer = 7, .shared_norm = true}};
-  EXPECT_EQ(ties_of(model_of(exits), 4), (Lines{"model.norm.weight 32: 3 0"}));
+  EXPECT_EQ(ties_of(model_of(exits), 4), (Lines{"model.norm.weight: 3 0"}));
 }
 
 TEST(FindTies, AreInTheOrderOfNames) {
   EXPECT_EQ(ties_of(model_of({{.layer = 3, .head = HeadKind::mlp, .shared_output = true, .shared_norm = true}}, true), 4),
-            (Lines{"model.embed_tokens.weight 1952: 3 1 0", "model.layers.2.post_attention_layernorm.weight 32: 1",
-                   "model.norm.weight 32: 3 1"}));
+            (Lines{"model.embed_tokens.weight: 3 1 0", "model.layers.2.post_attention_layernorm.weight: 1", "model.norm.weight: 3 1"}));
 }
 
 std::vector<std::pair<int, int>> cuts(Units units, std::int64_t elements) {

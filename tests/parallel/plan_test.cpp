@@ -67,6 +67,18 @@ TEST(Plan, EverySchedulesBytesAndMemoryAreThoseOfTheStep) {
     }
 }
 
+TEST(Plan, BytesAndMemoryOfHeadsSplitOverThePipelineAreThoseOfTheStep) {
+  for (const bool tied : {false, true})
+    for (const Degrees& degrees : {Degrees{1, 1, 1}, Degrees{1, 4, 1}, Degrees{1, 3, 2}, Degrees{2, 2, 2}})
+      for (const bool rows : {false, true}) {
+        SmallJob job = small_job(exits_of_every_kind(), tied);
+        job.tensor = degrees.tensor, job.pipeline = degrees.pipeline, job.data = degrees.data;
+        job.options.sequence_parallel = rows && job.tensor > 1, job.options.shard_state = rows && job.data > 1;
+        job.options.split_heads = true, job.options.schedule = rows ? "zero_bubble" : "1f1b";
+        expect_planned(job);
+      }
+}
+
 TEST(Plan, UnevenStagesGiveTheNumbersOfEvenOnesInThePlannedMemory) {
   SmallJob job = small_job(exits_of_every_kind(), true);
   const StepResult alone = run_small_job(job);

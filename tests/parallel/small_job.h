@@ -21,6 +21,7 @@ struct SmallJob {
   Sends sends = Sends::rendezvous;
   std::optional<OptimizerConfig> optimizer;  // none: weights stay as they are
   std::vector<float> layer_rates;            // LayerSkip's, with options.layer_drop
+  bool evaluates = false;                    // an evaluation of the same batch first
 
   Degrees degrees() const { return {tensor, pipeline, data}; }
   std::string text() const {
@@ -87,7 +88,7 @@ inline void fill_inputs(Machine& machine, const SmallJob& job) {
 
 // What one rank has after some steps: the last one's sums and gradients, and the weights in full precision.
 struct RankResult {
-  std::vector<double> sums;               // [exits, kLossSums]
+  std::vector<double> sums, evaluated;    // [exits, kLossSums]
   ByName grads, weights;                  // the elements that this rank answers for
   std::map<std::string, double> squares;  // of whole gradients
   MemoryPlan memory;
@@ -153,6 +154,13 @@ inline RankResult run_rank(SmallJob job, const Group& world, int steps = 1) {
   machine.flat().initialize(machine.context(), 1234);
   fill_inputs(machine, job);
   PhaseTimes times;
+  std::vector<double> evaluated;
+  if (job.evaluates) {
+    fill_zero(machine.context(), machine.statistics());
+    machine.evaluate(job.options.microbatches, "an evaluation", times);
+    all_reduce(machine.context(), machine.statistics(), world).wait(machine.context());
+    evaluated.assign(machine.sums().as<double>(), machine.sums().as<double>() + machine.sums().elements());
+  }
   for (int t = 1; t <= steps; ++t) {
     fill_zero(machine.context(), machine.statistics());
     machine.train("a step", times);
@@ -160,6 +168,7 @@ inline RankResult run_rank(SmallJob job, const Group& world, int steps = 1) {
     if (job.optimizer) update(machine, *job.optimizer, t);
   }
   RankResult result = result_of(machine);
+  result.evaluated = evaluated;
   for (std::int64_t i = 0; i < names.size(); ++i) result.squares[names.name(i)] = machine.squares().as<double>()[i];
   return result;
 }
@@ -179,7 +188,7 @@ inline void merge(ByName& all, const ByName& part) {
 
 // What all ranks have.
 struct StepResult {
-  std::vector<double> sums;
+  std::vector<double> sums, evaluated;
   ByName grads, weights;
   std::map<std::string, double> squares;
   std::vector<std::pair<MemoryPlan, std::vector<int>>> peaks;  // by rank
@@ -197,6 +206,7 @@ inline StepResult run_small_job(const SmallJob& job, int steps = 1) {
         const RankResult mine = run_rank(job, world, steps);
         const std::lock_guard lock(mutex);
         result.sums = mine.sums;
+        result.evaluated = mine.evaluated;
         result.squares = mine.squares;
         result.peaks[static_cast<std::size_t>(world.rank())] = {mine.memory, mine.unused};
         merge(result.grads, mine.grads);

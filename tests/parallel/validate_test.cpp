@@ -113,7 +113,7 @@ TEST(Validate, TiesThatWaitForEachOther) {
   EXPECT_EQ(first_line(error_of(parse_schedule("F0@0 SA0@0 RG0@0 B0@0 Y0@0 Y1@0\n"
                                                "RA0@1 F0@1 B0@1 SG0@1 Y1@1 Y0@1\n"),
                                 layout)),
-            "rank 0 is stuck at Y0@0: it waits for Y0@1");
+            "rank 1 is stuck at Y1@1: it waits for Y0@1");
 }
 
 TEST(Validate, NamesTheCauseNotItsVictims) {

@@ -42,6 +42,7 @@ class Layout:
     data: int = 1
     sequence: bool = False  # sequence parallelism
     zero: int = 0
+    heads: bool = False  # split by vocabulary over the pipeline
 
     @property
     def ranks(self) -> int:
@@ -51,11 +52,11 @@ class Layout:
     def settings(self) -> dict:
         return {"parallel__tensor_parallel_size": self.tensor, "parallel__pipeline_parallel_size": self.pipeline,
                 "parallel__data_parallel_size": self.data, "parallel__sequence_parallel": str(self.sequence).lower(),
-                "parallel__zero_stage": self.zero}
+                "parallel__zero_stage": self.zero, "parallel__shard_heads_over_pipeline": str(self.heads).lower()}
 
     @property
     def name(self) -> str:
-        return f"{self.tensor}x{self.pipeline}x{self.data}{'s' if self.sequence else ''}{'z' if self.zero else ''}"
+        return f"{self.tensor}x{self.pipeline}x{self.data}{'s' if self.sequence else ''}{'z' if self.zero else ''}{'h' if self.heads else ''}"
 
 
 DEGREES = [(2, 1, 1), (4, 1, 1), (2, 2, 1), (2, 1, 2), (1, 2, 2), (2, 2, 2), (4, 2, 1)]  # tensor, pipeline, data
@@ -63,6 +64,7 @@ PLAIN = [Layout(*degrees) for degrees in DEGREES]
 DIVIDED = [Layout(*degrees, sequence=True, zero=1) for degrees in DEGREES]  # everything divided that can be
 OTHERS = [Layout(pipeline=4), Layout(pipeline=8), Layout(data=2), Layout(data=4, zero=1), Layout(pipeline=2, data=4),
           Layout(2, 1, 2, sequence=True), Layout(2, 1, 2, zero=1)]
+HEADS = [Layout(pipeline=4, heads=True), Layout(2, 2, 2, sequence=True, zero=1, heads=True)]
 
 
 def configuration(directory: Path, *, architecture: str, tied: bool, exits: list[dict]) -> dict:
@@ -190,7 +192,7 @@ class Layouts:
 
 class Untied(Layouts, unittest.TestCase):
     architecture, tied, exits = "llama", False, OWN
-    layouts = OTHERS + DIVIDED
+    layouts = OTHERS + DIVIDED + HEADS[:1]
 
     def test_detached_exits_leave_the_backbone_alone(self):
         """Without clipping, whose factor every gradient enters, not a bit of the backbone differs from training without exits."""
@@ -213,7 +215,7 @@ class Untied(Layouts, unittest.TestCase):
 
 class Tied(Layouts, unittest.TestCase):
     architecture, tied, exits = "llama", True, SHARED
-    layouts = PLAIN
+    layouts = PLAIN + HEADS
 
 
 class Gpt2(Layouts, unittest.TestCase):

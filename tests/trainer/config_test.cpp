@@ -120,7 +120,7 @@ exits:
   - {layer: 1, head: bare, output: shared, loss_weight: 0.0}
 exit_loss: {schedule: cosine, start_scale: 0.125, warmup_steps: 77}
 parallel: {tensor_parallel_size: 1, pipeline_parallel_size: 2, data_parallel_size: 3, zero_stage: 1, schedule: gpipe,
-  exit_placement: after_forward, recompute: full, partition: [4, 2]}
+  exit_placement: after_forward, recompute: full, partition: [4, 2], shard_heads_over_pipeline: true}
 training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 30, steps: 12, stop_at: 7, seed: 9007199254740993, threads: 2,
   precision: bf16,
   validation_interval: 4, validation_samples: 9, timeout_s: 1.5, nan: skip}
