@@ -73,6 +73,8 @@ double nominal_times(const Action& action) {
 }
 
 Schedule build_schedule(const ScheduleOptions& options, const Layout& layout) {
+  if (options.file && layout.learns())
+    return complete_schedule(*options.file, layout, options.times ? options.times : Times(nominal_times));
   if (options.name == "auto" && layout.learns()) return automatic_schedule(options, layout);
   if (weaves(options, layout)) return weave(options, layout);
   return complete(passes_of(options.name, layout), layout, options.placement);
@@ -80,7 +82,8 @@ Schedule build_schedule(const ScheduleOptions& options, const Layout& layout) {
 
 Program build_program(const ScheduleOptions& options, const Layout& layout, int rank) {
   const auto mine = static_cast<std::size_t>(rank);
-  if ((options.name == "auto" && layout.learns()) || weaves(options, layout)) return build_schedule(options, layout)[mine];
+  const bool made_whole = layout.learns() && (options.name == "auto" || options.file);
+  if (made_whole || weaves(options, layout)) return build_schedule(options, layout)[mine];
   Schedule passes = passes_of(options.name, layout);
   for (std::size_t r = 0; r < passes.size(); ++r)
     if (r != mine) passes[r].clear();

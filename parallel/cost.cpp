@@ -4,8 +4,8 @@
 #include <numeric>
 
 #include "optim/update.h"
-#include "parallel/generators.h"
 #include "parallel/split_head.h"
+#include "parallel/step_schedule.h"
 #include "parallel/ties.h"
 #include "tensor/check.h"
 
@@ -80,7 +80,7 @@ class Measurement {
     Slot slot(plan_.stash, keep, sequences_, draws_);
     module.forward(plan_.ctx, slab_, number == 0 ? ids_ : slab_, slot);
     work.forward = plan_.taken();
-    if (splits_backward(options_.schedule)) slot.defer(plan_.deferred);
+    if (splits_backward(options_)) slot.defer(plan_.deferred);
     module.backward(plan_.ctx, number == 0 ? Tensor{} : slab_, slab_, slot);
     split_backward(plan_.taken(), work);
     slot.run_deferred(plan_.ctx, 0, 1);  // with what it gathers first

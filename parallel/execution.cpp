@@ -89,7 +89,7 @@ class Execution {
     const std::size_t at = static_cast<std::size_t>(first);
     const std::string why =
         fmt::format("rank {} is stuck at {}: it waits for {}\n", first, to_text(schedule_[at][next_[at]]), to_text(*awaited_[at]));
-    throw std::runtime_error(why + show_around(at));
+    throw InvalidSchedule(why + show_around(at), {{first, next_[at]}});
   }
 
   // The ranks around one, as many as fit on a screen.

@@ -1,6 +1,9 @@
 // Schedules by name. Generators emit F, B and W only; passes add the rest. All are pure functions; build_schedule() composes them.
 #pragma once
+#include <memory>
+
 #include "parallel/list_schedule.h"
+#include "parallel/schedule_file.h"
 
 namespace offramp {
 
@@ -23,12 +26,13 @@ Schedule split_last_backward(Schedule schedule, const Layout& layout);
 // or where times are known before their message sets out.
 Schedule add_communication(Schedule schedule, const Layout& layout);
 Schedule add_communication(const Placed& placed, const Layout& layout, const ActionGraph& graph);
-// Throws std::runtime_error that says which rule is broken and shows the program with the stuck action marked. Sends are treated
+// Throws InvalidSchedule that says which rule is broken and shows the program with the stuck action marked. Sends are treated
 // as rendezvous: a schedule that passes cannot deadlock, however little a transport buffers.
 void validate(const Schedule& schedule, const Layout& layout);
 
 struct ScheduleOptions {
-  std::string name = "1f1b";  // gpipe | 1f1b | interleaved | zero_bubble | exits_only | auto
+  std::string name = "1f1b";                 // gpipe | 1f1b | interleaved | zero_bubble | exits_only | auto
+  std::shared_ptr<const ScheduleFile> file;  // given: training's schedule is this one
   Placement placement = Placement::before_backward;
   Times times;        // for auto, automatic placement and split heads; empty: nominal_times
   Limits limits;      // for auto

@@ -9,6 +9,7 @@
 
 #include "comm/mesh.h"
 #include "parallel/placement.h"
+#include "parallel/schedule_file.h"
 
 namespace offramp {
 
@@ -17,10 +18,11 @@ struct MachineOptions {
   std::vector<ExitSpec> exits;
   std::vector<int> layers_per_stage;  // empty: as even as can be
   std::string schedule = "1f1b";
-  std::string exit_placement = "auto";  // after_forward | before_backward | auto
-  std::string in_flight = "1f1b";       // of schedule auto: 1f1b | 1f1b+K | N
-  std::string recompute = "none";       // none | selective | full
-  bool split_heads = false;             // output matrices by vocabulary over all pipeline ranks
+  std::shared_ptr<const ScheduleFile> schedule_file;  // given: training runs this
+  std::string exit_placement = "auto";                // after_forward | before_backward | auto
+  std::string in_flight = "1f1b";                     // of schedule auto: 1f1b | 1f1b+K | N
+  std::string recompute = "none";                     // none | selective | full
+  bool split_heads = false;                           // output matrices by vocabulary over all pipeline ranks
   // That of training, where it was made before: whoever plans many ranks makes it once.
   std::shared_ptr<const Schedule> known_schedule;
   std::int64_t micro_batch_size = 1, sequence_length = 0;

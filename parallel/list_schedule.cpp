@@ -8,6 +8,8 @@
 #include <stdexcept>
 #include <tuple>
 
+#include "parallel/execution.h"
+
 namespace offramp {
 namespace {
 
@@ -30,6 +32,7 @@ class ListScheduler {
     in_flight_.assign(at(layout_.stages), 0);
     placed_.schedule.resize(at(layout_.ranks));
     fixed_.assign(graph.nodes().size(), false);
+    done_.assign(graph.nodes().size(), false);
     for (const Program& program : order)
       for (const Action& action : program) fixed_[at(graph.number(action))] = true;
     for (std::size_t i = 0; i < graph.nodes().size(); ++i) missing_.push_back(graph.nodes()[i].needs.size());
@@ -110,6 +113,7 @@ class ListScheduler {
   void place(const Choice choice) {
     const ActionGraph::Node& n = node(choice.node);
     const double end = choice.begin + n.seconds;
+    done_[at(choice.node)] = true;
     free_[at(n.rank)] = end_[at(choice.node)] = end;
     changed_[at(n.rank)] = true;
     placed_.seconds = std::max(placed_.seconds, end);
@@ -133,10 +137,28 @@ class ListScheduler {
     if (a.op == (layout_.backward ? Op::HeadWeightGrad : Op::HeadBackward)) --slices_[{a.stage, a.index}];
   }
 
+  // What keeps an action from running: one that it needs, or that comes before it in the given order; -1: the limits.
+  int awaited(int n) const {
+    for (const ActionGraph::Edge& edge : node(n).needs)
+      if (!done_[at(edge.from)]) return edge.from;
+    const std::size_t rank = at(node(n).rank);
+    if (!fixed_[at(n)] || order_[rank][next_[rank]] == node(n).action) return -1;
+    return graph_.number(order_[rank][next_[rank]]);
+  }
+
+  // Following what is waited for ends in a circle, and whatever stands first in its rank's order there is a cause.
   [[noreturn]] void report_stuck() const {
-    for (int r = 0; r < layout_.ranks; ++r) {
-      if (order_.empty() || next_[at(r)] == order_[at(r)].size()) continue;
-      throw std::runtime_error(fmt::format("rank {} never comes to {} in this order of actions", r, to_text(order_[at(r)][next_[at(r)]])));
+    int n = 0;
+    while (done_[at(n)]) ++n;
+    for (std::size_t step = 0; step < 2 * missing_.size() && n >= 0; ++step) {
+      const int needed = awaited(n);
+      const std::size_t rank = at(node(n).rank);
+      const bool first = fixed_[at(n)] && order_[rank][next_[rank]] == node(n).action;
+      if (first && needed >= 0 && step >= missing_.size())
+        throw InvalidSchedule(fmt::format("rank {} is stuck at {}: it waits for {}, which comes later", rank, to_text(node(n).action),
+                                          to_text(node(needed).action)),
+                              {{node(n).rank, next_[rank]}});
+      n = needed;
     }
     throw std::runtime_error("nothing may run any more within the limits");
   }
@@ -148,7 +170,7 @@ class ListScheduler {
   double patience_;
   const Schedule& order_;
   std::vector<std::size_t> next_;  // per rank, of its given order
-  std::vector<bool> fixed_;
+  std::vector<bool> fixed_, done_;
   std::vector<std::size_t> missing_;
   std::vector<double> ready_at_, end_, free_;
   std::vector<std::vector<int>> ready_;

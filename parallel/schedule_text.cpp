@@ -6,6 +6,8 @@
 #include <stdexcept>
 
 #include "parallel/actions.h"
+#include "parallel/schedule_file.h"
+#include "tensor/check.h"
 
 namespace offramp {
 namespace {
@@ -52,9 +54,12 @@ class LineParser {
  public:
   LineParser(std::string_view line, int number) : line_(line), number_(number) {}
 
-  Program parse() {
+  Program parse(std::vector<TextPlace>& places) {
     Program program;
-    for (skip_spaces(); position_ < line_.size(); skip_spaces()) program.push_back(action());
+    for (skip_spaces(); position_ < line_.size(); skip_spaces()) {
+      places.push_back({number_, static_cast<int>(position_) + 1});
+      program.push_back(action());
+    }
     return program;
   }
 
@@ -112,14 +117,30 @@ class LineParser {
   [[noreturn]] void wrong(std::string_view expected) const {
     std::size_t end = start_;
     while (end < line_.size() && !is_space(line_[end])) ++end;
-    throw std::invalid_argument(fmt::format("schedule:{}:{}: expected {} in '{}'; actions look like F2@1, X0.2@1, B7.1@0, SA2@1, Y0@0",
-                                            number_, position_ + 1, expected, line_.substr(start_, end - start_)));
+    throw std::invalid_argument(fmt::format("{}:{}: expected {} in '{}'; actions look like F2@1, X0.2@1, B7.1@0, SA2@1, Y0@0", number_,
+                                            position_ + 1, expected, line_.substr(start_, end - start_)));
   }
 
   std::string_view line_;
   int number_;
   std::size_t position_ = 0, start_ = 0;
 };
+
+ScheduleFile parse_lines(std::string_view text) {
+  ScheduleFile file;
+  for (int number = 1; !text.empty(); ++number) {
+    const std::size_t end = text.find('\n');
+    std::string_view line = text.substr(0, end);
+    text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
+    line = line.substr(0, line.find('#'));
+    std::vector<TextPlace> places;
+    Program program = LineParser(line, number).parse(places);
+    if (program.empty()) continue;
+    file.schedule.push_back(std::move(program));
+    file.places.push_back(std::move(places));
+  }
+  return file;
+}
 
 }  // namespace
 
@@ -155,16 +176,21 @@ std::string to_text(const Schedule& schedule) {
 }
 
 Schedule parse_schedule(std::string_view text) {
-  Schedule schedule;
-  for (int number = 1; !text.empty(); ++number) {
-    const std::size_t end = text.find('\n');
-    std::string_view line = text.substr(0, end);
-    text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
-    line = line.substr(0, line.find('#'));
-    Program program = LineParser(line, number).parse();
-    if (!program.empty()) schedule.push_back(std::move(program));
+  try {
+    return parse_lines(text).schedule;
+  } catch (const std::invalid_argument& error) {
+    throw std::invalid_argument(fmt::format("schedule:{}", error.what()));
   }
-  return schedule;
+}
+
+ScheduleFile parse_schedule_file(const std::string& path, std::string_view text) {
+  try {
+    ScheduleFile file = parse_lines(text);
+    file.path = path;
+    return file;
+  } catch (const std::invalid_argument& error) {
+    fail(Exit::configuration, "{}:{}", path, error.what());
+  }
 }
 
 }  // namespace offramp

@@ -4,15 +4,19 @@
 
 namespace offramp {
 
+bool splits_backward(const MachineOptions& options) {
+  return options.schedule_file ? options.schedule_file->splits_backward() : splits_backward(options.schedule);
+}
+
 Layout step_layout(const MachineOptions& options, Holdings& held, int microbatches, bool backward) {
   Layout layout = make_layout(held.model, held.partition, held.ties, {microbatches, backward, held.reduces(), options.bucket_elements});
-  layout.split_backward = backward && splits_backward(options.schedule);
+  layout.split_backward = backward && splits_backward(options);
   if (backward && options.recompute == "full") layout.recompute.assign(static_cast<std::size_t>(layout.stages), true);
   return layout;
 }
 
 ScheduleOptions step_schedule(const MachineOptions& options, Holdings& held, const Layout& layout) {
-  ScheduleOptions made{.name = options.schedule};
+  ScheduleOptions made{.name = options.schedule, .file = options.schedule_file};
   made.placement = options.exit_placement == "after_forward"     ? Placement::after_forward
                    : options.exit_placement == "before_backward" ? Placement::before_backward
                                                                  : Placement::automatic;

@@ -5,6 +5,9 @@
 
 namespace offramp {
 
+// Whether weight gradients are actions of their own.
+bool splits_backward(const MachineOptions& options);
+
 Layout step_layout(const MachineOptions& options, Holdings& held, int microbatches, bool backward);
 ScheduleOptions step_schedule(const MachineOptions& options, Holdings& held, const Layout& layout);
 

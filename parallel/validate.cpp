@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <map>
-#include <stdexcept>
 #include <unordered_set>
 
 #include "parallel/actions.h"
@@ -12,7 +11,7 @@ namespace offramp {
 namespace {
 
 [[noreturn]] void refuse(const Schedule& schedule, const std::vector<Mark>& marks, const std::string& why) {
-  throw std::runtime_error(why + "\n" + show(schedule, marks));
+  throw InvalidSchedule(why + "\n" + show(schedule, marks), marks);
 }
 
 void check_action(const Schedule& schedule, const Mark& mark, const Layout& layout) {
@@ -22,29 +21,6 @@ void check_action(const Schedule& schedule, const Mark& mark, const Layout& layo
   }
   if (const int rank = layout.rank_of(action.stage); rank != mark.rank) {
     refuse(schedule, {mark}, fmt::format("rank {}: {} belongs to rank {}", mark.rank, to_text(action), rank));
-  }
-}
-
-// Every action of the layout once, on its rank.
-void check_completeness(const Schedule& schedule, const Layout& layout) {
-  if (schedule.size() != static_cast<std::size_t>(layout.ranks)) {
-    throw std::runtime_error(fmt::format("the schedule has {} programs, the layout {} ranks", schedule.size(), layout.ranks));
-  }
-  const ActionIds ids(layout);
-  std::vector<bool> seen(ids.size(), false);
-  for (std::size_t r = 0; r < schedule.size(); ++r) {
-    for (std::size_t i = 0; i < schedule[r].size(); ++i) {
-      const Mark mark{static_cast<int>(r), i};
-      check_action(schedule, mark, layout);
-      const std::size_t id = ids(schedule[r][i]);
-      if (seen[id]) refuse(schedule, {mark}, fmt::format("rank {}: {} is there twice", r, to_text(schedule[r][i])));
-      seen[id] = true;
-    }
-  }
-  for (const Action& action : actions_of(layout)) {
-    if (!seen[ids(action)]) {
-      throw std::runtime_error(fmt::format("rank {}: {} is missing", layout.rank_of(action.stage), to_text(action)));
-    }
   }
 }
 
@@ -150,11 +126,35 @@ void check_slabs(const Schedule& schedule, int rank, const Layout& layout) {
   }
 }
 
+bool every(Op) { return true; }
+
 }  // namespace
+
+void check_actions(const Schedule& schedule, const Layout& layout, bool (*wanted)(Op)) {
+  if (schedule.size() != static_cast<std::size_t>(layout.ranks))
+    throw InvalidSchedule(fmt::format("the schedule has {} programs, the layout {} ranks", schedule.size(), layout.ranks), {});
+  const ActionIds ids(layout);
+  std::vector<bool> seen(ids.size(), false);
+  for (std::size_t r = 0; r < schedule.size(); ++r) {
+    for (std::size_t i = 0; i < schedule[r].size(); ++i) {
+      const Mark mark{static_cast<int>(r), i};
+      check_action(schedule, mark, layout);
+      const std::size_t id = ids(schedule[r][i]);
+      if (seen[id]) refuse(schedule, {mark}, fmt::format("rank {}: {} is there twice", r, to_text(schedule[r][i])));
+      seen[id] = true;
+    }
+  }
+  for (const Action& action : actions_of(layout)) {
+    if (seen[ids(action)] || !wanted(action.op)) continue;
+    const int rank = layout.rank_of(action.stage);
+    throw InvalidSchedule(fmt::format("rank {}: {} is missing", rank, to_text(action)),
+                          {{rank, schedule[static_cast<std::size_t>(rank)].size()}}, action);
+  }
+}
 
 void validate(const Schedule& schedule, const Layout& layout) {
   check_layout(layout);
-  check_completeness(schedule, layout);
+  check_actions(schedule, layout, every);
   ChannelOrder(schedule, layout).check();
   check_head_channels(schedule, layout);
   execution_order(schedule, layout);

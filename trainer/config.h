@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "models/config.h"
@@ -23,12 +24,13 @@ struct InFlight {  // microbatches that a stage may keep: 1f1b | 1f1b+K | N
 struct LayerList {  // layers of each stage; empty: auto, so that the slowest stage has as little work as can be
   std::vector<int> layers;
 };
+inline constexpr std::string_view kScheduleFile = "file:";  // a schedule's name that begins so is a file's
 struct ParallelConfig {
   int tensor_parallel_size = 1, pipeline_parallel_size = 1;
   int data_parallel_size = 0;              // 0: auto, world size / (tensor_parallel_size * pipeline_parallel_size)
   bool sequence_parallel = false;          // means nothing to one tensor rank
   int zero_stage = 0;                      // 1: optimizer state and update divided over data ranks
-  std::string schedule = "1f1b";           // gpipe | 1f1b | zero_bubble | auto
+  std::string schedule = "1f1b";           // gpipe | 1f1b | zero_bubble | auto | file:PATH
   std::string exit_placement = "auto";     // after_forward | before_backward | auto
   std::string recompute = "none";          // none | selective | full
   bool shard_heads_over_pipeline = false;  // means nothing to one pipeline rank

@@ -1,11 +1,32 @@
 #include "trainer/job.h"
 
+#include <filesystem>
+
+#include "checkpoint/input_file.h"
 #include "optim/exit_loss.h"
 #include "optim/update.h"
 #include "parallel/partition.h"
 #include "tensor/check.h"
 
 namespace offramp {
+namespace {
+
+std::shared_ptr<const ScheduleFile> read_schedule(const std::string& schedule) {
+  constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 28;
+  if (!schedule.starts_with(kScheduleFile)) return nullptr;
+  const std::string path = schedule.substr(kScheduleFile.size());
+  std::string text;
+  if (std::error_code ignored; !std::filesystem::exists(path, ignored))
+    fail(Exit::configuration, "parallel.schedule: {}: no such file; `offramp plan CONFIG --dump-schedule` prints one", path);
+  try {
+    text = read_file(path, kMostBytes);
+  } catch (const Error& error) {
+    fail(Exit::configuration, "parallel.schedule: {}", error.what());
+  }
+  return std::make_shared<const ScheduleFile>(parse_schedule_file(path, text));
+}
+
+}  // namespace
 
 Degrees degrees_of(const Config& config, int world_size) {
   Degrees degrees;
@@ -33,6 +54,7 @@ MachineOptions machine_options(const Config& config, const Degrees& degrees) {
                                                            .split_heads = config.parallel.shard_heads_over_pipeline}),
                                                degrees.pipeline);
   options.schedule = config.parallel.schedule;
+  options.schedule_file = read_schedule(options.schedule);
   options.exit_placement = config.parallel.exit_placement;
   options.in_flight = config.parallel.in_flight.text;
   options.recompute = config.parallel.recompute;

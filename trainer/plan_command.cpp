@@ -9,6 +9,7 @@
 #include "checkpoint/file.h"
 #include "parallel/timeline_svg.h"
 #include "parallel/trace.h"
+#include "tensor/check.h"
 #include "trainer/cluster_file.h"
 #include "trainer/commands.h"
 #include "trainer/compare_trace.h"
@@ -164,6 +165,9 @@ std::string run_plan_command(const PlanArguments& arguments) {
   const int least = static_cast<int>(config.parallel.ranks_per_replica() * std::max(config.parallel.data_parallel_size, 1));
   const int ranks = arguments.ranks > 0 ? arguments.ranks : least;
   const Cluster cluster = cluster_of(arguments, config);
+  if (arguments.search && config.parallel.schedule.starts_with(kScheduleFile))
+    fail(Exit::configuration, "{}: --search tries layouts that this schedule does not fit; add --set parallel.schedule=1f1b",
+         config.parallel.schedule);
   if (arguments.search) return fmt::format("cluster: {}\n\n", cluster_name(arguments, cluster)) + search_layouts(config, ranks, cluster);
   check_world(located, ranks);
   const PlannedJob job = planned_job(config, ranks);

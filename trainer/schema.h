@@ -39,10 +39,10 @@ struct KeyCondition {
 struct KeyRule {
   bool (*required)(const Config&) = nullptr;  // none: never
   ValueRange range{};
-  std::string_view range_note{};  // said of a value outside
-  std::vector<std::string_view> choices{};
-  std::string_view zero_word{};     // an integer that is written so when it is 0: auto
-  std::string_view default_note{};  // a default that follows from other keys
+  std::string_view range_note{};            // said of a value outside
+  std::vector<std::string_view> choices{};  // "file:PATH" stands for all that begins with "file:"
+  std::string_view zero_word{};             // an integer that is written so when it is 0: auto
+  std::string_view default_note{};          // a default that follows from other keys
   KeyCondition means{};
 };
 

@@ -35,11 +35,12 @@ std::vector<SchemaKey> parallel_keys() {
        {.range = kSize}},
       {"parallel.schedule",
        KEY_AT(parallel.schedule),
-       "Order of the forward and backward passes; auto: the shortest that a search by their FLOPs finds.",
-       {.choices = {"gpipe", "1f1b", "zero_bubble", "auto"}}},
+       "Order of the forward and backward passes; auto: the shortest that a search by their FLOPs finds; file: what stands there "
+       "(docs/schedules.md).",
+       {.choices = {"gpipe", "1f1b", "zero_bubble", "auto", "file:PATH"}}},
       {"parallel.exit_placement",
        KEY_AT(parallel.exit_placement),
-       "When exits run; auto: where the step becomes shortest, by FLOPs. `schedule: auto` places them itself.",
+       "When exits run; auto: where the step becomes shortest, by FLOPs. `schedule: auto`, or a file, places them itself.",
        {.choices = {"after_forward", "before_backward", "auto"}}},
       {"parallel.shard_heads_over_pipeline", KEY_AT(parallel.shard_heads_over_pipeline),
        "Every output matrix, the final one too, is split by vocabulary over all pipeline ranks; their work is placed by FLOPs, whatever "

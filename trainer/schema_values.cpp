@@ -133,12 +133,22 @@ Wrong assign_layers(LayerList& to, const SchemaKey& key, const YamlNode& node) {
   return std::nullopt;
 }
 
+// Whether a word is what a choice such as file:PATH stands for.
+bool names_path(std::string_view choice, std::string_view word) {
+  constexpr std::string_view kPath = "PATH";
+  if (!choice.ends_with(kPath)) return false;
+  const std::string_view prefix = choice.substr(0, choice.size() - kPath.size());
+  const auto control = [](char c) { return static_cast<unsigned char>(c) < 32; };
+  return word.starts_with(prefix) && word.size() > prefix.size() && std::none_of(word.begin(), word.end(), control);
+}
+
 // The index of the choice, or what is wrong.
 std::variant<std::size_t, std::string> choose(const SchemaKey& key, const YamlNode& node) {
   const std::vector<std::string> choices(key.rule.choices.begin(), key.rule.choices.end());
   const std::string all = fmt::format("{}", fmt::join(choices, ", "));
   if (node.kind != YamlNode::Kind::scalar) return fmt::format("expected one of {}, found {}", all, describe(node));
-  const auto found = std::find(choices.begin(), choices.end(), node.text);
+  const auto found =
+      std::find_if(choices.begin(), choices.end(), [&](const auto& c) { return c == node.text || names_path(c, node.text); });
   if (found != choices.end()) return static_cast<std::size_t>(found - choices.begin());
   if (const auto why = not_planned(node.text)) return fmt::format("{} is not one of {}: {}", quote(node.text), all, *why);
   if (choices.size() == 1) return fmt::format("{} is not known: the only value is {}", quote(node.text), all);
@@ -149,7 +159,7 @@ Wrong assign_choice(const SchemaKey& key, const KeyField& field, const YamlNode&
   const auto chosen = choose(key, node);
   if (const auto* wrong = std::get_if<std::string>(&chosen)) return *wrong;
   const std::size_t index = std::get<std::size_t>(chosen);
-  if (const auto* text = std::get_if<std::string*>(&field)) **text = key.rule.choices[index];
+  if (const auto* text = std::get_if<std::string*>(&field)) **text = node.text;
   if (const auto* flag = std::get_if<bool*>(&field)) **flag = index == 1;
   if (const auto* head = std::get_if<HeadKind*>(&field)) **head = static_cast<HeadKind>(index);
   if (const auto* init = std::get_if<ExitInit*>(&field)) **init = static_cast<ExitInit>(index);

@@ -142,12 +142,27 @@ void Trainer::try_validation(const Dataset& data) const {
   }
 }
 
+// Every rank has read its file by itself: other files on other hosts would let ranks take each other's messages for what they are not.
+void Trainer::compare_schedules() {
+  if (!options_.schedule_file) return;
+  Context ctx;
+  ctx.activity = &activity_;
+  const double mine = static_cast<double>(hash(to_text(options_.schedule_file->schedule)) >> 32);  // sums of it are exact
+  double all = mine;
+  all_reduce(ctx, Tensor(&all, {1}, DType::f64), world_).wait(ctx);
+  agreed(world_, activity_, "comparing schedules", [&] {
+    if (all == mine * world_.size()) return;
+    fail(Exit::configuration, "{}: is another schedule on another host; give all hosts the same file", options_.schedule_file->path);
+  });
+}
+
 void Trainer::plan_machine() {
   Context ctx;
   ctx.activity = &activity_;
+  agreed(world_, activity_, "reading the schedule", [&] { options_ = machine_options(config_, mesh_.degrees); });
+  compare_schedules();
   MemoryPlan plan;
-  agreed(world_, activity_, "planning memory",
-         [&] { plan = plan_memory(machine_options(config_, mesh_.degrees), Mesh::planned(world_.rank(), mesh_.degrees)); });
+  agreed(world_, activity_, "planning memory", [&] { plan = plan_memory(options_, Mesh::planned(world_.rank(), mesh_.degrees)); });
   planned_bytes_ = plan.peak;
   const std::size_t mine = plan.peak + plan.messages;
   const double here = wanted_on_host(ctx, world_, mine);
@@ -163,7 +178,7 @@ void Trainer::plan_machine() {
 
 void Trainer::build_machine() {
   machine_ = std::make_unique<Machine>(
-      machine_options(config_, mesh_.degrees), mesh_, Backing::host, planned_bytes_, [world = world_] { world.progress(); }, &activity_);
+      options_, mesh_, Backing::host, planned_bytes_, [world = world_] { world.progress(); }, &activity_);
   machine_->flat().initialize(machine_->context(), config_.training.seed,
                               [&](const std::string& name) { return exit_origin(name, config_.model, config_.exits); });
   loader_ = std::make_unique<Loader>(

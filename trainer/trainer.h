@@ -48,6 +48,7 @@ class Trainer {
   std::string lock_directories();
   void open_data();
   void try_validation(const Dataset& data) const;
+  void compare_schedules();
   void plan_machine();
   void build_machine();
   void measure_machine();
@@ -77,6 +78,7 @@ class Trainer {
   std::unique_ptr<RunLock> run_lock_;  // on rank 0; let go after all that write
   std::optional<Dataset> train_;
   std::vector<ValidationSet> validation_;
+  MachineOptions options_;
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<LogicalNames> names_;

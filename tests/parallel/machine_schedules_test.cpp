@@ -1,4 +1,5 @@
 // Every schedule, placement of exits and kind of recompute gives gpipe's bits, in exactly the memory that was planned.
+#include "parallel/actions.h"
 #include "tests/parallel/small_job.h"
 
 namespace offramp::testing {
@@ -68,6 +69,36 @@ TEST_P(MachineSchedules, GiveTheBitsOfGpipeWithHeadsSplit) {
       expect_all_used(result, text);
     }
   }
+}
+
+// What `plan --dump-schedule` prints, all of it or what computes alone.
+ScheduleFile dumped(const SmallJob& job, bool whole) {
+  MachineOptions options = job.options;
+  options.microbatches = job.global_batch;
+  std::string text;
+  for (int rank = 0; rank < job.pipeline; ++rank) {
+    const Machine machine(options, Mesh::planned(rank, job.degrees()), Backing::none, kUnlimited);
+    for (const Action& action : machine.program())
+      if (whole || !(is_message(action.op) || action.op == Op::ReduceTied)) text += to_text(action) + " ";
+    text += "\n";
+  }
+  return parse_schedule_file("dumped", text);
+}
+
+TEST_P(MachineSchedules, ReadBackGiveTheBitsOfGpipe) {
+  const StepResult expected = run_small_job(job());
+  for (const char* schedule : {"1f1b", "zero_bubble", "auto"})
+    for (const bool whole : {false, true}) {
+      SmallJob variant = job();
+      variant.options.schedule = schedule, variant.options.recompute = whole ? "none" : "full";
+      variant.options.schedule_file = std::make_shared<const ScheduleFile>(dumped(variant, whole));
+      variant.options.schedule = "file:dumped";
+      const std::string text = fmt::format("{} {} whole {}", variant.text(), schedule, whole);
+      const StepResult result = run_small_job(variant);
+      EXPECT_EQ(result.sums, expected.sums) << text;
+      EXPECT_EQ(result.grads, expected.grads) << text;
+      expect_all_used(result, text);
+    }
 }
 
 // With tensor parallelism and data ranks beside, buckets under way while weight gradients wait.

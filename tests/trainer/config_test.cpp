@@ -201,7 +201,9 @@ std::string name_of_key(const SchemaKey& key) { return std::string(key.path.subs
 
 TEST(Config, PrintedConfigurationReadsBackEqual) {
   const TemporaryFile every(kEveryKey), other(kOtherKeys);
-  for (const std::string& path : {kGood, every.path, other.path}) {
+  const TemporaryFile file(fmt::format("extends: {}\nparallel: {{schedule: 'file:a b'}}\n", kGood));
+  EXPECT_EQ(read_config(file.path, {}).parallel.schedule, "file:a b");
+  for (const std::string& path : {kGood, every.path, other.path, file.path}) {
     const Config config = read_config(path, {});
     const std::string printed = print_config(config);
     const TemporaryFile again(printed);
@@ -293,6 +295,7 @@ TEST(Config, LegalOddities) {
                            Sets{"parallel.zero_stage=1"},
                            Sets{"parallel.zero_stage=1", "parallel.data_parallel_size=1"},
                            Sets{"parallel={tensor_parallel_size: 4, pipeline_parallel_size: 4}"},
+                           Sets{"parallel.schedule=file:some where.txt"},
                            Sets{"model.architecture=gpt2"},
                            Sets{"model.architecture=gpt2", "model.hidden_size=36"},
                            Sets{"model.architecture=gpt2", "model.num_key_value_heads=4"},

@@ -2,9 +2,11 @@
 #include "trainer/plan_command.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "tensor/check.h"
@@ -45,6 +47,36 @@ TEST(PlanCommand, TheScheduleAloneIsALineARank) {
   const Schedule schedule = parse_schedule(run_plan_command(arguments));
   ASSERT_EQ(schedule.size(), 2);
   EXPECT_EQ(to_text(schedule[0]).substr(0, 5), "F0@0 ");
+}
+
+std::string refusal(const PlanArguments& arguments) {
+  try {
+    run_plan_command(arguments);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code, Exit::configuration);
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST(PlanCommand, AScheduleIsReadBackFromAFile) {
+  const std::string path = fmt::format("{}/offramp_schedule_{}.txt", std::filesystem::temp_directory_path().string(), ::getpid());
+  const std::string file = "parallel.schedule=file:" + path;
+  PlanArguments first = quickstart({"parallel.schedule=auto"}), again = quickstart({file});
+  first.dump_schedule = again.dump_schedule = true;
+  const std::string dumped = run_plan_command(first);
+  std::ofstream(path) << "# what auto finds\n" << dumped;
+  EXPECT_EQ(run_plan_command(again), dumped);
+  first.dump_schedule = again.dump_schedule = false, first.json = again.json = true;
+  EXPECT_EQ(run_plan_command(again), run_plan_command(first));
+  EXPECT_EQ(refusal(quickstart({file, "training.global_batch_size=4"})).substr(0, path.size() + 3), path + ":2:");
+  again.search = true;
+  EXPECT_NE(refusal(again).find("--search tries layouts that this schedule does not fit"), std::string::npos);
+  std::ofstream(path) << "F0@0 B0\n";
+  EXPECT_EQ(refusal(quickstart({file})).substr(0, path.size() + 5), path + ":1:8:");
+  std::filesystem::remove(path);
+  EXPECT_NE(refusal(quickstart({file})).find("no such file"), std::string::npos);
+  EXPECT_NE(refusal(quickstart({"parallel.schedule=file:/"})).find("is no regular file"), std::string::npos);
 }
 
 TEST(PlanCommand, WhatCannotRunIsRefusedAsByTrain) {
