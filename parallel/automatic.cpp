@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 #include <random>
+#include <tuple>
 
 #include "parallel/actions.h"
 
@@ -58,35 +59,64 @@ Urgency urgency_of(const Rule& rule, const ActionGraph& graph) {
   return urgency;
 }
 
+// Under a limit of bytes: how many microbatches may be in flight, from the most that could fit down to one.
+std::vector<Limits> ladder(const Limits& limits, const MemoryLimit& memory, const Layout& layout) {
+  constexpr int kRungs = 4;
+  std::vector<Limits> rungs{limits};
+  if (!memory) return rungs;
+  const std::vector<int> most = memory.most_in_flight(layout);
+  for (int k = 0; k < kRungs; ++k) {
+    Limits& rung = k == 0 ? rungs.front() : rungs.emplace_back(rungs.front());
+    rung.in_flight.resize(most.size(), layout.microbatches);
+    for (std::size_t s = 0; s < most.size(); ++s) {
+      const int n = k == 0 ? std::min(most[s], rung.in_flight[s]) : 1 + (rungs.front().in_flight[s] - 1) * (kRungs - 1 - k) / (kRungs - 1);
+      rung.in_flight[s] = n;
+    }
+  }
+  return rungs;
+}
+
 // The shortest schedule of some rules, then of neighbours of the best so far: what it began earlier is more urgent, but for some
-// actions of a stretch of time, give or take a random time. Of equally long ones that whose actions begin earlier.
+// actions of a stretch of time, give or take a random time. Of equally long ones that whose actions begin earlier. Before all that,
+// the one whose fullest rank is least above the limit of bytes.
 class Search {
  public:
-  Search(const ActionGraph& graph, const Limits& limits) : graph_(graph), limits_(limits), bound_(lower_bound(graph)) {}
+  Search(const ActionGraph& graph, const Limits& limits, const MemoryLimit& memory)
+      : graph_(graph), memory_(memory), ladder_(ladder(limits, memory, graph.layout())), bound_(lower_bound(graph)) {}
 
   // The rules alone, with the passes in this order.
   void try_order(const Schedule& order) {
-    for (const Rule& rule : rules()) attempt(urgency_of(rule, graph_), order);
+    for (const Rule& rule : rules()) attempt(urgency_of(rule, graph_), 0, order);
   }
   Placed best() && { return std::move(best_); }
 
   Placed run(int trials) {
-    for (const Rule& rule : rules()) attempt(urgency_of(rule, graph_));
-    for (int k = 0; k < trials && !done(); ++k) attempt(neighbour(k));
+    for (std::size_t rung = 0; rung < ladder_.size(); ++rung)
+      for (const Rule& rule : rules()) attempt(urgency_of(rule, graph_), rung);
+    for (int k = 0; k < trials && !done(); ++k) attempt(neighbour(k), k % 3 == 2 && rung_ > 0 ? rung_ - 1 : rung_);
     return std::move(best_);
   }
 
  private:
-  bool done() const { return best_.seconds <= bound_ * (1 + 1e-9); }
+  bool done() const { return excess_ == 0 && best_.seconds <= bound_ * (1 + 1e-9); }
 
-  void attempt(const Urgency& urgency, const Schedule& order = {}) {
-    if (done() && !best_.schedule.empty()) return;
-    Placed placed = list_schedule(graph_, limits_, urgency, order);
+  void attempt(const Urgency& urgency, std::size_t rung, const Schedule& order = {}) {
+    const bool first = best_.schedule.empty();
+    if (done() && !first) return;
+    Placed placed = list_schedule(graph_, ladder_[rung], urgency, order);
     const double begins = std::accumulate(placed.begin.begin(), placed.begin.end(), 0.0);
-    if (!best_.schedule.empty() && std::pair(placed.seconds, begins) > std::pair(best_.seconds, begins_)) return;
+    const std::tuple found(placed.seconds, begins), best(best_.seconds, begins_);
+    if (!first && excess_ == 0 && found > best) return;
+    const std::size_t excess = excess_of(placed);
+    if (!first && std::tuple(excess, found) > std::tuple(excess_, best)) return;
     best_ = std::move(placed);
-    begins_ = begins;
+    begins_ = begins, excess_ = excess, rung_ = rung;
     patience_ = urgency.patience;
+  }
+
+  std::size_t excess_of(const Placed& placed) const {
+    if (!memory_) return 0;
+    return memory_.excess(add_communication(placed, graph_.layout(), graph_), graph_.layout()).bytes;
   }
 
   double draw() { return static_cast<double>(random_() >> 11) * 0x1p-53; }
@@ -106,8 +136,10 @@ class Search {
   }
 
   const ActionGraph& graph_;
-  const Limits& limits_;
+  const MemoryLimit& memory_;
+  std::vector<Limits> ladder_;
   double bound_, patience_ = 0, begins_ = 0;
+  std::size_t excess_ = 0, rung_ = 0;
   std::mt19937_64 random_{1};
   Placed best_;
 };
@@ -152,14 +184,17 @@ Schedule woven_schedule(const ScheduleOptions& options, const Layout& layout, co
     const Urgency equal{.of = std::vector<double>(graph.nodes().size(), 0)};
     return add_communication(list_schedule(graph, options.limits, equal, passes), layout, graph);
   }
-  Search search(graph, options.limits);
+  Search search(graph, options.limits, options.memory);
   search.try_order(passes);
+  const bool without_exits = !layout.split_heads && options.placement == Placement::automatic;
+  if (options.memory && without_exits)  // what keeps least
+    search.try_order(place_exits(passes, layout, Placement::before_backward));
   return add_communication(std::move(search).best(), layout, graph);
 }
 
 Schedule automatic_schedule(const ScheduleOptions& options, const Layout& layout) {
   const ActionGraph graph(layout, times_of(options));
-  Search search(graph, options.limits);
+  Search search(graph, options.limits, options.memory);
   for (const Schedule& passes : named_passes(layout))
     if (keeps_within(passes, layout, options.limits)) search.try_order(passes);
   const int trials = std::min<int>(options.trials, kMostPlaced / static_cast<int>(graph.nodes().size() + 1));

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "parallel/list_schedule.h"
+#include "parallel/memory_limit.h"
 #include "parallel/schedule_file.h"
 
 namespace offramp {
@@ -34,9 +35,10 @@ struct ScheduleOptions {
   std::string name = "1f1b";                 // gpipe | 1f1b | interleaved | zero_bubble | exits_only | auto
   std::shared_ptr<const ScheduleFile> file;  // given: training's schedule is this one
   Placement placement = Placement::before_backward;
-  Times times;        // for auto, automatic placement and split heads; empty: nominal_times
-  Limits limits;      // for auto
-  int trials = 4000;  // schedules that auto tries at most
+  Times times;         // for auto, automatic placement and split heads; empty: nominal_times
+  Limits limits;       // for auto
+  MemoryLimit memory;  // for auto and automatic placement, which exceed it as little as they can; others know no limit
+  int trials = 4000;   // schedules that auto tries at most
 };
 // Whether the schedule of this name splits backwards into B and W.
 bool splits_backward(std::string_view name);

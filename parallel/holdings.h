@@ -20,9 +20,11 @@ struct MachineOptions {
   std::string schedule = "1f1b";
   std::shared_ptr<const ScheduleFile> schedule_file;  // given: training runs this
   std::string exit_placement = "auto";                // after_forward | before_backward | auto
-  std::string in_flight = "1f1b";                     // of schedule auto: 1f1b | 1f1b+K | N
+  std::string in_flight = "1f1b";                     // of schedule auto: 1f1b | 1f1b+K | N | any
+  std::size_t memory_limit = 0;                       // bytes that a rank's plan may have at most; 0: as many as there are
   std::string recompute = "none";                     // none | selective | full
   bool split_heads = false;                           // output matrices by vocabulary over all pipeline ranks
+  bool whole_backwards = false;                       // auto may choose that they are not split (parallel/settle.h)
   // That of training, where it was made before: whoever plans many ranks makes it once.
   std::shared_ptr<const Schedule> known_schedule;
   std::int64_t micro_batch_size = 1, sequence_length = 0;

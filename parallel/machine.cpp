@@ -5,6 +5,7 @@
 
 #include "comm/mpi.h"
 #include "optim/update.h"
+#include "parallel/settle.h"
 #include "parallel/split_head.h"
 #include "parallel/step_schedule.h"
 #include "tensor/check.h"
@@ -13,7 +14,7 @@ namespace offramp {
 
 Machine::Machine(const MachineOptions& options, const Mesh& mesh, Backing backing, std::size_t bytes, std::function<void()> tick,
                  Activity* activity)
-    : options_(options), mesh_(mesh), arena_(backing, bytes), held_(options, mesh, arena_) {
+    : options_(settled(options, mesh.degrees)), mesh_(mesh), arena_(backing, bytes), held_(options_, mesh, arena_) {
   ctx_.tick = std::move(tick);
   ctx_.activity = activity;
   memory_.parameters = held_.flat.value_bytes();
@@ -178,11 +179,10 @@ void Machine::allocate_pools() {
   const SlabCounts training = peak_slabs(training_.program, training_.layout);
   const SlabCounts evaluating = peak_slabs(evaluation.program, evaluation.layout);
   const std::size_t before = arena_.used();
+  const SlabCounts counts = pooled_slabs(training, evaluating, options_.microbatches);
   for (int h = 0; h < kHolds; ++h) {
     const auto hold = static_cast<Hold>(h);
-    int count = std::max(training[static_cast<std::size_t>(h)], evaluating[static_cast<std::size_t>(h)]);
-    if (hold == Hold::Output && count == 1 && options_.microbatches > 1) count = 2;  // one is filled while the other leaves
-    pools_.emplace_back(arena_, name_of(hold), aligned(slab_bytes(hold)), count);
+    pools_.emplace_back(arena_, name_of(hold), aligned(slab_bytes(hold)), counts[static_cast<std::size_t>(h)]);
   }
   memory_.activations = arena_.used() - before;
   memory_.transients = aligned(scratch_bytes_);
@@ -191,8 +191,18 @@ void Machine::allocate_pools() {
 
 // What a rank runs was generated for it alone; whether the ranks fit together is seen in the whole.
 void Machine::check_schedules() {
-  for (const Plan* plan : {&training_, &evaluations_.at(options_.microbatches)})
-    validate(build_schedule(step_schedule(options_, held_, plan->layout), plan->layout), plan->layout);
+  const auto whole = [&](const Layout& layout) { return build_schedule(step_schedule(options_, held_, layout), layout); };
+  validate(options_.known_schedule ? *options_.known_schedule : whole(training_.layout), training_.layout);
+  const Layout& evaluation = evaluations_.at(options_.microbatches).layout;
+  validate(whole(evaluation), evaluation);
+}
+
+RankBytes Machine::rank_bytes() const {
+  RankBytes bytes{.rest = memory_.peak - memory_.activations, .slab = {}, .evaluation = {}};
+  for (std::size_t h = 0; h < pools_.size(); ++h) bytes.slab[h] = pools_[h].slab_bytes();
+  const Plan& evaluation = evaluations_.at(options_.microbatches);
+  bytes.evaluation = peak_slabs(evaluation.program, evaluation.layout);
+  return bytes;
 }
 
 void Machine::train(const std::string& name, PhaseTimes& times) {

@@ -39,6 +39,7 @@ class Machine {
   Model& model() { return held_.model; }
   Flat& flat() { return held_.flat; }
   const MemoryPlan& memory() const { return memory_; }
+  RankBytes rank_bytes() const;
   double flops() const { return flops_; }  // of this rank, for one microbatch: forward, exits, backward
   const Program& program() const { return training_.program; }
   const Layout& layout() const { return training_.layout; }

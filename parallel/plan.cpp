@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "parallel/actions.h"
+#include "parallel/settle.h"
 #include "parallel/step_schedule.h"
 
 namespace offramp {
@@ -14,17 +15,6 @@ namespace {
 
 Mesh mesh_of(const Degrees& degrees, int pipeline, int tensor) {
   return Mesh::planned(rank_of({.tensor = tensor, .pipeline = pipeline, .data = 0}, degrees), degrees);
-}
-
-// One, where each has as many words as the others.
-int different_tensor_ranks(const MachineOptions& options, const Degrees& degrees) {
-  for (int t = 0; t < degrees.tensor; ++t) {
-    const auto count = [&](int rank) {
-      return vocabulary_range(options.model.vocab_size, {Group::planned(rank, degrees.tensor, Wire::tensor)}).count;
-    };
-    if (count(t) != count(0)) return degrees.tensor;
-  }
-  return 1;
 }
 
 Setting setting_of(const PlannedJob& job) {
@@ -89,7 +79,8 @@ Totals totals_of(const StageEnd& end) {
 class Planner {
  public:
   Planner(const PlannedJob& job, const Cluster& cluster) : job_(job), cluster_(cluster), setting_(setting_of(job)) {
-    work_ = measure_work(job.options, job.degrees);
+    job_.options = settled(job.options, job.degrees);
+    work_ = measure_work(job_.options, job_.degrees);
   }
 
   StepPlan run(bool memory) {
@@ -118,6 +109,10 @@ class Planner {
   void make_schedule(Holdings& held) {
     plan_.partition = held.partition;
     plan_.layout = step_layout(job_.options, held, job_.options.microbatches, true);
+    if (job_.options.known_schedule) {
+      plan_.schedule = *job_.options.known_schedule;
+      return;
+    }
     plan_.schedule = build_schedule(step_schedule(job_.options, held, plan_.layout), plan_.layout);
     job_.options.known_schedule = std::make_shared<const Schedule>(plan_.schedule);
   }

@@ -5,7 +5,8 @@
 namespace offramp {
 
 bool splits_backward(const MachineOptions& options) {
-  return options.schedule_file ? options.schedule_file->splits_backward() : splits_backward(options.schedule);
+  if (options.schedule_file) return options.schedule_file->splits_backward();
+  return splits_backward(options.schedule) && !options.whole_backwards;
 }
 
 Layout step_layout(const MachineOptions& options, Holdings& held, int microbatches, bool backward) {

@@ -18,7 +18,7 @@ struct ExitLossConfig {
   double start_scale = 0;
   std::int64_t warmup_steps = 0;
 };
-struct InFlight {  // microbatches that a stage may keep: 1f1b | 1f1b+K | N
+struct InFlight {  // microbatches that a stage may keep: 1f1b | 1f1b+K | N | any
   std::string text = "1f1b";
 };
 struct LayerList {  // layers of each stage; empty: auto, so that the slowest stage has as little work as can be
@@ -35,7 +35,8 @@ struct ParallelConfig {
   std::string recompute = "none";          // none | selective | full
   bool shard_heads_over_pipeline = false;  // means nothing to one pipeline rank
   LayerList partition;
-  InFlight in_flight;  // of schedule auto
+  InFlight in_flight;             // of schedule auto
+  std::int64_t memory_limit = 0;  // bytes of a rank; 0: none
 
   std::int64_t ranks_per_replica() const { return std::int64_t{tensor_parallel_size} * pipeline_parallel_size; }
 };

@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "parallel/partition.h"
+#include "parallel/settle.h"
 #include "trainer/trainer.h"
 
 namespace offramp {
@@ -33,7 +34,7 @@ std::string ranks_text(int stage, int tensor, const Degrees& degrees) {
 void dry_run(const Config& config, int ranks) {
   omp_set_num_threads(config.training.threads);
   const Degrees degrees = degrees_of(config, ranks);
-  const MachineOptions options = machine_options(config, degrees);
+  const MachineOptions options = settled(machine_options(config, degrees), degrees);
   const Partition partition = partition_of(options.layers_per_stage);
   fmt::print("{} ranks: tensor {}{} x pipeline {} x data {}{}, {}, schedule {}, microbatches of {} x {} tokens, {} a rank and step\n\n",
              ranks, degrees.tensor, config.parallel.sequence_parallel ? " (sequence parallel)" : "", degrees.pipeline, degrees.data,

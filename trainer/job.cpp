@@ -57,6 +57,7 @@ MachineOptions machine_options(const Config& config, const Degrees& degrees) {
   options.schedule_file = read_schedule(options.schedule);
   options.exit_placement = config.parallel.exit_placement;
   options.in_flight = config.parallel.in_flight.text;
+  options.memory_limit = static_cast<std::size_t>(config.parallel.memory_limit);
   options.recompute = config.parallel.recompute;
   options.split_heads = config.parallel.shard_heads_over_pipeline;
   options.micro_batch_size = config.training.micro_batch_size;

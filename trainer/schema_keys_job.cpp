@@ -48,8 +48,14 @@ std::vector<SchemaKey> parallel_keys() {
       {"parallel.in_flight",
        KEY_AT(parallel.in_flight),
        "Of `schedule: auto`: microbatches that a stage may keep from their forward to their weight gradient: as many as 1F1B does, K more, "
-       "or N.",
-       {.means = {searches, "parallel.schedule", "only schedule: auto chooses how many; name that, or remove this key"}}},
+       "N, or any.",
+       {.default_note = "`1f1b`; `any` with `memory_limit`",
+        .means = {searches, "parallel.schedule", "only schedule: auto chooses how many; name that, or remove this key"}}},
+      {"parallel.memory_limit",
+       KEY_AT(parallel.memory_limit),
+       "Bytes that a rank's plan may take: `auto`, of schedules and exit placements, keeps within them, what is named is refused beyond. "
+       "Beside `in_flight`, the tighter of both holds.",
+       {.range = kSteps, .zero_word = "none"}},
       {"parallel.recompute",
        KEY_AT(parallel.recompute),
        "What a backward makes again rather than keep: attention's output (selective), or the whole forward of the stage (full).",

@@ -108,7 +108,7 @@ Wrong assign_text(std::string& to, const YamlNode& node) {
 }
 
 Wrong assign_in_flight(InFlight& to, const YamlNode& node) {
-  const auto wrong = [&] { return fmt::format("expected 1f1b, 1f1b+K or a number of microbatches, found {}", describe(node)); };
+  const auto wrong = [&] { return fmt::format("expected 1f1b, 1f1b+K, a number of microbatches or any, found {}", describe(node)); };
   if (!plain_scalar(node)) return wrong();
   try {
     parse_in_flight(node.text, Layout{});

@@ -7,6 +7,7 @@
 #include "comm/host.h"
 #include "data/tokenizer.h"
 #include "models/names.h"
+#include "parallel/settle.h"
 #include "tensor/check.h"
 #include "trainer/trainer.h"
 
@@ -142,24 +143,26 @@ void Trainer::try_validation(const Dataset& data) const {
   }
 }
 
-// Every rank has read its file by itself: other files on other hosts would let ranks take each other's messages for what they are not.
+// Every rank has read its file, or found a schedule for its memory, by itself. Other files, or other processors whose kernels borrow
+// more, would let ranks take each other's messages for what they are not.
 void Trainer::compare_schedules() {
-  if (!options_.schedule_file) return;
+  if (!options_.known_schedule) return;
   Context ctx;
   ctx.activity = &activity_;
-  const double mine = static_cast<double>(hash(to_text(options_.schedule_file->schedule)) >> 32);  // sums of it are exact
+  const double mine = static_cast<double>(hash(to_text(*options_.known_schedule)) >> 32);  // sums of it are exact
   double all = mine;
   all_reduce(ctx, Tensor(&all, {1}, DType::f64), world_).wait(ctx);
   agreed(world_, activity_, "comparing schedules", [&] {
     if (all == mine * world_.size()) return;
-    fail(Exit::configuration, "{}: is another schedule on another host; give all hosts the same file", options_.schedule_file->path);
+    fail(Exit::configuration, "parallel.schedule: {} is another schedule on another host; give all hosts the same file and processors",
+         options_.schedule);
   });
 }
 
 void Trainer::plan_machine() {
   Context ctx;
   ctx.activity = &activity_;
-  agreed(world_, activity_, "reading the schedule", [&] { options_ = machine_options(config_, mesh_.degrees); });
+  agreed(world_, activity_, "making the schedule", [&] { options_ = settled(machine_options(config_, mesh_.degrees), mesh_.degrees); });
   compare_schedules();
   MemoryPlan plan;
   agreed(world_, activity_, "planning memory", [&] { plan = plan_memory(options_, Mesh::planned(world_.rank(), mesh_.degrees)); });

@@ -138,7 +138,8 @@ model: {architecture: gpt2, num_hidden_layers: 4, hidden_size: 36, intermediate_
   layer_norm_epsilon: 1.0e-6}
 exits: [{layer: 1}, {layer: 3, loss_weight: 2}]
 layerskip: {p_max: 0.125, time: exponential, e_scale: 0.75, curriculum: gradual}
-parallel: {tensor_parallel_size: 4, sequence_parallel: true, schedule: auto, in_flight: 1f1b+2}
+parallel: {tensor_parallel_size: 4, sequence_parallel: true, schedule: auto, in_flight: 1f1b+2,
+  memory_limit: 80000000000}
 training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 30, steps: 12}
 optimizer: {lr: 0.1}
 data: {train: a}
@@ -187,6 +188,9 @@ TEST(Config, OtherKeysReachTheirFields) {
   EXPECT_EQ(c.parallel.tensor_parallel_size, 4);
   EXPECT_TRUE(c.parallel.sequence_parallel);
   EXPECT_EQ(c.parallel.in_flight.text, "1f1b+2");
+  EXPECT_EQ(c.parallel.memory_limit, 80'000'000'000);
+  EXPECT_EQ(read_config(kGood, std::vector<std::string>{"parallel.schedule=auto"}).parallel.in_flight.text, "1f1b");
+  EXPECT_EQ(read_config(kGood, std::vector<std::string>{"parallel={schedule: auto, memory_limit: 1}"}).parallel.in_flight.text, "any");
   EXPECT_TRUE(c.layerskip.enabled);
   EXPECT_EQ(c.layerskip.p_max, 0.125);
   EXPECT_EQ(c.layerskip.time, "exponential");

@@ -79,6 +79,21 @@ TEST(PlanCommand, AScheduleIsReadBackFromAFile) {
   EXPECT_NE(refusal(quickstart({"parallel.schedule=file:/"})).find("is no regular file"), std::string::npos);
 }
 
+TEST(PlanCommand, AMemoryLimitIsKeptOrRefusedWithWhatIsNeeded) {
+  PlanArguments arguments = quickstart({"parallel.schedule=auto", "parallel.memory_limit=1000"});
+  const std::string refused = refusal(arguments), before = "needs at least ";
+  EXPECT_TRUE(refused.starts_with("parallel.memory_limit: 1000 bytes, but pipeline rank ")) << refused;
+  const long needed = std::atol(refused.c_str() + refused.find(before) + before.size());
+  arguments.sets.back() = fmt::format("parallel.memory_limit={}", needed);
+  arguments.json = true;
+  const auto json = nlohmann::ordered_json::parse(run_plan_command(arguments));
+  long peak = 0;
+  for (const auto& rank : json["ranks"]) peak = std::max(peak, rank["peak_bytes"].get<long>());
+  EXPECT_EQ(peak, needed);
+  arguments.json = false, arguments.search = true;
+  EXPECT_NE(run_plan_command(arguments).find(" more take more than parallel.memory_limit)"), std::string::npos);
+}
+
 TEST(PlanCommand, WhatCannotRunIsRefusedAsByTrain) {
   PlanArguments arguments = quickstart();
   arguments.ranks = 3;
