@@ -36,6 +36,8 @@ double& phase_of(Op op, PhaseTimes& times) {
   }
 }
 
+bool computes(Op op) { return !is_message(op) && op != Op::ReduceTied && op != Op::ReduceGradients; }
+
 }  // namespace
 
 void Interpreter::run(const Program& program, const Layout& layout, const StepInput& input, PhaseTimes& times) {
@@ -62,6 +64,10 @@ void Interpreter::run(const Program& program, const Layout& layout, const StepIn
 }
 
 void Interpreter::execute(const Action& action, const Layout& layout, const StepInput& input) {
+  if (input.stand_in && computes(action.op)) {
+    await_arrivals(action, layout);
+    return input.stand_in(action);
+  }
   switch (action.op) {
     case Op::Forward:
       return forward(action, layout, input);
@@ -88,6 +94,13 @@ void Interpreter::execute(const Action& action, const Layout& layout, const Step
     default:
       return execute_head(action, layout, input);
   }
+}
+
+// Of the receives that the action needs, those that are still under way.
+void Interpreter::await_arrivals(const Action& action, const Layout& layout) {
+  for (const Action& needed : dependencies(action, layout))
+    for (const Slab& slab : lifetimes(needed, layout).takes)
+      if (arriving_.contains(slab)) await_arrival(slab);
 }
 
 Tensor Interpreter::input_of(const Action& action, const MicrobatchInput& microbatch) const {

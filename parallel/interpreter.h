@@ -3,6 +3,7 @@
 // What lives between actions is a slab, taken and given back exactly as lifetimes() says. Receives are posted when their action
 // comes and waited for by their consumer; sends go on in the background: a slab that may still be leaving is used again last.
 #pragma once
+#include <functional>
 #include <map>
 #include <memory>
 #include <vector>
@@ -49,6 +50,8 @@ struct StepInput {
   Draws draws;                         // first_sample is each microbatch's own
   std::string name;                    // "step 12": for the watchdog and for errors
   Trace* trace = nullptr;              // set: what runs is added to it
+  // Set: is called in place of whatever computes, while all else is as ever. For measuring schedules in given times.
+  std::function<void(const Action&)> stand_in = {};
 
   Draws draws_of(const MicrobatchInput& microbatch) const {
     Draws of = draws;
@@ -72,6 +75,7 @@ class Interpreter {
     Slot slot;
   };
   void execute(const Action& action, const Layout& layout, const StepInput& input);
+  void await_arrivals(const Action& action, const Layout& layout);
   void forward(const Action& action, const Layout& layout, const StepInput& input);
   void recompute(const Action& action, const StepInput& input);
   Tensor input_of(const Action& action, const MicrobatchInput& microbatch) const;

@@ -234,7 +234,8 @@ void Machine::run(const Plan& plan, int microbatches, const std::string& name, P
                         sums_,
                         draws,
                         name,
-                        plan.layout.backward ? trace_ : nullptr};
+                        plan.layout.backward ? trace_ : nullptr,
+                        stand_in_};
   interpreter_->run(plan.program, plan.layout, input, times);
 }
 

@@ -63,6 +63,8 @@ class Machine {
 
   // What train() runs is added to it from now on; null: nothing.
   void trace(Trace* trace) { trace_ = trace; }
+  // From now on this is called in place of whatever computes (StepInput).
+  void stand_in(std::function<void(const Action&)> compute) { stand_in_ = std::move(compute); }
   // Gradients = those of the first microbatches() inputs, summed over data ranks and ties; sums() += this rank's losses.
   void train(const std::string& name, PhaseTimes& times);
   // After an update: brings what other data ranks updated, and passes tied values on.
@@ -103,6 +105,7 @@ class Machine {
   MemoryPlan memory_;
   std::unique_ptr<Interpreter> interpreter_;
   Trace* trace_ = nullptr;
+  std::function<void(const Action&)> stand_in_;
 };
 
 // What the machine of this rank will take; needs no memory and no communication.

@@ -1,0 +1,64 @@
+// Every schedule takes the time that the simulator says, within 3 %: the real machine over MPI, whose computation is replaced by waits
+// of 20 ms and more. Two cores are enough for eight ranks, if nothing else keeps them busy.
+#include <gtest/gtest.h>
+
+#include "tests/mpi_main.h"
+#include "tests/parallel/small_job.h"
+#include "tests/parallel/waited_step.h"
+
+namespace offramp::testing {
+namespace {
+
+using testing_mpi::world;
+
+constexpr double kMostAbove = 0.03;
+constexpr int kTries = 4;  // waits only ever end late: one step in time is enough
+
+struct Variant {
+  std::string schedule, placement = "auto", in_flight = "1f1b", recompute = "none";
+  bool first_stage = true;  // has both exits; else one is in the middle
+};
+
+std::string text(const Variant& v) {
+  return fmt::format("{:<11} | {:<15} | {:<7} | {:<9} | {:<6}", v.schedule, v.placement, v.in_flight, v.recompute,
+                     v.first_stage ? "first" : "middle");
+}
+
+// Two layers a stage, and a head costs as much as one.
+MachineOptions options_of(const Variant& variant) {
+  const int ranks = world().size();
+  MachineOptions options = small_job({{.layer = 1}, {.layer = variant.first_stage ? 2 : ranks + 1}}, false).options;
+  options.model.num_hidden_layers = 2 * ranks;
+  options.microbatches = ranks + 4;
+  options.schedule = variant.schedule;
+  options.exit_placement = variant.placement;
+  options.in_flight = variant.in_flight;
+  options.recompute = variant.recompute;
+  return options;
+}
+
+void expect_in_time(const Variant& variant) {
+  const std::string what = text(variant);
+  testing_mpi::context().activity->begin(what);
+  WaitedStep step(options_of(variant), {.layer = 0.010, .head = 0.010}, world());
+  const double simulated = step.simulated();
+  double least = 1e300;
+  for (int tries = 0; tries < kTries && least > (1 + kMostAbove) * simulated; ++tries) {
+    testing_mpi::context().activity->begin(what);
+    least = std::min(least, step.run());
+  }
+  if (world().rank() == 0) fmt::print("{} | {:.3f} | {:.3f} | {:.3f}\n", what, simulated, least, least / simulated);
+  EXPECT_LE(least, (1 + kMostAbove) * simulated) << what;
+  EXPECT_GE(least, simulated) << what << ": no wait ends early";
+}
+
+TEST(Waits, TakeTheTimeThatIsSimulated) {
+  if (world().rank() == 0) fmt::print("schedule    | placement       | flight  | recompute | exits  | simulated, measured, ratio\n");
+  for (const char* schedule : {"gpipe", "1f1b", "zero_bubble"})
+    for (const char* placement : {"after_forward", "before_backward"}) expect_in_time({.schedule = schedule, .placement = placement});
+  expect_in_time({.schedule = "1f1b", .recompute = "full"});
+  for (const char* in_flight : {"1f1b", "1f1b+1", "8"}) expect_in_time({.schedule = "auto", .in_flight = in_flight, .first_stage = false});
+}
+
+}  // namespace
+}  // namespace offramp::testing
