@@ -54,6 +54,20 @@ TEST_P(MachineLayouts, GiveTheNumbersOfOneRankInThePlannedMemory) {
     }
 }
 
+// Only tensors that several stages hold add up in another order: seven terms at most, each sum rounded by 2^-24 of it.
+TEST_P(MachineLayouts, LayersPerStageChangeNoMoreThanRounding) {
+  job.pipeline = 3;
+  const StepResult even = run_small_job(job);
+  for (const std::vector<int>& layers : {std::vector{1, 1, 4}, {4, 1, 1}, {1, 3, 2}})
+    for (const char* schedule : {"1f1b", "auto"}) {
+      job.options.layers_per_stage = layers, job.options.schedule = schedule;
+      const std::string text = fmt::format("{} {} {}", job.text(), fmt::join(layers, "+"), schedule);
+      const StepResult result = run_small_job(job);
+      expect_close(result, even, 1e-6, text);
+      expect_all_used(result, text);
+    }
+}
+
 TEST_P(MachineLayouts, WhatFallsIsTheSame) {
   job.options.model.attention_dropout = 0.2, job.options.model.hidden_dropout = 0.1;
   const StepResult whole = run_small_job(job);
