@@ -1,5 +1,5 @@
 // Thirty jobs drawn with a fixed seed, over 1, 2, 4 and 8 ranks of MPI: whatever the schedule, the losses and gradients are gpipe's, bit
-// for bit, at the same layers per stage. Smaller jobs run side by side.
+// for bit, at the same layers per stage and parts of heads. Smaller jobs run side by side.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -40,6 +40,7 @@ void choose_degrees(test::Random& random, int ranks, SmallJob& job) {
   job.data = ranks / (job.tensor * job.pipeline);
   job.options.sequence_parallel = job.tensor > 1 && coin(random);
   job.options.shard_state = job.data > 1 && coin(random);
+  job.options.split_heads = coin(random);
   if (coin(random)) job.options.layers_per_stage = some_partition(random, 8, job.pipeline);
 }
 
