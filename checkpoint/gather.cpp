@@ -71,7 +71,7 @@ std::vector<Gatherer::Holder> Gatherer::holders_of(const std::string& name) {
   std::vector<Holder> holders;
   for (const int stage : it->second)
     for (int d = 0; d < (machine_.flat().shards_state() ? degrees.data : 1); ++d)
-      for (int t = 0; t < degrees.tensor; ++t) append_holders(holders, name, {.tensor = t, .pipeline = stage, .data = d});
+      for (int t = 0; t < degrees.tensor; ++t) append_holders(holders, name, {.tensor = t, .pipeline = stage % degrees.pipeline, .data = d});
   return holders;
 }
 

@@ -93,8 +93,13 @@ class Group {
 
 // The streams of messages. Those of one (pair, direction, tag) keep their order, and both ends of each stream start its messages
 // in the same order, so one tag a stream is enough; MPI promises none above 32,767.
-enum Tag : int { kActivationTag, kGradientTag, kTieGradientTag, kTieValueTag, kGatherTag };
-inline constexpr int kHeadTags = 1 << 13;  // from here on: three streams an exit, of heads that are split over the pipeline
+enum Tag : int {
+  kTieGradientTag,
+  kTieValueTag,
+  kGatherTag,
+  kStageTags = 1 << 10,  // from here on two streams a boundary between stages
+  kHeadTags = 1 << 14    // from here on three streams an exit, of heads that are split over the pipeline
+};
 
 // Sums are taken in rank order: f32 and f64 as such, bf16 in f32 and rounded once. Every rank gets the same bits, on any transport
 // those of reduce_scatter and all_gather. The one exception is all_reduce of less than 32 KiB of f32 or f64 over MPI, whose order

@@ -18,6 +18,7 @@ struct Place {
   int segment = 0, tie = -1;
   std::vector<TiedPart> parts{};
   std::int64_t within = -1;
+  int stage = 0;
   Range range{};  // padded
   Parameter& first() const { return *parameters.front(); }
   std::int64_t elements() const { return first().shape.elements(); }
@@ -40,23 +41,30 @@ void check_size(const Parameter& parameter) {
          to_text(parameter.shape));
 }
 
-// One place per (name, writer kind), in the order of first appearance. Within a tie the lowest writer kind is the first writer.
-std::vector<Place> gather_places(const std::vector<FlatEntry>& entries) {
-  std::map<std::string, Writer> first_writer;
+// Who has the value: of the lowest stage the lowest writer kind.
+std::map<std::string, std::pair<int, Writer>> first_writers(const std::vector<FlatEntry>& entries) {
+  std::map<std::string, std::pair<int, Writer>> first;
   for (const auto& e : entries) {
     if (e.within >= 0) continue;
-    auto [it, fresh] = first_writer.try_emplace(e.parameter->name(), e.parameter->writer);
-    if (!fresh) it->second = std::min(it->second, e.parameter->writer);
+    const std::pair site{e.stage, e.parameter->writer};
+    auto [it, fresh] = first.try_emplace(e.parameter->name(), site);
+    if (!fresh) it->second = std::min(it->second, site);
   }
+  return first;
+}
+
+// One place per (name, stage, writer kind), in the order of first appearance.
+std::vector<Place> gather_places(const std::vector<FlatEntry>& entries) {
+  const auto first_writer = first_writers(entries);
   std::vector<Place> places;
-  std::map<std::pair<std::string, Writer>, std::size_t> known;
+  std::map<std::tuple<std::string, int, Writer>, std::size_t> known;
   for (const auto& e : entries) {
     const Parameter& p = *e.parameter;
     check_size(p);
-    auto [it, fresh] = known.try_emplace({p.name(), p.writer}, places.size());
+    auto [it, fresh] = known.try_emplace({p.name(), e.stage, p.writer}, places.size());
     if (fresh) {
-      const bool first = e.within < 0 && first_writer.at(p.name()) == p.writer;
-      places.push_back({{e.parameter}, section_of(e, first), e.segment, e.tie, e.parts, e.within});
+      const bool first = e.within < 0 && first_writer.at(p.name()) == std::pair{e.stage, p.writer};
+      places.push_back({{e.parameter}, section_of(e, first), e.segment, e.tie, e.parts, e.within, e.stage});
       continue;
     }
     Place& place = places[it->second];
@@ -78,23 +86,27 @@ struct Plan {
   }
 };
 
+// Stage by stage, so that a stage's buckets are the same whatever else its rank has.
+std::tuple<bool, int, Section, int, int> order_of(const Place& p) {
+  if (p.section <= Section::vectors) return {false, -p.stage, p.section, -1, p.section == Section::matrices ? p.segment : 0};
+  return {true, 0, p.section, p.tie, -p.stage};
+}
+
 // A bucket is padded so that it divides into `shards` parts on whole cache lines.
 Plan make_plan(const std::vector<FlatEntry>& entries, int shards) {
   Plan plan{gather_places(entries), {}};
-  std::stable_sort(plan.places.begin(), plan.places.end(), [](const Place& a, const Place& b) {
-    return std::tuple(a.section, a.tie, a.section == Section::matrices ? a.segment : 0) <
-           std::tuple(b.section, b.tie, b.section == Section::matrices ? b.segment : 0);
-  });
-  int last_segment = 0;
-  for (const Place& p : plan.places) last_segment = std::max(last_segment, p.segment);
+  std::stable_sort(plan.places.begin(), plan.places.end(), [](const Place& a, const Place& b) { return order_of(a) < order_of(b); });
+  std::map<int, int> last_segment;  // by stage
+  for (const Place& p : plan.places) last_segment[p.stage] = std::max(last_segment[p.stage], p.segment);
   std::int64_t end = 0;
   for (Place& p : plan.places) {
     const bool owned = p.section <= Section::tied;
-    const int segment = p.tie >= 0 ? -1 : p.section == Section::matrices ? p.segment : last_segment;
-    const bool opens = owned && (plan.buckets.empty() || p.tie >= 0 || plan.buckets.back().segment != segment ||
-                                 plan.buckets.back().replicated != p.first().replicated);
+    const int segment = p.tie >= 0 ? -1 : p.section == Section::matrices ? p.segment : last_segment.at(p.stage);
+    const Bucket fresh{{}, segment, p.tie, p.first().replicated, p.stage};
+    const auto alike = [](const Bucket& b) { return std::tuple(b.stage, b.segment, b.replicated); };
+    const bool opens = owned && (plan.buckets.empty() || p.tie >= 0 || alike(plan.buckets.back()) != alike(fresh));
     if (opens && !plan.buckets.empty()) end = plan.buckets.back().range.end;
-    if (opens) plan.buckets.push_back({{end, end}, segment, p.tie, p.first().replicated});
+    if (opens) plan.buckets.push_back(fresh), plan.buckets.back().range = {end, end};
     if (!owned && !plan.buckets.empty()) end = std::max(end, plan.buckets.back().range.end);
     p.range = {end, end + round_up(p.elements(), kGranule)};
     end = p.range.end;
@@ -156,7 +168,7 @@ Flat::Flat(Arena& arena, const std::vector<FlatEntry>& entries, const FlatOption
   for (const auto& name : options.optimizer_state) state_[name] = arena.tensor({state_elements}, DType::f32);
 
   std::map<std::string, Tensor> value_of;  // guests and owners come before further writers
-  std::map<int, TiedHere> tied;
+  std::map<std::pair<int, int>, TiedHere> tied;  // by tie, then from the highest stage
   for (const Place& p : plan.places) {
     const bool holds = p.section != Section::writers;
     const Tensor grad = slice(gradients_, p);
@@ -173,14 +185,28 @@ Flat::Flat(Arena& arena, const std::vector<FlatEntry>& entries, const FlatOption
     }
     if (p.tie < 0) continue;
     for (const TiedPart& part : p.parts)
-      tied[part.tie] = {part.tie, true, elements_of(p.first().value, part.elements), elements_of(grad, part.elements), {}};
+      tied[{part.tie, -p.stage}] = {part.tie,         p.stage, true, true, elements_of(p.first().value, part.elements),
+                                    elements_of(grad, part.elements), {}};
     if (!p.parts.empty()) continue;
-    if (holds)
-      tied[p.tie] = {p.tie, p.section == Section::tied, p.first().value, grad, {}};
+    const auto [it, fresh] = tied.try_emplace({p.tie, -p.stage});
+    if (fresh)
+      it->second = {p.tie, p.stage, p.section == Section::tied, holds, p.first().value, grad, {}};
     else
-      tied.at(p.tie).writers.push_back(grad);
+      it->second.writers.push_back(grad);
   }
   for (auto& [tie, here] : tied) tied_.push_back(std::move(here));
+}
+
+std::size_t Flat::bucket_of(int stage, int index) const {
+  for (std::size_t b = 0; b < buckets_.size(); ++b)
+    if (buckets_[b].stage == stage && index-- == 0) return b;
+  broken("a bucket of this rank", fmt::format("[flat] stage {} has no such bucket", stage));
+}
+
+const TiedHere& Flat::tied_at(int tie, int stage) const {
+  const auto it = std::ranges::find_if(tied_, [&](const TiedHere& here) { return here.tie == tie && here.stage == stage; });
+  OFFRAMP_CHECK(it != tied_.end(), "[flat] stage {} does not hold tie {}", stage, tie);
+  return *it;
 }
 
 Range Flat::shard(const Bucket& bucket, int data_rank) const {

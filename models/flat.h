@@ -2,14 +2,15 @@
 //
 //   values (the working type) | gradients f32 | masters f32 (where the working type is not) | optimizer state f32
 //
-// Order: matrices in backward order | what every tensor rank holds | other vectors | tied tensors, one bucket each | guests | further
-// writers. All but the last two are *owned*: updated here, with optimizer state. So a bucket of the data-parallel reduction is a
+// Order: of each stage, the highest first: matrices in backward order | what every tensor rank holds | other vectors; then of all stages:
+// tied tensors, one bucket each | guests | further writers. All but the last two are *owned*: updated here, with optimizer state. So a bucket of the data-parallel reduction is a
 // slice, never a copy, and so is the part of it that one data rank keeps: its *shard*. With sharded state (ZeRO-1, Rajbhandari et
 // al., 2020) masters and optimizer state exist for this rank's shards alone, one after the other.
 //
 // A logical tensor that several stages hold is owned by the lowest; the others' copies are *guests*: a value and a gradient of
 // their own, summed into the owner's once a step. Where two kinds of writer (Parameter::writer) share a tensor on one stage, the
-// first has the value, and each further *writer* has only an accumulator. Parameters of one stage, name and writer kind are one.
+// first has the value, and each further *writer* has only an accumulator. Parameters of one stage, name and writer kind are one. A rank
+// with several stages has a tensor's value once, at the lowest of its stages that hold it, and accumulators on each.
 // A tensor may be tied part by part: the owner has it whole, others (and a further writer of its own stage) one part each.
 #pragma once
 #include <map>
@@ -35,6 +36,7 @@ struct Bucket {
   Range range;
   int segment = -1, tie = -1;
   bool replicated = false;  // every tensor rank holds these parameters
+  int stage = 0;
 };
 // Elements in a row that this rank updates, alike.
 struct Update {
@@ -56,11 +58,13 @@ struct FlatEntry {
   bool owner = true;              // of a tie: this stage owns the tensor
   std::vector<TiedPart> parts{};  // of the owner, if its parts are tied
   std::int64_t within = -1;       // >= 0: a part, from this element on, of what this stage has whole: only its accumulator is its own
+  int stage = 0;
 };
-// What this stage holds of a tie.
+// What one stage holds of a tie.
 struct TiedHere {
-  int tie = -1;
-  bool owner = false;
+  int tie = -1, stage = 0;
+  bool owner = false;           // this stage owns the tensor
+  bool holds = false;           // the value is this stage's own; false: that of a lower stage of this rank
   Tensor value, grad;           // of the first writer
   std::vector<Tensor> writers;  // further accumulators, in order of summation
 };
@@ -77,7 +81,7 @@ std::vector<Bucket> plan_buckets(const std::vector<FlatEntry>& entries);
 
 class Flat {
  public:
-  // Binds value and grad of every entry. Entries come in backward order: heads, then units from the last to the first.
+  // Binds value and grad of every entry. Entries come in backward order: stages from the highest; heads, then units from the last.
   Flat(Arena& arena, const std::vector<FlatEntry>& entries, const FlatOptions& options);
 
   Tensor values(Range range) const { return values_.narrow(0, range.begin, range.count()); }
@@ -89,6 +93,7 @@ class Flat {
   Tensor all_gradients() const { return gradients_; }
 
   std::span<const Bucket> buckets() const { return buckets_; }
+  std::size_t bucket_of(int stage, int index) const;  // number in buckets() of a stage's bucket
   Range shard(const Bucket& bucket, int data_rank) const;  // equal parts of a bucket
   Range shard(const Bucket& bucket) const { return shard(bucket, options_.data_rank); }
   bool shards_state() const { return options_.shard_state; }
@@ -96,7 +101,8 @@ class Flat {
   std::span<const Update> updates() const { return updates_; }
   std::span<Parameter* const> owned() const { return owned_; }      // each logical tensor's owner, in flat order
   std::span<Parameter* const> holders() const { return holders_; }  // every parameter with a value of its own: owned and guests
-  std::span<const TiedHere> tied() const { return tied_; }
+  std::span<const TiedHere> tied() const { return tied_; }  // by tie, then from the highest stage
+  const TiedHere& tied_at(int tie, int stage) const;
   Range place(const Parameter& parameter) const;  // of one with a value of its own
 
   // Gives every parameter its initial value. The gradients are used as memory.

@@ -35,16 +35,11 @@ void split_backward(const Counted& all, UnitWork& unit) {
   for (const Metered& call : all.calls) (is_weight_gradient(call) ? unit.weight : unit.backward).calls.push_back(call);
 }
 
-MachineOptions on_one_stage(MachineOptions options) {
-  options.layers_per_stage.clear();
-  return options;
-}
-
 // One microbatch of a whole model that lies on one pipeline rank.
 class Measurement {
  public:
   Measurement(const MachineOptions& options, const Degrees& degrees)
-      : options_(on_one_stage(options)),
+      : options_(options),
         mesh_(Mesh::planned(0, {.tensor = degrees.tensor, .pipeline = 1, .data = 1})),
         parts_(options.split_heads ? degrees.pipeline : 1),
         model_(build_model(options.model, options.exits,
@@ -200,30 +195,31 @@ Counted work_of(const Action& action, const ModelWork& work, const Partition& pa
   }
 }
 
-StageEnd measure_end(const MachineOptions& options, const Degrees& degrees, const Holdings& held, const OptimizerConfig& optimizer) {
+RankEnd measure_end(const MachineOptions& options, const Degrees& degrees, const Holdings& held, const OptimizerConfig& optimizer) {
   Planning plan;
-  StageEnd end;
+  RankEnd end;
+  for (const HeldStage& stage : held.stages) end.stages.push_back({stage.number, {}, std::vector<Counted>(held.ties.size())});
+  const auto of_stage = [&](int stage) -> StageEnd& { return end.stages[static_cast<std::size_t>(stage / held.ranks)]; };
   const Flat& flat = held.flat;
   const Group tensor = Group::planned(0, degrees.tensor, Wire::tensor), data = Group::planned(0, degrees.data, Wire::data);
-  const Group pipeline = Group::planned(held.stage, degrees.pipeline, Wire::pipeline);
+  const Group pipeline = Group::planned(held.rank, degrees.pipeline, Wire::pipeline);
   const bool reduces = held.reduces();
   for (const Bucket& bucket : flat.buckets()) {
     const Tensor all = flat.gradients(bucket.range);
     if (reduces && bucket.replicated && options.sequence_parallel) all_reduce(plan.ctx, all, tensor).wait(plan.ctx);
     (flat.shards_state() ? reduce_scatter(plan.ctx, flat.gradients(flat.shard(bucket)), all, data) : all_reduce(plan.ctx, all, data))
         .wait(plan.ctx);
-    end.buckets.push_back(plan.taken());
+    of_stage(bucket.stage).buckets.push_back(plan.taken());
   }
-  end.ties.resize(held.ties.size());
   for (const TiedHere& here : flat.tied()) {
-    reduce_tie(plan.ctx, here, held.ties[static_cast<std::size_t>(here.tie)], held.stage, pipeline);
-    end.ties[static_cast<std::size_t>(here.tie)] = plan.taken();
+    reduce_tie(plan.ctx, flat, held.ties[static_cast<std::size_t>(here.tie)], here, pipeline);
+    of_stage(here.stage).ties[static_cast<std::size_t>(here.tie)] = plan.taken();
   }
   apply_update(plan.ctx, flat, optimizer, plan.memory.tensor({4}, DType::f32));
   if (flat.shards_state())
     for (const Bucket& bucket : flat.buckets())
       all_gather(plan.ctx, flat.values(bucket.range), flat.values(flat.shard(bucket)), data).wait(plan.ctx);
-  for (const TiedHere& here : flat.tied()) share_value(plan.ctx, here, held.ties[static_cast<std::size_t>(here.tie)], held.stage, pipeline);
+  for (const TiedHere& here : flat.tied()) share_value(plan.ctx, here, held.ties[static_cast<std::size_t>(here.tie)], pipeline);
   end.update = plan.taken();
   return end;
 }

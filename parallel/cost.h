@@ -48,12 +48,16 @@ StageWork stage_work(const ModelWork& work, Units units);
 // An action's work; of sums over data ranks and ties none (see Reductions).
 Counted work_of(const Action& action, const ModelWork& work, const Partition& partition, const Layout& layout);
 
-// What a stage's reductions and its update send and cost once a step, by the stage's buckets and ties.
+// What a stage's reductions send and cost once a step, by the stage's buckets and ties.
 struct StageEnd {
+  int stage = 0;
   std::vector<Counted> buckets, ties;  // D, Y: in the layout's numbers; of ties that this stage does not hold none
-  Counted update;                      // norm, optimizer, and what hands updated values round
 };
-StageEnd measure_end(const MachineOptions& options, const Degrees& degrees, const Holdings& held, const OptimizerConfig& optimizer);
+struct RankEnd {
+  std::vector<StageEnd> stages;  // of the rank, from the lowest
+  Counted update;                // norm, optimizer, and what hands updated values round
+};
+RankEnd measure_end(const MachineOptions& options, const Degrees& degrees, const Holdings& held, const OptimizerConfig& optimizer);
 
 // Seconds of every action. The function holds its own table and may be kept.
 struct Costs {

@@ -1,5 +1,8 @@
 #include "parallel/holdings.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "parallel/partition.h"
 
 namespace offramp {
@@ -22,16 +25,38 @@ Model model_of(const MachineOptions& options, const Mesh& mesh) {
   return build_model(options.model, options.exits, {tensor, options.precision, head_part(options, mesh)});
 }
 
+Partition stage_partition(const MachineOptions& options, int ranks) {
+  if (!options.layers_per_stage.empty()) return partition_of(options.layers_per_stage);
+  return even_partition(static_cast<int>(options.model.num_hidden_layers), ranks * options.virtual_stages);
+}
+
+std::vector<HeldStage> stages_of(Holdings& held, std::int64_t bucket_elements) {
+  std::vector<HeldStage> stages;
+  for (int s = held.rank; s < held.partition.stages(); s += held.ranks) {
+    const Units units = held.partition.units(s);
+    stages.push_back({s, units, held.reduces() ? cut_segments(held.model, units, bucket_elements) : std::vector{units}});
+  }
+  return stages;
+}
+
+// Stage by stage, from the highest.
+std::vector<FlatEntry> entries_of(Holdings& held) {
+  std::vector<FlatEntry> entries;
+  for (auto stage = held.stages.rbegin(); stage != held.stages.rend(); ++stage)
+    std::ranges::copy(flat_entries(held.model, held.partition, stage->number, stage->segments, held.ties), std::back_inserter(entries));
+  return entries;
+}
+
 }  // namespace
 
 Holdings::Holdings(const MachineOptions& options, const Mesh& mesh, Arena& arena)
-    : stage(mesh.at.pipeline),
+    : rank(mesh.at.pipeline),
+      ranks(mesh.degrees.pipeline),
       data_size(mesh.degrees.data),
       model(model_of(options, mesh)),
-      partition(options.layers_per_stage.empty() ? even_partition(static_cast<int>(options.model.num_hidden_layers), mesh.degrees.pipeline)
-                                                 : partition_of(options.layers_per_stage)),
+      partition(stage_partition(options, ranks)),
       ties(find_ties(model, partition)),
-      segments(reduces() ? cut_segments(model, units(), options.bucket_elements) : std::vector{units()}),
-      flat(arena, flat_entries(model, partition, stage, segments, ties), flat_options(options, mesh)) {}
+      stages(stages_of(*this, options.bucket_elements)),
+      flat(arena, entries_of(*this), flat_options(options, mesh)) {}
 
 }  // namespace offramp

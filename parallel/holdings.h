@@ -16,6 +16,7 @@ namespace offramp {
 struct MachineOptions {
   ModelConfig model;
   std::vector<ExitSpec> exits;
+  int virtual_stages = 1;             // stages a pipeline rank
   std::vector<int> layers_per_stage;  // empty: as even as can be
   std::string schedule = "1f1b";
   std::shared_ptr<const ScheduleFile> schedule_file;  // given: training runs this
@@ -40,21 +41,28 @@ struct MachineOptions {
   std::int64_t bucket_elements = std::int64_t{1} << 22;
 };
 
+// A stage of a rank.
+struct HeldStage {
+  int number = 0;
+  Units units;
+  std::vector<Units> segments;  // of the last microbatch's backward
+};
+
 struct Holdings {
   Holdings(const MachineOptions& options, const Mesh& mesh, Arena& arena);
   Holdings(const Holdings&) = delete;
   Holdings& operator=(const Holdings&) = delete;
 
-  Units units() const { return partition.units(stage); }
   // Whether gradients are summed over ranks at all: over data ranks, or what sequence parallelism leaves in parts.
   bool reduces() const { return data_size > 1 || model.tensor.splits_rows(); }
 
-  int stage, data_size;
+  int rank, ranks;  // of the pipeline
+  int data_size;
   Model model;
   Partition partition;
   std::vector<Tie> ties;
-  std::vector<Units> segments;  // of the last microbatch's backward
-  Flat flat;                    // binds the model's parameters of this stage
+  std::vector<HeldStage> stages;  // rank, rank + ranks, ...
+  Flat flat;                      // binds the model's parameters of these stages
 };
 
 }  // namespace offramp

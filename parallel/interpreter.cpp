@@ -10,10 +10,12 @@ namespace {
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-// Nothing tells microbatches apart: a valid schedule sends and receives them in the same order.
-Tag tag_of(const Action& action) {
+// A stream a boundary and direction, named by the stage above. Nothing tells microbatches apart: a valid schedule sends and receives them
+// in the same order.
+int tag_of(const Action& action) {
   const bool activation = action.op == Op::SendActivation || action.op == Op::RecvActivation;
-  return activation ? kActivationTag : kGradientTag;
+  const bool above = action.op == Op::RecvActivation || action.op == Op::SendGradient;
+  return kStageTags + 2 * (above ? action.stage : action.stage + 1) + (activation ? 0 : 1);
 }
 
 double& phase_of(Op op, PhaseTimes& times) {
@@ -118,17 +120,17 @@ void Interpreter::forward(const Action& action, const Layout& layout, const Step
   const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
   if (action.stage > 0) await_arrival({Hold::Input, action.stage, action.microbatch});
   const auto destination = [&](int unit) {
-    if (action.stage + 1 < layout.stages && unit + 1 == on_.stage.units().end) return tensor_of(Hold::Output, action);
+    if (action.stage + 1 < layout.stages && unit + 1 == stage_of(action).units().end) return tensor_of(Hold::Output, action);
     const bool tapped = live_.contains({Hold::Tap, action.stage, action.microbatch, static_cast<std::int16_t>(unit)});
     return tapped ? tensor_of(Hold::Tap, action, unit) : Tensor{};
   };
   const Slab stash{Hold::Stash, action.stage, action.microbatch};
   if (!live_.contains(stash)) {
     Slot slot(*ctx_->scratch, Keep::nothing, microbatch.sequences, input.draws_of(microbatch));
-    return on_.stage.forward(*ctx_, input_of(action, microbatch), destination, slot);
+    return stage_of(action).forward(*ctx_, input_of(action, microbatch), destination, slot);
   }
   auto kept = keep_forward(stash, on_.keep, input);
-  on_.stage.forward(*ctx_, input_of(action, microbatch), destination, kept->slot);
+  stage_of(action).forward(*ctx_, input_of(action, microbatch), destination, kept->slot);
   kept_[stash] = std::move(kept);
 }
 
@@ -137,7 +139,7 @@ void Interpreter::recompute(const Action& action, const StepInput& input) {
   const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
   const Slab stash{Hold::Stash, action.stage, action.microbatch};
   auto kept = keep_forward(stash, on_.keep, input);
-  on_.stage.forward(
+  stage_of(action).forward(
       *ctx_, input_of(action, microbatch), [](int) { return Tensor{}; }, kept->slot);
   kept_[stash] = std::move(kept);
 }
@@ -163,7 +165,6 @@ void Interpreter::exit(const Action& action, const Layout& layout, const StepInp
 }
 
 void Interpreter::backward(const Action& action, const Layout& layout) {
-  const bool whole = action.index < 0;
   const Slab stash{Hold::Stash, action.stage, action.microbatch};
   const Tensor gradient = tensor_of(Hold::Gradient, action);
   if (action.index <= 0 && action.stage + 1 < layout.stages) {
@@ -177,39 +178,39 @@ void Interpreter::backward(const Action& action, const Layout& layout) {
     if (place.stage == action.stage && place.gradient)
       taps.push_back({place.tap, tensor_of(Hold::TapGradient, action, static_cast<int>(e))});
   }
-  const Units segment = whole ? on_.stage.units() : on_.segments[static_cast<std::size_t>(action.index)];
+  const Units segment = stage_of(action).segment(action.index);
   KeptForward& kept = *kept_.at(stash);
   if (layout.split_backward) {
     const Pool& pool = (*on_.pools)[static_cast<std::size_t>(Hold::Deferred)];
     kept.deferred = Arena(pool.memory(live_.at({Hold::Deferred, action.stage, action.microbatch})), pool.slab_bytes(), "deferred");
     kept.slot.defer(kept.deferred);
   }
-  on_.stage.backward(*ctx_, gradient, taps, segment, kept.slot);
-  if (segment.begin > on_.stage.units().begin) return;
+  stage_of(action).backward(*ctx_, gradient, taps, segment, kept.slot);
+  if (segment.begin > stage_of(action).units().begin) return;
   OFFRAMP_CHECK(kept.slot.empty(), "[interpreter] {} left tensors in its slot", to_text(action));
   if (!layout.split_backward) kept_.erase(stash);
 }
 
 void Interpreter::weight_gradient(const Action& action, const Layout& layout) {
   const Slab stash{Hold::Stash, action.stage, action.microbatch};
-  const Units units = action.index < 0 ? on_.stage.units() : on_.segments[static_cast<std::size_t>(action.index)];
+  const Units units = stage_of(action).segment(action.index);
   kept_.at(stash)->slot.run_deferred(*ctx_, units.begin, units.end);
   if (action == last_weight_gradient(action.stage, action.microbatch, layout)) kept_.erase(stash);
 }
 
 void Interpreter::reduce_tied(const Action& action) {
-  for (const TiedHere& here : on_.flat->tied())
-    if (here.tie == action.index)
-      reduce_tie(*ctx_, here, (*on_.ties)[static_cast<std::size_t>(here.tie)], action.stage, on_.mesh->pipeline);
+  const Tie& tie = (*on_.ties)[static_cast<std::size_t>(action.index)];
+  reduce_tie(*ctx_, *on_.flat, tie, on_.flat->tied_at(action.index, action.stage), on_.mesh->pipeline);
 }
 
 // What all tensor ranks hold has, with sequence parallelism, on each of them only the gradient of its own rows.
 void Interpreter::reduce_gradients(const Action& action, Trace* trace) {
-  const Bucket& bucket = on_.flat->buckets()[static_cast<std::size_t>(action.index)];
+  const std::size_t number = on_.flat->bucket_of(action.stage, action.index);
+  const Bucket& bucket = on_.flat->buckets()[number];
   const Tensor all = on_.flat->gradients(bucket.range);
   if (bucket.replicated && on_.sequence_parallel) await(all_reduce(*ctx_, all, on_.mesh->tensor));
   const bool shards = on_.flat->shards_state();
-  if (trace) trace->push_back({to_text(action), 1 + action.index, now(), 0, static_cast<std::int64_t>(all.bytes())});
+  if (trace) trace->push_back({to_text(action), 1 + static_cast<int>(number), now(), 0, static_cast<std::int64_t>(all.bytes())});
   reductions_.push_back({shards ? reduce_scatter(*ctx_, on_.flat->gradients(on_.flat->shard(bucket)), all, on_.mesh->data)
                                 : all_reduce(*ctx_, all, on_.mesh->data),
                          trace ? trace->size() - 1 : 0});
@@ -276,12 +277,12 @@ void Interpreter::await_arrival(const Slab& slab) {
 
 void Interpreter::send_slab(const Action& action, Hold what, int to) {
   const Slab slab{what, action.stage, action.microbatch};
-  leaving_[{what, live_.at(slab)}].push_back(send(*ctx_, tensor_of(what, action), on_.mesh->pipeline, to, tag_of(action)));
+  leaving_[{what, live_.at(slab)}].push_back(send(*ctx_, tensor_of(what, action), on_.mesh->pipeline, to % on_.mesh->degrees.pipeline, tag_of(action)));
 }
 
 void Interpreter::receive_slab(const Action& action, Hold what, int from) {
   const Slab slab{what, action.stage, action.microbatch};
-  arriving_[slab].push_back(receive(*ctx_, tensor_of(what, action), on_.mesh->pipeline, from, tag_of(action)));
+  arriving_[slab].push_back(receive(*ctx_, tensor_of(what, action), on_.mesh->pipeline, from % on_.mesh->degrees.pipeline, tag_of(action)));
 }
 
 }  // namespace offramp

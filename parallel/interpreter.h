@@ -30,14 +30,13 @@ inline constexpr int kPhases = 6;
 
 // What the interpreter runs on; all of it belongs to the Machine (parallel/machine.h).
 struct Equipment {
-  Stage stage;
+  std::vector<Stage> stages;  // of this rank, from the lowest
   std::vector<Head>* heads = nullptr;
   Flat* flat = nullptr;
   const Mesh* mesh = nullptr;
   std::vector<Pool>* pools = nullptr;  // one a Hold
   const std::vector<Tie>* ties = nullptr;
-  std::vector<Units> segments;  // of the last microbatch's backward
-  Shape activations;            // [rows, h] of a microbatch on this rank
+  Shape activations;                   // [rows, h] of a microbatch on this rank
   DType precision = DType::f32;
   bool sequence_parallel = false;
   Keep keep = Keep::everything;  // of a forward whose backward comes
@@ -74,6 +73,7 @@ class Interpreter {
     Arena arena, deferred;
     Slot slot;
   };
+  const Stage& stage_of(const Action& action) const { return on_.stages[static_cast<std::size_t>(action.stage / on_.mesh->degrees.pipeline)]; }
   void execute(const Action& action, const Layout& layout, const StepInput& input);
   void await_arrivals(const Action& action, const Layout& layout);
   void forward(const Action& action, const Layout& layout, const StepInput& input);
@@ -106,8 +106,8 @@ class Interpreter {
   Tensor tensor_of(const Slab& slab, Shape shape, DType dtype) const;       // at the slab's start
   void await(Work&& work);
   void await_arrival(const Slab& slab);
-  void send_slab(const Action& action, Hold what, int to);
-  void receive_slab(const Action& action, Hold what, int from);
+  void send_slab(const Action& action, Hold what, int to);       // a stage
+  void receive_slab(const Action& action, Hold what, int from);  // a stage
 
   Context* ctx_;
   Equipment on_;

@@ -1,7 +1,6 @@
 #include "parallel/machine.h"
 
 #include <algorithm>
-#include <set>
 
 #include "comm/mpi.h"
 #include "optim/update.h"
@@ -26,20 +25,30 @@ Machine::Machine(const MachineOptions& options, const Mesh& mesh, Backing backin
   held_.model.prepare(ctx_, arena_);
   ctx_.meter = nullptr;
   training_ = make_plan(options.microbatches, true);
-  measure();
+  measured_ = measure_rank({.options = options_,
+                            .mesh = mesh_,
+                            .held = held_,
+                            .layout = training_.layout,
+                            .input = inputs_.front(),
+                            .scale = exit_scale_.front(),
+                            .sums = sums_.narrow(0, 0, 1).reshape({kLossSums}),
+                            .squares = squares_,
+                            .activations = activations(),
+                            .keep = keep()});
   allocate_pools();
   memory_.peak = arena_.used();
   memory_.buffers = memory_.peak - memory_.parameters - memory_.gradients - memory_.optimizer - memory_.activations - memory_.transients;
   memory_.messages = message_memory();
   ctx_.scratch = &scratch_;
   if (backing != Backing::none) check_schedules();
-  interpreter_ = std::make_unique<Interpreter>(ctx_, Equipment{.stage = Stage(held_.model, held_.units()),
+  std::vector<Stage> stages;
+  for (const HeldStage& stage : held_.stages) stages.emplace_back(held_.model, stage.units, stage.segments);
+  interpreter_ = std::make_unique<Interpreter>(ctx_, Equipment{.stages = std::move(stages),
                                                                .heads = &held_.model.heads,
                                                                .flat = &held_.flat,
                                                                .mesh = &mesh_,
                                                                .pools = &pools_,
                                                                .ties = &held_.ties,
-                                                               .segments = held_.segments,
                                                                .activations = activations(),
                                                                .precision = options.precision,
                                                                .sequence_parallel = held_.model.tensor.splits_rows(),
@@ -88,61 +97,6 @@ void Machine::allocate_buffers() {
   snapshot_ = arena_.tensor({1 + static_cast<std::int64_t>(options_.optimizer_state.size()), elements}, DType::f32);
 }
 
-// Runs one of each kind of action in plan mode: what the stash and the scratch must hold, and how many FLOPs there are.
-void Machine::measure() {
-  Meter meter;
-  Arena stash(Backing::none, kUnlimited, 1), deferred(Backing::none, kUnlimited, 2), scratch(Backing::none, kUnlimited, 3),
-      slabs(Backing::none, kUnlimited, 4);
-  Context planning;
-  planning.scratch = &scratch;
-  planning.meter = &meter;
-  const Stage stage(held_.model, held_.units());
-  const MicrobatchInput& input = inputs_.front();
-  const Tensor slab = slabs.tensor(activations(), options_.precision);
-  const Tensor x = mesh_.at.pipeline == 0 ? input.ids : slab;
-  const std::vector<float> may_fall(layer_rates_.size(), 0.5f);
-  const Draws draws{.on = true, .layer_rates = may_fall};
-
-  std::set<int> tapped;
-  for (const Head& head : held_.model.heads) tapped.insert(head.tap());
-  const int last = stage.units().end - 1;
-  const bool again = training_.layout.recomputes(mesh_.at.pipeline);  // then all outputs lie in the stash
-  const auto destination = [&](int unit) { return !again && (tapped.contains(unit) || unit == last) ? slab : Tensor{}; };
-  const auto exits = [&](bool train) {
-    for (Head& head : held_.model.heads) {
-      const bool here = stage.units().contains(head.tap());
-      const HeadIn in{slab, input.labels, exit_scale_.front(), train ? draws : Draws{}};
-      const Tensor sums = sums_.narrow(0, 0, 1).reshape({kLossSums});
-      Arena one_head(Backing::none, kUnlimited, 7);
-      if (training_.layout.split_heads) {
-        probe_split_head(head, {planning, one_head, slab, in, sums, input.sequences, mesh_.degrees.pipeline, train}, here);
-        head_stash_bytes_ = std::max(head_stash_bytes_, one_head.peak());
-      } else if (here) {
-        head.exit(planning, train && !head.spec().detach ? slab : Tensor{}, sums, in, input.sequences, train);
-      }
-    }
-  };
-  Slot evaluation(scratch, Keep::nothing, input.sequences);
-  stage.forward(planning, x, destination, evaluation);
-  exits(false);
-  meter = {};
-  Slot slot(stash, keep(), input.sequences, draws);
-  stage.forward(planning, x, destination, slot);
-  exits(true);
-  if (training_.layout.split_backward) slot.defer(deferred);
-  const double attended = meter.operations["attention"].flops;
-  stage.backward(planning, slab, {}, stage.units(), slot);
-  slot.run_deferred(planning, stage.units().begin, stage.units().end);
-  flops_ = meter.total.flops - (meter.operations["attention"].flops - attended);  // what is made again does not count
-  for (const TiedHere& here : held_.flat.tied())
-    reduce_tie(planning, here, held_.ties[static_cast<std::size_t>(here.tie)], mesh_.at.pipeline,
-               Group::planned(mesh_.at.pipeline, mesh_.degrees.pipeline, Wire::pipeline));
-  gradient_squares(planning, held_.flat, LogicalNames(held_.model), mesh_.at.tensor, squares_);
-  stash_bytes_ = stash.peak();
-  deferred_bytes_ = deferred.peak();
-  scratch_bytes_ = scratch.peak();
-}
-
 // Sums under way at once: all buckets' at the end of a step; before it a few of a unit's or an exit's activations.
 std::size_t Machine::message_memory() const {
   const auto sums = held_.flat.shards_state() ? reduce_scatter_memory : all_reduce_memory;
@@ -158,11 +112,11 @@ std::size_t Machine::slab_bytes(Hold hold) const {
   const std::int64_t tokens = inputs_.front().labels.elements();
   switch (hold) {
     case Hold::Stash:
-      return stash_bytes_;
+      return measured_.stash;
     case Hold::Deferred:
-      return deferred_bytes_;
+      return measured_.deferred;
     case Hold::HeadStash:
-      return head_stash_bytes_;
+      return measured_.head_stash;
     case Hold::HeadScores:
       return scores_bytes(tokens, held_.model.heads.front().output().vocabulary());
     case Hold::HeadStats:
@@ -185,7 +139,7 @@ void Machine::allocate_pools() {
     pools_.emplace_back(arena_, name_of(hold), aligned(slab_bytes(hold)), counts[static_cast<std::size_t>(h)]);
   }
   memory_.activations = arena_.used() - before;
-  memory_.transients = aligned(scratch_bytes_);
+  memory_.transients = aligned(measured_.scratch);
   scratch_ = Arena(arena_.bytes(memory_.transients), memory_.transients, "scratch");
 }
 
@@ -218,7 +172,7 @@ void Machine::share_values() {
     for (Work& work : gathering) work.wait(ctx_);
   }
   for (const TiedHere& here : held_.flat.tied())
-    share_value(ctx_, here, held_.ties[static_cast<std::size_t>(here.tie)], mesh_.at.pipeline, mesh_.pipeline);
+    share_value(ctx_, here, held_.ties[static_cast<std::size_t>(here.tie)], mesh_.pipeline);
 }
 
 void Machine::evaluate(int microbatches, const std::string& name, PhaseTimes& times) {

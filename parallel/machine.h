@@ -8,6 +8,7 @@
 #include "parallel/generators.h"
 #include "parallel/holdings.h"
 #include "parallel/interpreter.h"
+#include "parallel/measure.h"
 #include "parallel/simulate.h"
 
 namespace offramp {
@@ -40,7 +41,7 @@ class Machine {
   Flat& flat() { return held_.flat; }
   const MemoryPlan& memory() const { return memory_; }
   RankBytes rank_bytes() const;
-  double flops() const { return flops_; }  // of this rank, for one microbatch: forward, exits, backward
+  double flops() const { return measured_.flops; }  // of this rank, for one microbatch: forward, exits, backward
   const Program& program() const { return training_.program; }
   const Layout& layout() const { return training_.layout; }
   const Arena& scratch() const { return scratch_; }
@@ -84,7 +85,6 @@ class Machine {
   void allocate_pools();
   std::size_t slab_bytes(Hold hold) const;
   void allocate_buffers();
-  void measure();
   std::size_t message_memory() const;
   void run(const Plan& plan, int microbatches, const std::string& name, PhaseTimes& times);
 
@@ -100,8 +100,7 @@ class Machine {
   std::vector<Tensor> exit_scale_;
   std::vector<float> layer_rates_;
   Tensor sums_, squares_, phases_, votes_, statistics_, scalars_, snapshot_;
-  std::size_t stash_bytes_ = 0, deferred_bytes_ = 0, head_stash_bytes_ = 0, scratch_bytes_ = 0;
-  double flops_ = 0;
+  RankMeasure measured_;
   MemoryPlan memory_;
   std::unique_ptr<Interpreter> interpreter_;
   Trace* trace_ = nullptr;

@@ -128,19 +128,20 @@ class EntryList {
 
   void add(Parameter& p, int segment) {
     const auto it = by_name_.find(p.name());
-    if (it == by_name_.end()) return entries_.push_back({&p, segment});
+    if (it == by_name_.end()) return entries_.push_back({.parameter = &p, .segment = segment, .stage = stage_});
     const int last = it->second.back();
     const Tie& tie = ties_[static_cast<std::size_t>(last)];
-    FlatEntry entry{&p, segment, last, tie.stages.back() == stage_};
+    FlatEntry entry{.parameter = &p, .segment = segment, .tie = last, .owner = tie.stages.back() == stage_, .stage = stage_};
     if (tie.part >= 0) entry.parts = parts_of(p, it->second);
     entries_.push_back(std::move(entry));
   }
   // This stage's part of an output matrix that is split over the pipeline.
   void add_part(Parameter& p) {
     const auto it = by_name_.find(p.name());
-    if (it == by_name_.end()) return entries_.push_back({&p});
+    if (it == by_name_.end()) return entries_.push_back({.parameter = &p, .stage = stage_});
+    const int tie = it->second[static_cast<std::size_t>(stage_)];
     const bool beside_whole = stage_ == 0;  // part 0 of what the embedding has
-    entries_.push_back({&p, 0, it->second[static_cast<std::size_t>(stage_)], beside_whole, {}, beside_whole ? 0 : -1});
+    entries_.push_back({.parameter = &p, .tie = tie, .owner = beside_whole, .within = beside_whole ? 0 : -1, .stage = stage_});
   }
   std::vector<FlatEntry> take() && { return std::move(entries_); }
 
@@ -172,7 +173,8 @@ std::vector<FlatEntry> flat_entries(Model& model, const Partition& partition, in
 
 Layout make_layout(Model& model, const Partition& partition, const std::vector<Tie>& ties, const LayoutOptions& options) {
   Layout layout;
-  layout.ranks = layout.stages = partition.stages();
+  layout.stages = partition.stages();
+  layout.ranks = layout.stages / options.stages_per_rank;
   layout.microbatches = options.microbatches;
   layout.backward = options.backward;
   for (const Head& head : model.heads) {

@@ -48,7 +48,7 @@ std::vector<FlatEntry> flat_entries(Model& model, const Partition& partition, in
                                     const std::vector<Tie>& ties);
 
 struct LayoutOptions {
-  int microbatches = 1;
+  int microbatches = 1, stages_per_rank = 1;
   bool backward = true;
   bool reduce = false;  // sum gradients over data-parallel ranks
   std::int64_t bucket_elements = std::int64_t{1} << 22;

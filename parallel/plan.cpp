@@ -68,10 +68,11 @@ class Sums {
   std::map<Action, Totals> known_;
 };
 
-Totals totals_of(const StageEnd& end) {
+Totals totals_of(const RankEnd& end) {
   Totals all = totals_of(end.update);
-  for (const auto* works : {&end.buckets, &end.ties})
-    for (const Counted& one : *works) all += totals_of(one);
+  for (const StageEnd& stage : end.stages)
+    for (const auto* works : {&stage.buckets, &stage.ties})
+      for (const Counted& one : *works) all += totals_of(one);
   return all;
 }
 
@@ -103,7 +104,9 @@ class Planner {
     if (plan_.ranks.size() == 1) make_schedule(held);
     if (memory) rank.memory = plan_memory(job_.options, mesh);
     ends_.push_back(measure_end(job_.options, job_.degrees, held, job_.optimizer));
-    if (tensor == 0) first_ends_.push_back(ends_.back());
+    if (tensor > 0) return;
+    stage_ends_.resize(static_cast<std::size_t>(held.partition.stages()));
+    for (const StageEnd& end : ends_.back().stages) stage_ends_[static_cast<std::size_t>(end.stage)] = end;
   }
 
   void make_schedule(Holdings& held) {
@@ -118,7 +121,7 @@ class Planner {
   }
 
   void simulate_step() {
-    const Times times = times_of({&work_, &plan_.partition, first_ends_}, plan_.layout, setting_, cluster_);
+    const Times times = times_of({&work_, &plan_.partition, stage_ends_}, plan_.layout, setting_, cluster_);
     plan_.timeline = simulate(plan_.schedule, plan_.layout, times);
     plan_.update_s = update_seconds(cluster_);
     plan_.step_s = plan_.timeline.seconds + plan_.update_s;
@@ -132,7 +135,7 @@ class Planner {
   double update_seconds(const Cluster& cluster) const {
     double slowest = 0;
     if (cluster.times) return slowest;
-    for (const StageEnd& end : ends_) slowest = std::max(slowest, seconds_of(end.update.calls, setting_, cluster));
+    for (const RankEnd& end : ends_) slowest = std::max(slowest, seconds_of(end.update.calls, setting_, cluster));
     return slowest;
   }
 
@@ -140,7 +143,7 @@ class Planner {
     Cluster free = cluster_;
     free.inside = free.between = {.bandwidth = std::numeric_limits<double>::infinity(), .latency = 0};
     if (free.times) free.times->message = 0;
-    const Times times = times_of({&work_, &plan_.partition, first_ends_}, plan_.layout, setting_, free);
+    const Times times = times_of({&work_, &plan_.partition, stage_ends_}, plan_.layout, setting_, free);
     return simulate(plan_.schedule, plan_.layout, times).seconds + update_seconds(free);
   }
 
@@ -164,7 +167,8 @@ class Planner {
   const Cluster& cluster_;
   Setting setting_;
   ModelWork work_;
-  std::vector<StageEnd> ends_, first_ends_;  // of all ranks with plans of their own; of the first tensor ranks
+  std::vector<RankEnd> ends_;         // of all ranks with plans of their own
+  std::vector<StageEnd> stage_ends_;  // of the first tensor ranks
   StepPlan plan_;
 };
 

@@ -16,6 +16,11 @@ struct Found {
   double seconds = 0;
 };
 
+// Those that several stages a rank allow, or one.
+std::vector<const char*> named_schedules(int virtual_stages) {
+  return virtual_stages == 1 ? std::vector{"gpipe", "1f1b", "zero_bubble"} : std::vector{"gpipe"};
+}
+
 // The bytes of slabs depend on whether weight gradients are apart, on nothing else that is settled here.
 class Settling {
  public:
@@ -40,7 +45,7 @@ class Settling {
     const bool searches = options_.schedule == "auto";
     if (searches) add("auto", "auto", true);
     if (searches && options_.in_flight == "any")
-      for (const char* named : {"gpipe", "1f1b", "zero_bubble"})
+      for (const char* named : named_schedules(options_.virtual_stages))
         for (const char* placement : {"auto", "before_backward"}) add(named, placement, false);
     if (!searches && options_.exit_placement == "auto") add(options_.schedule, "before_backward", false);
     return all;

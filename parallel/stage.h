@@ -14,8 +14,10 @@ struct TapGradient {
 
 class Stage {
  public:
-  Stage(Model& model, Units units) : model_(&model), units_(units) {}
+  Stage(Model& model, Units units, std::vector<Units> segments = {}) : model_(&model), units_(units), segments_(std::move(segments)) {}
   Units units() const { return units_; }
+  // Of the last microbatch's backward; -1: all units.
+  Units segment(int index) const { return index < 0 ? units_ : segments_[static_cast<std::size_t>(index)]; }
 
   // Where a unit's output goes that outlives the stage's slot: a tap, or what is sent on. Undefined: the stage decides.
   using Destination = std::function<Tensor(int unit)>;
@@ -29,6 +31,7 @@ class Stage {
   Module& unit(int u) const { return *model_->units[static_cast<std::size_t>(u)].module; }
   Model* model_;
   Units units_;
+  std::vector<Units> segments_;
 };
 
 }  // namespace offramp

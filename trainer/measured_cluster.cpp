@@ -71,9 +71,9 @@ double message_seconds(std::int64_t elements, int times) {
     const Tensor t(memory.data(), {elements}, DType::f32);
     Context ctx;
     const double one = seconds_of_one(times, [&] {
-      if (world.rank() == 0) send(ctx, t, world, 1, kActivationTag).wait(ctx);
-      receive(ctx, t, world, 1 - world.rank(), kActivationTag).wait(ctx);
-      if (world.rank() == 1) send(ctx, t, world, 0, kActivationTag).wait(ctx);
+      if (world.rank() == 0) send(ctx, t, world, 1, kGatherTag).wait(ctx);
+      receive(ctx, t, world, 1 - world.rank(), kGatherTag).wait(ctx);
+      if (world.rank() == 1) send(ctx, t, world, 0, kGatherTag).wait(ctx);
     });
     if (world.rank() == 0) seconds = one / 2;
   });
