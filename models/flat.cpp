@@ -167,7 +167,7 @@ Flat::Flat(Arena& arena, const std::vector<FlatEntry>& entries, const FlatOption
   if (options.values != DType::f32) masters_ = arena.tensor({state_elements}, DType::f32);
   for (const auto& name : options.optimizer_state) state_[name] = arena.tensor({state_elements}, DType::f32);
 
-  std::map<std::string, Tensor> value_of;  // guests and owners come before further writers
+  std::map<std::string, Tensor> value_of;        // guests and owners come before further writers
   std::map<std::pair<int, int>, TiedHere> tied;  // by tie, then from the highest stage
   for (const Place& p : plan.places) {
     const bool holds = p.section != Section::writers;
@@ -185,8 +185,8 @@ Flat::Flat(Arena& arena, const std::vector<FlatEntry>& entries, const FlatOption
     }
     if (p.tie < 0) continue;
     for (const TiedPart& part : p.parts)
-      tied[{part.tie, -p.stage}] = {part.tie,         p.stage, true, true, elements_of(p.first().value, part.elements),
-                                    elements_of(grad, part.elements), {}};
+      tied[{part.tie, -p.stage}] = {
+          part.tie, p.stage, true, true, elements_of(p.first().value, part.elements), elements_of(grad, part.elements), {}};
     if (!p.parts.empty()) continue;
     const auto [it, fresh] = tied.try_emplace({p.tie, -p.stage});
     if (fresh)

@@ -3,9 +3,9 @@
 //   values (the working type) | gradients f32 | masters f32 (where the working type is not) | optimizer state f32
 //
 // Order: of each stage, the highest first: matrices in backward order | what every tensor rank holds | other vectors; then of all stages:
-// tied tensors, one bucket each | guests | further writers. All but the last two are *owned*: updated here, with optimizer state. So a bucket of the data-parallel reduction is a
-// slice, never a copy, and so is the part of it that one data rank keeps: its *shard*. With sharded state (ZeRO-1, Rajbhandari et
-// al., 2020) masters and optimizer state exist for this rank's shards alone, one after the other.
+// tied tensors, one bucket each | guests | further writers. All but the last two are *owned*: updated here, with optimizer state. So a
+// bucket of the data-parallel reduction is a slice, never a copy, and so is the part of it that one data rank keeps: its *shard*. With
+// sharded state (ZeRO-1, Rajbhandari et al., 2020) masters and optimizer state exist for this rank's shards alone, one after the other.
 //
 // A logical tensor that several stages hold is owned by the lowest; the others' copies are *guests*: a value and a gradient of
 // their own, summed into the owner's once a step. Where two kinds of writer (Parameter::writer) share a tensor on one stage, the
@@ -93,7 +93,7 @@ class Flat {
   Tensor all_gradients() const { return gradients_; }
 
   std::span<const Bucket> buckets() const { return buckets_; }
-  std::size_t bucket_of(int stage, int index) const;  // number in buckets() of a stage's bucket
+  std::size_t bucket_of(int stage, int index) const;       // number in buckets() of a stage's bucket
   Range shard(const Bucket& bucket, int data_rank) const;  // equal parts of a bucket
   Range shard(const Bucket& bucket) const { return shard(bucket, options_.data_rank); }
   bool shards_state() const { return options_.shard_state; }
@@ -101,7 +101,7 @@ class Flat {
   std::span<const Update> updates() const { return updates_; }
   std::span<Parameter* const> owned() const { return owned_; }      // each logical tensor's owner, in flat order
   std::span<Parameter* const> holders() const { return holders_; }  // every parameter with a value of its own: owned and guests
-  std::span<const TiedHere> tied() const { return tied_; }  // by tie, then from the highest stage
+  std::span<const TiedHere> tied() const { return tied_; }          // by tie, then from the highest stage
   const TiedHere& tied_at(int tie, int stage) const;
   Range place(const Parameter& parameter) const;  // of one with a value of its own
 

@@ -277,7 +277,8 @@ void Interpreter::await_arrival(const Slab& slab) {
 
 void Interpreter::send_slab(const Action& action, Hold what, int to) {
   const Slab slab{what, action.stage, action.microbatch};
-  leaving_[{what, live_.at(slab)}].push_back(send(*ctx_, tensor_of(what, action), on_.mesh->pipeline, to % on_.mesh->degrees.pipeline, tag_of(action)));
+  leaving_[{what, live_.at(slab)}].push_back(
+      send(*ctx_, tensor_of(what, action), on_.mesh->pipeline, to % on_.mesh->degrees.pipeline, tag_of(action)));
 }
 
 void Interpreter::receive_slab(const Action& action, Hold what, int from) {

@@ -36,7 +36,7 @@ struct Equipment {
   const Mesh* mesh = nullptr;
   std::vector<Pool>* pools = nullptr;  // one a Hold
   const std::vector<Tie>* ties = nullptr;
-  Shape activations;                   // [rows, h] of a microbatch on this rank
+  Shape activations;  // [rows, h] of a microbatch on this rank
   DType precision = DType::f32;
   bool sequence_parallel = false;
   Keep keep = Keep::everything;  // of a forward whose backward comes
@@ -73,7 +73,9 @@ class Interpreter {
     Arena arena, deferred;
     Slot slot;
   };
-  const Stage& stage_of(const Action& action) const { return on_.stages[static_cast<std::size_t>(action.stage / on_.mesh->degrees.pipeline)]; }
+  const Stage& stage_of(const Action& action) const {
+    return on_.stages[static_cast<std::size_t>(action.stage / on_.mesh->degrees.pipeline)];
+  }
   void execute(const Action& action, const Layout& layout, const StepInput& input);
   void await_arrivals(const Action& action, const Layout& layout);
   void forward(const Action& action, const Layout& layout, const StepInput& input);

@@ -171,8 +171,7 @@ void Machine::share_values() {
       gathering.push_back(all_gather(ctx_, held_.flat.values(bucket.range), held_.flat.values(held_.flat.shard(bucket)), mesh_.data));
     for (Work& work : gathering) work.wait(ctx_);
   }
-  for (const TiedHere& here : held_.flat.tied())
-    share_value(ctx_, here, held_.ties[static_cast<std::size_t>(here.tie)], mesh_.pipeline);
+  for (const TiedHere& here : held_.flat.tied()) share_value(ctx_, here, held_.ties[static_cast<std::size_t>(here.tie)], mesh_.pipeline);
 }
 
 void Machine::evaluate(int microbatches, const std::string& name, PhaseTimes& times) {

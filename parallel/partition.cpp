@@ -1,5 +1,7 @@
 #include "parallel/partition.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <limits>
 #include <numeric>
@@ -100,6 +102,15 @@ Partition partition_of(std::span<const int> layers_per_stage) {
   }
   partition.first_unit.push_back(1 + 2 * layer);
   return partition;
+}
+
+std::string layers_text(const Partition& partition, int rank, int ranks) {
+  std::string text;
+  for (int s = rank; s < partition.stages(); s += ranks) {
+    const Units units = partition.units(s);
+    text += fmt::format("{}{}-{}", text.empty() ? "" : " ", units.begin / 2 + 1, (units.end - 1) / 2);
+  }
+  return text;
 }
 
 Partition choose_partition(const ModelConfig& model, std::span<const ExitSpec> exits, const PartitionOptions& options) {

@@ -5,6 +5,7 @@
 // A pure function of sizes, from FLOPs that a formula gives: every rank knows it alike, on every machine.
 #pragma once
 #include <span>
+#include <string>
 #include <vector>
 
 #include "parallel/placement.h"
@@ -26,6 +27,9 @@ std::vector<int> balanced_layers(std::span<const double> work, int stages);
 
 Partition partition_of(std::span<const int> layers_per_stage);
 Partition choose_partition(const ModelConfig& model, std::span<const ExitSpec> exits, const PartitionOptions& options);
+
+// The layers, from 1, of a pipeline rank's stages: "1-3 13-15".
+std::string layers_text(const Partition& partition, int rank, int ranks);
 
 // What is wrong with a list of layers per stage; empty: nothing.
 std::string refuse_layers(std::span<const int> layers_per_stage, std::int64_t layers, int stages);

@@ -10,11 +10,12 @@ bool splits_backward(const MachineOptions& options) {
 }
 
 Layout step_layout(const MachineOptions& options, Holdings& held, int microbatches, bool backward) {
-  Layout layout = make_layout(held.model, held.partition, held.ties, {.microbatches = microbatches,
-                                 .stages_per_rank = options.virtual_stages,
-                                 .backward = backward,
-                                 .reduce = held.reduces(),
-                                 .bucket_elements = options.bucket_elements});
+  Layout layout = make_layout(held.model, held.partition, held.ties,
+                              {.microbatches = microbatches,
+                               .stages_per_rank = options.virtual_stages,
+                               .backward = backward,
+                               .reduce = held.reduces(),
+                               .bucket_elements = options.bucket_elements});
   layout.split_backward = backward && splits_backward(options);
   if (backward && options.recompute == "full") layout.recompute.assign(static_cast<std::size_t>(layout.stages), true);
   return layout;

@@ -47,8 +47,7 @@ void reduce_tie(Context& ctx, const Flat& flat, const Tie& tie, const TiedHere& 
       add(ctx, part, arrived);
     }
     for (const Tensor& writer : here.writers) add(ctx, part, flattened(writer).narrow(0, begin, count));
-    if (next.lower >= 0 && !is_here(next.lower))
-      sends.push_back(send(ctx, part, pipeline, next.lower % pipeline.size(), kTieGradientTag));
+    if (next.lower >= 0 && !is_here(next.lower)) sends.push_back(send(ctx, part, pipeline, next.lower % pipeline.size(), kTieGradientTag));
     ctx.beat();
   }
   for (Work& work : sends) work.wait(ctx);

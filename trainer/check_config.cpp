@@ -161,6 +161,7 @@ void check_config(const Config& config, std::optional<int> world_size, const Loc
   check.exits();
   check.layerskip();
   check.stages();
+  check.virtual_stages();
   check.tensor_ranks();
   check.split_heads();
   check.sequence_parallel();

@@ -21,13 +21,34 @@ std::vector<std::int64_t> tensor_degrees(const ModelConfig& model) {
 
 void ConfigChecker::stages() {
   const ParallelConfig& p = config.parallel;
-  if (known({"parallel.pipeline_parallel_size", "model.num_hidden_layers"}) && p.pipeline_parallel_size > config.model.num_hidden_layers) {
-    blame("parallel.pipeline_parallel_size", "{} stages for {} layers; the nearest is {}", p.pipeline_parallel_size,
-          config.model.num_hidden_layers, config.model.num_hidden_layers);
+  if (!known({"parallel.pipeline_parallel_size", "parallel.virtual_stages", "model.num_hidden_layers"})) return;
+  const std::int64_t layers = config.model.num_hidden_layers;
+  if (p.pipeline_parallel_size > layers) {
+    blame("parallel.pipeline_parallel_size", "{} stages for {} layers; the nearest is {}", p.pipeline_parallel_size, layers, layers);
+  } else if (p.stages() > layers) {
+    blame("parallel.virtual_stages", "{} x pipeline_parallel_size {} are {} stages for {} layers; the nearest is {}", p.virtual_stages,
+          p.pipeline_parallel_size, p.stages(), layers, layers / p.pipeline_parallel_size);
   }
-  if (p.partition.layers.empty() || !known({"parallel.partition", "parallel.pipeline_parallel_size", "model.num_hidden_layers"})) return;
-  const std::string wrong = refuse_layers(p.partition.layers, config.model.num_hidden_layers, p.pipeline_parallel_size);
+  if (p.partition.layers.empty() || !known({"parallel.partition"})) return;
+  const std::string wrong = refuse_layers(p.partition.layers, layers, static_cast<int>(p.stages()));
   if (!wrong.empty()) blame("parallel.partition", "{}", wrong);
+}
+
+void ConfigChecker::virtual_stages() {
+  const ParallelConfig& p = config.parallel;
+  if (!known({"parallel.virtual_stages", "parallel.schedule", "parallel.pipeline_parallel_size"})) return;
+  const bool one_a_rank = p.schedule == "1f1b" || p.schedule == "zero_bubble";
+  if (p.schedule == "interleaved" && p.virtual_stages == 1)
+    return blame("parallel.schedule", "interleaved runs several stages on each pipeline rank; set virtual_stages: 2 or more, or name 1f1b");
+  if (p.virtual_stages == 1) return;
+  if (p.pipeline_parallel_size == 1)
+    return blame("parallel.virtual_stages",
+                 "{} stages on the only pipeline rank have nothing to overlap; use pipeline_parallel_size 2 or "
+                 "more, or set 1",
+                 p.virtual_stages);
+  if (one_a_rank)
+    blame("parallel.virtual_stages", "schedule {} runs one stage on each pipeline rank, not {}; name interleaved, gpipe or auto, or set 1",
+          p.schedule, p.virtual_stages);
 }
 
 // Key and value heads, the MLP's width and the vocabulary are what tensor-parallel ranks divide. (Their parts of a vocabulary may
@@ -92,6 +113,12 @@ void ConfigChecker::microbatches(std::int64_t data) {
   constexpr std::int64_t kMost = 32767;  // a schedule numbers them in 16 bits
   const TrainingConfig& t = config.training;
   const std::int64_t count = t.global_batch_size / (t.micro_batch_size * data);
+  const ParallelConfig& p = config.parallel;
+  if (p.schedule == "interleaved" && known({"parallel.pipeline_parallel_size"}) && count % p.pipeline_parallel_size != 0)
+    blame("parallel.schedule",
+          "interleaved runs microbatches in groups of pipeline_parallel_size {}, which does not divide the {} a rank "
+          "and step; change global_batch_size, or name gpipe or auto",
+          p.pipeline_parallel_size, count);
   if (count <= kMost) return;
   blame("training.global_batch_size",
         "{} / (micro_batch_size {} x data_parallel_size {}) is {} microbatches a rank and step, at most {} are possible; use a "

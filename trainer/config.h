@@ -27,10 +27,11 @@ struct LayerList {  // layers of each stage; empty: auto, so that the slowest st
 inline constexpr std::string_view kScheduleFile = "file:";  // a schedule's name that begins so is a file's
 struct ParallelConfig {
   int tensor_parallel_size = 1, pipeline_parallel_size = 1;
+  int virtual_stages = 1;                  // stages a pipeline rank
   int data_parallel_size = 0;              // 0: auto, world size / (tensor_parallel_size * pipeline_parallel_size)
   bool sequence_parallel = false;          // means nothing to one tensor rank
   int zero_stage = 0;                      // 1: optimizer state and update divided over data ranks
-  std::string schedule = "1f1b";           // gpipe | 1f1b | zero_bubble | auto | file:PATH
+  std::string schedule = "1f1b";           // gpipe | 1f1b | interleaved | zero_bubble | auto | file:PATH
   std::string exit_placement = "auto";     // after_forward | before_backward | auto
   std::string recompute = "none";          // none | selective | full
   bool shard_heads_over_pipeline = false;  // means nothing to one pipeline rank
@@ -38,6 +39,7 @@ struct ParallelConfig {
   InFlight in_flight;             // of schedule auto
   std::int64_t memory_limit = 0;  // bytes of a rank; 0: none
 
+  std::int64_t stages() const { return std::int64_t{pipeline_parallel_size} * virtual_stages; }
   std::int64_t ranks_per_replica() const { return std::int64_t{tensor_parallel_size} * pipeline_parallel_size; }
 };
 struct TrainingConfig {

@@ -39,6 +39,7 @@ struct ConfigChecker {
 
   // check_layout.cpp
   void stages();
+  void virtual_stages();
   void tensor_ranks();
   void split_heads();
   void sequence_parallel();

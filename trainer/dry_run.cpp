@@ -43,8 +43,7 @@ void dry_run(const Config& config, int ranks) {
   fmt::print(kRow, "stage", "tensor", "layers", "parameters", "gradients", "optimizer", "activations", "transients", "buffers", "peak",
              "+ messages", "ranks");
   for (int stage = 0; stage < degrees.pipeline; ++stage) {
-    const Units units = partition.units(stage);
-    const std::string layers = fmt::format("{}-{}", units.begin / 2 + 1, (units.end - 1) / 2);
+    const std::string layers = layers_text(partition, stage, degrees.pipeline);
     for (int tensor = 0; tensor < degrees.tensor; ++tensor) {
       const MemoryPlan m = plan_memory(options, Mesh::planned(rank_of({.tensor = tensor, .pipeline = stage, .data = 0}, degrees), degrees));
       fmt::print(kRow, stage, tensor, layers, size_text(m.parameters), size_text(m.gradients), size_text(m.optimizer),

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/file.h"
+#include "parallel/partition.h"
 #include "parallel/timeline_svg.h"
 #include "parallel/trace.h"
 #include "tensor/check.h"
@@ -69,15 +70,6 @@ std::string numbers_of(const RankPlan& rank, const StepPlan& plan) {
   return fmt::format("{}, {}, {}, ... {}", ranks[0], ranks[1], ranks[2], ranks.back());
 }
 
-std::string layers_of(const RankPlan& rank, const StepPlan& plan) {
-  std::vector<std::string> parts;
-  for (int s = rank.pipeline; s < plan.layout.stages; s += plan.layout.ranks) {
-    const Units units = plan.partition.units(s);
-    parts.push_back(fmt::format("{}-{}", units.begin / 2 + 1, (units.end - 1) / 2));
-  }
-  return fmt::format("{}", fmt::join(parts, " "));
-}
-
 constexpr const char* kRow = "{:>5} {:>7}  {:>10} {:>10} {:>10} {:>11} {:>10} {:>10}  {:>9}  {:>11}  {:>10} {:>10} {:>10}  {:>9}  {}\n";
 
 std::string table(const StepPlan& plan) {
@@ -86,9 +78,9 @@ std::string table(const StepPlan& plan) {
   for (const RankPlan& rank : plan.ranks) {
     const MemoryPlan& m = rank.memory;
     const auto bytes = [](auto n) { return bytes_text(static_cast<double>(n)); };
-    text += fmt::format(kRow, rank.pipeline, layers_of(rank, plan), bytes(m.parameters), bytes(m.gradients), bytes(m.optimizer),
-                        bytes(m.activations), bytes(m.transients), bytes(m.peak), rank.in_flight, flops_text(rank.flops),
-                        bytes(rank.sent.tensor), bytes(rank.sent.pipeline), bytes(rank.sent.data),
+    text += fmt::format(kRow, rank.pipeline, layers_text(plan.partition, rank.pipeline, plan.layout.ranks), bytes(m.parameters),
+                        bytes(m.gradients), bytes(m.optimizer), bytes(m.activations), bytes(m.transients), bytes(m.peak), rank.in_flight,
+                        flops_text(rank.flops), bytes(rank.sent.tensor), bytes(rank.sent.pipeline), bytes(rank.sent.data),
                         fmt::format("{:.1f} %", 100 * rank.busy_s / plan.timeline.seconds), numbers_of(rank, plan));
   }
   return text;

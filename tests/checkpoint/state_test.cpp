@@ -8,6 +8,7 @@ namespace {
 struct Layout {
   int tensor, pipeline, data;
   bool rows_split = false, sharded = false, heads_split = false;
+  int stages = 1;  // a rank
 };
 constexpr Layout kLayouts[] = {{1, 1, 1},
                                {2, 1, 1},
@@ -22,7 +23,9 @@ constexpr Layout kLayouts[] = {{1, 1, 1},
                                {2, 2, 2, true, true},
                                {4, 2, 1},
                                {1, 4, 1, false, false, true},
-                               {2, 2, 2, true, true, true}};
+                               {2, 2, 2, true, true, true},
+                               {1, 2, 1, false, false, false, 4},
+                               {2, 2, 2, true, true, true, 2}};
 
 SmallJob job_of(const std::string& architecture, bool tied, const Layout& layout, bool bf16) {
   SmallJob job = small_job(exits_of_every_kind(), tied, architecture);
@@ -30,6 +33,8 @@ SmallJob job_of(const std::string& architecture, bool tied, const Layout& layout
   job.options.sequence_parallel = layout.rows_split;
   job.options.shard_state = layout.sharded;
   job.options.split_heads = layout.heads_split;
+  job.options.virtual_stages = layout.stages;
+  if (layout.stages > 1) job.options.schedule = "interleaved";
   job.options.precision = bf16 ? DType::bf16 : DType::f32;
   job.optimizer = OptimizerConfig{.lr = 1e-2, .eps = 1e-3};
   return job;
@@ -72,7 +77,8 @@ TEST_P(Resharding, EveryLayoutReadsTheBitsOfTheOneBefore) {
 
 // What is not in the checkpoint, the weights of guests and other shards, is what training would have had.
 TEST_P(Resharding, TrainingGoesOnToTheSameBits) {
-  for (const Layout& layout : {Layout{2, 2, 2, true, true}, Layout{1, 2, 2}, Layout{2, 1, 1}, Layout{1, 2, 2, false, true, true}}) {
+  for (const Layout& layout : {Layout{2, 2, 2, true, true}, Layout{1, 2, 2}, Layout{2, 1, 1}, Layout{1, 2, 2, false, true, true},
+                              Layout{1, 2, 2, false, true, false, 2}}) {
     const SmallJob here = job(layout);
     on_every_rank(here, [&](Machine& machine, const Group& world) {
       machine.flat().initialize(machine.context(), 7);

@@ -71,6 +71,32 @@ TEST_P(MachineSchedules, GiveTheBitsOfGpipeWithHeadsSplit) {
   }
 }
 
+// Several stages a rank: the bits of as many stages on a rank each.
+TEST_P(MachineSchedules, GiveTheSameBitsOnFewerRanks) {
+  const int ranks = job().pipeline;
+  if (ranks == 1) return;  // neighbouring stages need different ranks
+  for (const DType precision : {DType::f32, DType::bf16}) {
+    SmallJob variant = job();
+    variant.options.precision = precision, variant.evaluates = true;
+    variant.pipeline = 2 * ranks;
+    const StepResult expected = run_small_job(variant);
+    variant.pipeline = ranks, variant.options.virtual_stages = 2;
+    for (const char* schedule : {"gpipe", "interleaved", "auto"})
+      for (const char* recompute : {"none", "full"})
+        for (const char* placement : {"after_forward", "auto"}) {
+          if (precision == DType::bf16 && (recompute != std::string("none") || placement != std::string("auto"))) continue;
+          variant.options.schedule = schedule, variant.options.recompute = recompute, variant.options.exit_placement = placement;
+          const std::string text = fmt::format("{} {} {} {} two stages a rank", variant.text(), schedule, recompute, placement);
+          const StepResult result = run_small_job(variant);
+          EXPECT_EQ(result.sums, expected.sums) << text;
+          EXPECT_EQ(result.evaluated, expected.evaluated) << text;
+          EXPECT_EQ(result.grads, expected.grads) << text;
+          expect_squares(result, text);
+          expect_all_used(result, text);
+        }
+  }
+}
+
 // What `plan --dump-schedule` prints, all of it or what computes alone.
 ScheduleFile dumped(const SmallJob& job, bool whole) {
   MachineOptions options = job.options;
@@ -115,6 +141,29 @@ TEST(MachineSchedulesInAllDirections, GiveTheBitsOfGpipe) {
       EXPECT_EQ(result.sums, expected.sums) << schedule;
       EXPECT_EQ(result.grads, expected.grads) << schedule;
       expect_all_used(result, schedule);
+    }
+  }
+}
+
+// Updates too: what tied tensors' ranks get back.
+TEST(MachineSchedulesInAllDirections, TrainAlikeWithSeveralStagesARank) {
+  for (const auto& [rows, heads] : {std::pair{false, false}, {true, false}, {true, true}}) {
+    SmallJob job = small_job(exits_of_every_kind(), true);
+    job.optimizer = OptimizerConfig{.lr = 1e-2, .eps = 1e-3};
+    job.tensor = 2, job.data = 2, job.pipeline = heads ? 2 : 4;
+    job.options.sequence_parallel = rows, job.options.shard_state = rows, job.options.split_heads = heads;
+    const StepResult expected = run_small_job(job, 3);
+    job.pipeline = 2, job.options.virtual_stages = 2;
+    for (const char* schedule : {"interleaved", "auto"}) {
+      job.options.schedule = schedule;
+      const StepResult result = run_small_job(job, 3);
+      if (heads) {  // the same parts of heads, but more stages
+        expect_close(result, expected, 1e-5, schedule);
+        continue;
+      }
+      EXPECT_EQ(result.sums, expected.sums) << schedule;
+      EXPECT_EQ(result.grads, expected.grads) << schedule;
+      EXPECT_EQ(result.weights, expected.weights) << schedule;
     }
   }
 }

@@ -79,6 +79,18 @@ TEST(Plan, BytesAndMemoryOfHeadsSplitOverThePipelineAreThoseOfTheStep) {
       }
 }
 
+TEST(Plan, BytesAndMemoryOfSeveralStagesARankAreThoseOfTheStep) {
+  for (const bool heads : {false, true})
+    for (const char* schedule : {"gpipe", "interleaved"})
+      for (const Degrees& degrees : {Degrees{1, 2, 1}, Degrees{1, 4, 1}, Degrees{2, 2, 2}}) {
+        SmallJob job = small_job(exits_of_every_kind(), true);
+        job.tensor = degrees.tensor, job.pipeline = degrees.pipeline, job.data = degrees.data;
+        job.options.sequence_parallel = job.tensor > 1, job.options.shard_state = job.data > 1;
+        job.options.virtual_stages = 2, job.options.split_heads = heads, job.options.schedule = schedule;
+        expect_planned(job);
+      }
+}
+
 TEST(Plan, UnevenStagesGiveTheNumbersOfEvenOnesInThePlannedMemory) {
   SmallJob job = small_job(exits_of_every_kind(), true);
   const StepResult alone = run_small_job(job);

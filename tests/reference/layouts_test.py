@@ -43,6 +43,7 @@ class Layout:
     sequence: bool = False  # sequence parallelism
     zero: int = 0
     heads: bool = False  # split by vocabulary over the pipeline
+    stages: int = 1  # a pipeline rank
 
     @property
     def ranks(self) -> int:
@@ -52,11 +53,12 @@ class Layout:
     def settings(self) -> dict:
         return {"parallel__tensor_parallel_size": self.tensor, "parallel__pipeline_parallel_size": self.pipeline,
                 "parallel__data_parallel_size": self.data, "parallel__sequence_parallel": str(self.sequence).lower(),
-                "parallel__zero_stage": self.zero, "parallel__shard_heads_over_pipeline": str(self.heads).lower()}
+                "parallel__zero_stage": self.zero, "parallel__shard_heads_over_pipeline": str(self.heads).lower(),
+                "parallel__virtual_stages": self.stages, "parallel__schedule": "interleaved" if self.stages > 1 else "1f1b"}
 
     @property
     def name(self) -> str:
-        return f"{self.tensor}x{self.pipeline}x{self.data}{'s' if self.sequence else ''}{'z' if self.zero else ''}{'h' if self.heads else ''}"
+        return f"{self.tensor}x{self.pipeline}x{self.data}{'s' if self.sequence else ''}{'z' if self.zero else ''}{'h' if self.heads else ''}{self.stages if self.stages > 1 else ''}"
 
 
 DEGREES = [(2, 1, 1), (4, 1, 1), (2, 2, 1), (2, 1, 2), (1, 2, 2), (2, 2, 2), (4, 2, 1)]  # tensor, pipeline, data
@@ -64,6 +66,7 @@ PLAIN = [Layout(*degrees) for degrees in DEGREES]
 DIVIDED = [Layout(*degrees, sequence=True, zero=1) for degrees in DEGREES]  # everything divided that can be
 OTHERS = [Layout(pipeline=4), Layout(pipeline=8), Layout(data=2), Layout(data=4, zero=1), Layout(pipeline=2, data=4),
           Layout(2, 1, 2, sequence=True), Layout(2, 1, 2, zero=1)]
+STAGES = [Layout(pipeline=2, stages=4), Layout(2, 2, 2, sequence=True, zero=1, stages=2)]
 HEADS = [Layout(pipeline=4, heads=True), Layout(2, 2, 2, sequence=True, zero=1, heads=True)]
 
 
@@ -192,7 +195,7 @@ class Layouts:
 
 class Untied(Layouts, unittest.TestCase):
     architecture, tied, exits = "llama", False, OWN
-    layouts = OTHERS + DIVIDED + HEADS[:1]
+    layouts = OTHERS + DIVIDED + HEADS[:1] + STAGES[:1]
 
     def test_detached_exits_leave_the_backbone_alone(self):
         """Without clipping, whose factor every gradient enters, not a bit of the backbone differs from training without exits."""
@@ -215,7 +218,7 @@ class Untied(Layouts, unittest.TestCase):
 
 class Tied(Layouts, unittest.TestCase):
     architecture, tied, exits = "llama", True, SHARED
-    layouts = PLAIN + HEADS
+    layouts = PLAIN + HEADS + STAGES
 
 
 class Gpt2(Layouts, unittest.TestCase):

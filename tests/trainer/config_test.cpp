@@ -138,7 +138,7 @@ model: {architecture: gpt2, num_hidden_layers: 4, hidden_size: 36, intermediate_
   layer_norm_epsilon: 1.0e-6}
 exits: [{layer: 1}, {layer: 3, loss_weight: 2}]
 layerskip: {p_max: 0.125, time: exponential, e_scale: 0.75, curriculum: gradual}
-parallel: {tensor_parallel_size: 4, sequence_parallel: true, schedule: auto, in_flight: 1f1b+2,
+parallel: {tensor_parallel_size: 4, pipeline_parallel_size: 2, virtual_stages: 2, sequence_parallel: true, schedule: auto, in_flight: 1f1b+2,
   memory_limit: 80000000000}
 training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 30, steps: 12}
 optimizer: {lr: 0.1}
