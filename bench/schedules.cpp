@@ -65,7 +65,8 @@ double print(const Setting& setting, const Row& row, double base) {
   const Times times = times_of(setting, row);
   const ScheduleOptions options{
       .name = row.schedule, .placement = Placement::automatic, .times = times, .limits = parse_in_flight(row.in_flight, layout)};
-  const double seconds = simulate(build_schedule(options, layout), layout, times).seconds, bound = lower_bound(ActionGraph(layout, times));
+  const double seconds = simulate(build_schedule(options, layout), layout, times).seconds,
+               bound = lower_bound(ActionGraph(layout, times, options.limits));
   const std::string ratio = base > 0 ? fmt::format("{:.3f}", seconds / base) : "";
   fmt::print("| {:<44} | {:>7} | {:>8.1f} | {:>8.1f} | {:>5.2f} % | {:>6} |\n", row.what, row.schedule == "auto" ? row.in_flight : "1f1b",
              seconds, bound, std::max(0.0, 100 * (seconds / bound - 1)), ratio);
@@ -97,6 +98,8 @@ void print_setting(const Setting& setting) {
   fmt::print("|{:-<46}|{:->9}|{:->10}|{:->10}|{:->9}|{:->8}|\n", "", ":", ":", ":", ":", ":");
   print(setting, {.what = "no exits, 1F1B, equal stages", .schedule = "1f1b", .layers = even}, 0);
   print(setting, {.what = "no exits, 1F1B, best partition", .schedule = "1f1b", .layers = best}, 0);
+  print(setting, {.what = "no exits, auto, best partition", .layers = best}, 0);
+  print(setting, {.what = "no exits, auto, best partition", .layers = best, .in_flight = twice}, 0);
   const double base =
       print(setting, {.what = "no exits, auto, final head split", .layers = even, .in_flight = "1f1b+1", .split_heads = true}, 0);
   print(setting, {.what = "two exits on stage 0, 1F1B (EE-LLM)", .schedule = "1f1b", .layers = even, .exits = first}, base);

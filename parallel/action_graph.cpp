@@ -4,6 +4,8 @@
 #include <map>
 #include <tuple>
 
+#include "parallel/taps.h"
+
 namespace offramp {
 namespace {
 
@@ -16,7 +18,7 @@ Layout without_reductions(Layout layout) {
 
 }  // namespace
 
-ActionGraph::ActionGraph(const Layout& layout, const Times& times)
+ActionGraph::ActionGraph(const Layout& layout, const Times& times, const Limits& limits)
     : layout_(without_reductions(layout)), ids_(layout_), numbers_(ids_.size(), -1) {
   for (const Action& action : actions_of(layout_)) {
     if (is_message(action.op)) continue;
@@ -25,6 +27,7 @@ ActionGraph::ActionGraph(const Layout& layout, const Times& times)
   }
   for (std::size_t i = 0; i < nodes_.size(); ++i) add_edges(static_cast<int>(i), nodes_[i].action, 0, times);
   add_order();
+  add_limits(limits);
   measure_paths();
 }
 
@@ -38,6 +41,34 @@ void ActionGraph::add_order() {
     if (!first) add_edge(before->second, static_cast<int>(i), 0);
     before->second = static_cast<int>(i);
   }
+}
+
+void ActionGraph::add_limits(const Limits& limits) {
+  const auto in_order = [&](auto exists, auto make) {
+    std::vector<Action> actions;
+    for (int m = 0; m < layout_.microbatches; ++m)
+      if (exists(m)) actions.push_back(make(m));
+    return actions;
+  };
+  for (int s = 0; s < layout_.stages && layout_.learns() && !limits.in_flight.empty(); ++s) {
+    const auto goes_back = [&](int m) { return layout_.runs_backward(s, m); };
+    add_limit(in_order(goes_back, [&](int m) { return make_action(Op::Forward, s, m); }),
+              in_order(goes_back, [&](int m) { return last_weight_gradient(s, m, layout_); }),
+              limits.in_flight[static_cast<std::size_t>(s)]);
+  }
+  const Op ends = layout_.backward ? Op::HeadWeightGrad : Op::HeadBackward;
+  for (int e = 0; e < exit_count(layout_) && layout_.split_heads && limits.head_slices > 0; ++e) {
+    for (int r = 0; r < layout_.ranks; ++r) {
+      const auto runs = [&](int m) { return exists(make_action(Op::Scores, r, m, e), layout_); };
+      add_limit(in_order(runs, [&](int m) { return make_action(Op::Scores, r, m, e); }),
+                in_order(runs, [&](int m) { return make_action(ends, r, m, e); }), limits.head_slices);
+    }
+  }
+}
+
+void ActionGraph::add_limit(const std::vector<Action>& opening, const std::vector<Action>& closing, int most) {
+  for (std::size_t k = static_cast<std::size_t>(most); k < opening.size(); ++k)
+    add_edge(number(closing[k - static_cast<std::size_t>(most)]), number(opening[k]), 0);
 }
 
 void ActionGraph::add_edge(int from, int to, double delay) {
@@ -81,6 +112,19 @@ void ActionGraph::measure_paths() {
       tail = std::max(tail, node.tail + edge.delay);
     }
   }
+}
+
+ActionGraph ActionGraph::reversed() const {
+  ActionGraph graph = *this;
+  for (Node& node : graph.nodes_) node.needs.clear(), node.followers.clear(), node.earliest = node.tail = 0;
+  for (std::size_t i = 0; i < nodes_.size(); ++i) {
+    for (const Edge& edge : nodes_[i].needs) {
+      graph.nodes_[static_cast<std::size_t>(edge.from)].needs.push_back({static_cast<int>(i), edge.delay});
+      graph.nodes_[i].followers.push_back(edge.from);
+    }
+  }
+  graph.measure_paths();
+  return graph;
 }
 
 double ActionGraph::longest_path() const {

@@ -76,34 +76,46 @@ std::vector<Limits> ladder(const Limits& limits, const MemoryLimit& memory, cons
   return rungs;
 }
 
+// What the search may place in all, so that it ends in about a second.
+constexpr int kMostPlaced = 6'000'000;
+
 // The shortest schedule of some rules, then of neighbours of the best so far: what it began earlier is more urgent, but for some
 // actions of a stretch of time, give or take a random time. Of equally long ones that whose actions begin earlier. Before all that,
 // the one whose fullest rank is least above the limit of bytes.
 class Search {
  public:
-  Search(const ActionGraph& graph, const Limits& limits, const MemoryLimit& memory)
-      : graph_(graph), memory_(memory), ladder_(ladder(limits, memory, graph.layout())), bound_(lower_bound(graph)) {}
+  Search(const Layout& layout, const Times& times, const std::vector<Limits>& rungs, const MemoryLimit& memory)
+      : layout_(layout), memory_(memory) {
+    for (const Limits& limits : rungs) ladder_.emplace_back(layout, times, limits);
+    for (const ActionGraph& graph : ladder_) reversed_.push_back(graph.reversed());
+    bound_ = lower_bound(ladder_.front());
+  }
 
   // The rules alone, with the passes in this order.
   void try_order(const Schedule& order) {
-    for (const Rule& rule : rules()) attempt(urgency_of(rule, graph_), 0, order);
+    for (const Rule& rule : rules()) attempt(urgency_of(rule, graph()), 0, order);
   }
-  Placed best() && { return std::move(best_); }
+  // With messages.
+  Schedule best() const { return add_communication(best_, layout_, graph()); }
 
-  Placed run(int trials) {
+  void run(int trials) {
+    trials = std::min<int>(trials, kMostPlaced / static_cast<int>(graph().nodes().size() + 1));
     for (std::size_t rung = 0; rung < ladder_.size(); ++rung)
-      for (const Rule& rule : rules()) attempt(urgency_of(rule, graph_), rung);
-    for (int k = 0; k < trials && !done(); ++k) attempt(neighbour(k), k % 3 == 2 && rung_ > 0 ? rung_ - 1 : rung_);
-    return std::move(best_);
+      for (const Rule& rule : rules()) attempt(urgency_of(rule, ladder_[rung]), rung);
+    for (int k = 0; k < trials && !done(); ++k) {
+      const std::size_t rung = k % 3 == 2 && rung_ > 0 ? rung_ - 1 : rung_;
+      attempt(k % 4 == 0 ? neighbour(k) : from_the_end(neighbour(k), rung), rung);
+    }
   }
 
  private:
+  const ActionGraph& graph() const { return ladder_.front(); }
   bool done() const { return excess_ == 0 && best_.seconds <= bound_ * (1 + 1e-9); }
 
   void attempt(const Urgency& urgency, std::size_t rung, const Schedule& order = {}) {
     const bool first = best_.schedule.empty();
     if (done() && !first) return;
-    Placed placed = list_schedule(graph_, ladder_[rung], urgency, order);
+    Placed placed = list_schedule(ladder_[rung], urgency, order);
     const double begins = std::accumulate(placed.begin.begin(), placed.begin.end(), 0.0);
     const std::tuple found(placed.seconds, begins), best(best_.seconds, begins_);
     if (!first && excess_ == 0 && found > best) return;
@@ -116,7 +128,7 @@ class Search {
 
   std::size_t excess_of(const Placed& placed) const {
     if (!memory_) return 0;
-    return memory_.excess(add_communication(placed, graph_.layout(), graph_), graph_.layout()).bytes;
+    return memory_.excess(add_communication(placed, graph().layout(), graph()), graph().layout()).bytes;
   }
 
   double draw() { return static_cast<double>(random_() >> 11) * 0x1p-53; }
@@ -135,17 +147,23 @@ class Search {
     return urgency;
   }
 
-  const ActionGraph& graph_;
+  // A schedule made from the step's end towards its beginning, everything as late as can be, in which what ends last in the neighbour goes
+  // first; then what begins first in that one is most urgent (Valls et al., 2005: justification).
+  Urgency from_the_end(Urgency neighbour, std::size_t rung) const {
+    for (double& urgency : neighbour.of) urgency = -urgency;
+    const Placed late = list_schedule(reversed_[rung], neighbour);
+    for (std::size_t i = 0; i < late.begin.size(); ++i) neighbour.of[i] = late.begin[i] + graph().nodes()[i].seconds;
+    return neighbour;
+  }
+
+  const Layout& layout_;
   const MemoryLimit& memory_;
-  std::vector<Limits> ladder_;
+  std::vector<ActionGraph> ladder_, reversed_;  // by what may be kept, the most first; numbered alike
   double bound_, patience_ = 0, begins_ = 0;
   std::size_t excess_ = 0, rung_ = 0;
   std::mt19937_64 random_{1};
   Placed best_;
 };
-
-// What the search may place in all, so that it ends in about a second.
-constexpr int kMostPlaced = 6'000'000;
 
 bool keeps_within(const Schedule& passes, const Layout& layout, const Limits& limits) {
   if (limits.in_flight.empty()) return true;
@@ -177,28 +195,30 @@ std::vector<Schedule> named_passes(const Layout& layout) {
 
 }  // namespace
 
-// Without a backward no limit keeps ranks from running ahead with more and more memory: an earlier microbatch goes first in all.
+// What is in a given order may keep more than the limits of auto: only those of heads' parts hold. Without a backward no limit keeps
+// ranks from running ahead with more and more memory: an earlier microbatch goes first in all.
 Schedule woven_schedule(const ScheduleOptions& options, const Layout& layout, const Schedule& passes) {
-  const ActionGraph graph(layout, times_of(options));
+  const Limits limits{.in_flight = {}, .head_slices = options.limits.head_slices};
   if (!layout.backward) {
+    const ActionGraph graph(layout, times_of(options), limits);
     const Urgency equal{.of = std::vector<double>(graph.nodes().size(), 0)};
-    return add_communication(list_schedule(graph, options.limits, equal, passes), layout, graph);
+    return add_communication(list_schedule(graph, equal, passes), layout, graph);
   }
-  Search search(graph, options.limits, options.memory);
+  Search search(layout, times_of(options), {limits}, options.memory);
   search.try_order(passes);
   const bool without_exits = !layout.split_heads && options.placement == Placement::automatic;
   if (options.memory && without_exits)  // what keeps least
     search.try_order(place_exits(passes, layout, Placement::before_backward));
-  return add_communication(std::move(search).best(), layout, graph);
+  return search.best();
 }
 
 Schedule automatic_schedule(const ScheduleOptions& options, const Layout& layout) {
-  const ActionGraph graph(layout, times_of(options));
-  Search search(graph, options.limits, options.memory);
+  const std::vector<Limits> rungs = ladder(options.limits, options.memory, layout);
+  Search search(layout, times_of(options), rungs, options.memory);
   for (const Schedule& passes : named_passes(layout))
-    if (keeps_within(passes, layout, options.limits)) search.try_order(passes);
-  const int trials = std::min<int>(options.trials, kMostPlaced / static_cast<int>(graph.nodes().size() + 1));
-  return add_communication(search.run(trials), layout, graph);
+    if (keeps_within(passes, layout, rungs.front())) search.try_order(passes);
+  search.run(options.trials);
+  return search.best();
 }
 
 }  // namespace offramp

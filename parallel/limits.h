@@ -5,7 +5,7 @@
 namespace offramp {
 
 // What a schedule may keep at once. in_flight: per stage, microbatches between F and what completes its weight gradients;
-// empty: no limit. head_slices: per rank and exit, microbatches between S and H.
+// empty: no limit. head_slices: per rank and exit, microbatches between S and H (evaluation: G); 0: no limit.
 struct Limits {
   std::vector<int> in_flight;
   int head_slices = 2;

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <limits>
-#include <map>
+#include <queue>
 #include <stdexcept>
 #include <tuple>
 
@@ -17,19 +17,12 @@ std::size_t at(int i) { return static_cast<std::size_t>(i); }
 
 class ListScheduler {
  public:
-  ListScheduler(const ActionGraph& graph, const Limits& limits, const Urgency& urgency, const Schedule& order)
-      : graph_(graph),
-        layout_(graph.layout()),
-        limits_(limits),
-        urgency_(urgency.of),
-        patience_(urgency.patience),
-        order_(order),
-        next_(order.size(), 0) {
+  ListScheduler(const ActionGraph& graph, const Urgency& urgency, const Schedule& order)
+      : graph_(graph), layout_(graph.layout()), urgency_(urgency.of), patience_(urgency.patience), order_(order), next_(order.size(), 0) {
     free_.assign(at(layout_.ranks), 0);
     ready_.resize(at(layout_.ranks));
     choices_.resize(at(layout_.ranks));
     changed_.assign(at(layout_.ranks), true);
-    in_flight_.assign(at(layout_.stages), 0);
     placed_.schedule.resize(at(layout_.ranks));
     fixed_.assign(graph.nodes().size(), false);
     done_.assign(graph.nodes().size(), false);
@@ -62,19 +55,8 @@ class ListScheduler {
   };
   const ActionGraph::Node& node(int n) const { return graph_.nodes()[at(n)]; }
 
-  // Whether limits and the given order let it run.
-  bool may_run(int n) const {
-    const Action& a = node(n).action;
-    if (fixed_[at(n)]) {
-      const Program& program = order_[at(node(n).rank)];
-      return program[next_[at(node(n).rank)]] == a;
-    }
-    if (a.op == Op::Forward && !limits_.in_flight.empty() && layout_.learns() && layout_.runs_backward(a.stage, a.microbatch))
-      return in_flight_[at(a.stage)] < limits_.in_flight[at(a.stage)];
-    if (a.op != Op::Scores) return true;
-    const auto held = slices_.find({a.stage, a.index});
-    return held == slices_.end() || held->second < limits_.head_slices;
-  }
+  // Whether the given order lets it run.
+  bool may_run(int n) const { return !fixed_[at(n)] || order_[at(node(n).rank)][next_[at(node(n).rank)]] == node(n).action; }
 
   // Equal urgency: the lower microbatch, then the lower stage.
   bool more_urgent(int a, int b) const {
@@ -120,7 +102,6 @@ class ListScheduler {
     placed_.schedule[at(n.rank)].push_back(n.action);
     std::erase(ready_[at(n.rank)], choice.node);
     if (fixed_[at(choice.node)]) ++next_[at(n.rank)];
-    count(n.action);
     for (int f : n.followers) {
       if (--missing_[at(f)] > 0) continue;
       for (const ActionGraph::Edge& edge : node(f).needs) ready_at_[at(f)] = std::max(ready_at_[at(f)], end_[at(edge.from)] + edge.delay);
@@ -129,15 +110,7 @@ class ListScheduler {
     }
   }
 
-  void count(const Action& a) {
-    const Op completes = layout_.split_backward ? Op::WeightGrad : Op::Backward;
-    if (a.op == Op::Forward && layout_.learns() && layout_.runs_backward(a.stage, a.microbatch)) ++in_flight_[at(a.stage)];
-    if (a.op == completes) --in_flight_[at(a.stage)];
-    if (a.op == Op::Scores) ++slices_[{a.stage, a.index}];
-    if (a.op == (layout_.backward ? Op::HeadWeightGrad : Op::HeadBackward)) --slices_[{a.stage, a.index}];
-  }
-
-  // What keeps an action from running: one that it needs, or that comes before it in the given order; -1: the limits.
+  // What keeps an action from running: one that it needs, or that comes before it in the given order.
   int awaited(int n) const {
     for (const ActionGraph::Edge& edge : node(n).needs)
       if (!done_[at(edge.from)]) return edge.from;
@@ -160,12 +133,11 @@ class ListScheduler {
                               {{node(n).rank, next_[rank]}});
       n = needed;
     }
-    throw std::runtime_error("nothing may run any more within the limits");
+    throw std::runtime_error("nothing may run any more");
   }
 
   const ActionGraph& graph_;
   const Layout& layout_;
-  const Limits& limits_;
   const std::vector<double>& urgency_;
   double patience_;
   const Schedule& order_;
@@ -176,25 +148,46 @@ class ListScheduler {
   std::vector<std::vector<int>> ready_;
   std::vector<Choice> choices_;  // per rank; to be made again where something changed_
   std::vector<bool> changed_;
-  std::vector<int> in_flight_;
-  std::map<std::pair<int, int>, int> slices_;
   Placed placed_;
 };
 
 }  // namespace
 
-Placed list_schedule(const ActionGraph& graph, const Limits& limits, const Urgency& urgency, const Schedule& order) {
-  return ListScheduler(graph, limits, urgency, order).run();
+Placed list_schedule(const ActionGraph& graph, const Urgency& urgency, const Schedule& order) {
+  return ListScheduler(graph, urgency, order).run();
 }
 
-double lower_bound(const ActionGraph& graph) {
-  std::vector<double> first(at(graph.layout().ranks), std::numeric_limits<double>::infinity()), work(first.size(), 0);
-  for (const ActionGraph::Node& node : graph.nodes()) {
-    first[at(node.rank)] = std::min(first[at(node.rank)], node.earliest);
-    work[at(node.rank)] += node.seconds;
+namespace {
+
+// Always the one that the longest path follows of those that may begin; nothing that begins later changes what is left of it.
+double jackson(std::vector<const ActionGraph::Node*> jobs) {
+  std::ranges::sort(jobs, {}, &ActionGraph::Node::earliest);
+  const auto after = [](const ActionGraph::Node* node) { return node->tail - node->seconds; };
+  std::priority_queue<std::pair<double, double>> waiting;  // path that follows, work left
+  double now = 0, bound = 0;
+  for (std::size_t next = 0; next < jobs.size() || !waiting.empty();) {
+    if (waiting.empty()) now = std::max(now, jobs[next]->earliest);
+    for (; next < jobs.size() && jobs[next]->earliest <= now; ++next) waiting.push({after(jobs[next]), jobs[next]->seconds});
+    auto [follows, left] = waiting.top();
+    waiting.pop();
+    const bool ends = next == jobs.size() || now + left <= jobs[next]->earliest;
+    const double until = ends ? now + left : jobs[next]->earliest;
+    if (ends)
+      bound = std::max(bound, until + follows);
+    else
+      waiting.push({follows, left - (until - now)});
+    now = until;
   }
+  return bound;
+}
+
+}  // namespace
+
+double lower_bound(const ActionGraph& graph) {
+  std::vector<std::vector<const ActionGraph::Node*>> ranks(at(graph.layout().ranks));
+  for (const ActionGraph::Node& node : graph.nodes()) ranks[at(node.rank)].push_back(&node);
   double bound = graph.longest_path();
-  for (std::size_t r = 0; r < work.size(); ++r) bound = std::max(bound, first[r] + work[r]);
+  for (auto& jobs : ranks) bound = std::max(bound, jackson(std::move(jobs)));
   return bound;
 }
 

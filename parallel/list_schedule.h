@@ -6,7 +6,6 @@
 #include <span>
 
 #include "parallel/action_graph.h"
-#include "parallel/limits.h"
 
 namespace offramp {
 
@@ -23,10 +22,12 @@ struct Placed {
   double seconds = 0;
 };
 // `order`: each rank keeps the order of these actions (its other actions come between them); empty: free.
-// Throws std::runtime_error where an order, or the limits, let nothing run.
-Placed list_schedule(const ActionGraph& graph, const Limits& limits, const Urgency& urgency, const Schedule& order = {});
+// Throws std::runtime_error where the order lets nothing run.
+Placed list_schedule(const ActionGraph& graph, const Urgency& urgency, const Schedule& order = {});
 
-// No schedule is shorter: over ranks, the earliest start of any of its actions by longest path, plus all its work.
+// No schedule of the graph's actions, within its limits, is shorter. Of each rank alone, whose actions cannot begin before the longest path
+// to them and are followed by the longest path from them: what is the least, over all sets of its actions, for the earliest start of
+// any, all their work, and the shortest path that follows one (Jackson's preemptive schedule; Carlier, 1982).
 double lower_bound(const ActionGraph& graph);
 
 }  // namespace offramp

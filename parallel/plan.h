@@ -36,7 +36,7 @@ struct StepPlan {
   Schedule schedule;
   Timeline timeline;
   double step_s = 0;         // with the update, which the timeline has not
-  double lower_bound_s = 0;  // no schedule of these actions is shorter
+  double lower_bound_s = 0;  // no schedule of these actions is shorter (of auto: none that keeps no more in flight)
   double bubble = 0;         // of the timeline, what ranks do not compute
   double messages_s = 0;     // how much shorter the step would be if all messages took no time
   double update_s = 0;       // of the step

@@ -67,11 +67,11 @@ TextPlace place_of(const InvalidSchedule& error, const ScheduleFile& file) {
 }
 
 Schedule with_messages(const ScheduleFile& file, const Layout& layout, const Times& times) {
-  const ActionGraph graph(layout, times);
+  const ActionGraph graph(layout, times, {.in_flight = {}, .head_slices = 0});
   try {
     check_actions(file.schedule, graph.layout(), computes);
     const Urgency none{.of = std::vector<double>(graph.nodes().size(), 0.0)};
-    return add_communication(list_schedule(graph, {}, none, file.schedule), layout, graph);
+    return add_communication(list_schedule(graph, none, file.schedule), layout, graph);
   } catch (const InvalidSchedule& error) {
     refuse(error, file, graph.layout());
   }
