@@ -1,5 +1,5 @@
 // Thirty jobs drawn with a fixed seed, over 1, 2, 4 and 8 ranks of MPI: whatever the schedule, the losses and gradients are gpipe's, bit
-// for bit, at the same layers per stage and parts of heads. Smaller jobs run side by side.
+// for bit, at the same stages, layers of each, and parts of heads. Smaller jobs run side by side.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -41,11 +41,13 @@ void choose_degrees(test::Random& random, int ranks, SmallJob& job) {
   job.options.sequence_parallel = job.tensor > 1 && coin(random);
   job.options.shard_state = job.data > 1 && coin(random);
   job.options.split_heads = coin(random);
-  if (coin(random)) job.options.layers_per_stage = some_partition(random, 8, job.pipeline);
+  if (job.pipeline > 1 && coin(random)) job.options.virtual_stages = pick(random, 1, 8 / job.pipeline);
+  if (coin(random)) job.options.layers_per_stage = some_partition(random, 8, job.pipeline * job.options.virtual_stages);
 }
 
 void choose_schedule(test::Random& random, MachineOptions& options) {
-  options.schedule = one_of(random, {"1f1b", "zero_bubble", "zero_bubble", "auto", "auto"});
+  options.schedule = options.virtual_stages > 1 ? one_of(random, {"interleaved", "interleaved", "gpipe", "auto"})
+                                                : one_of(random, {"1f1b", "zero_bubble", "zero_bubble", "auto", "auto"});
   options.exit_placement = one_of(random, {"after_forward", "before_backward", "auto"});
   options.recompute = one_of(random, {"none", "selective", "full"});
   if (options.schedule == "auto") options.in_flight = one_of(random, {"1f1b", "1f1b+1", "3", "20"});
@@ -61,15 +63,16 @@ SmallJob sampled_job(test::Random& random, int ranks) {
   options.micro_batch_size = pick(random, 1, 2);
   options.bucket_elements = one_of(random, {4000, 20'000});
   if (coin(random)) options.model.hidden_dropout = options.model.attention_dropout = 0.1;
-  job.global_batch = pick(random, 1, 9) * static_cast<int>(options.micro_batch_size) * job.data;
+  const int microbatches = options.schedule == "interleaved" ? job.pipeline * pick(random, 1, 3) : pick(random, 1, 9);
+  job.global_batch = microbatches * static_cast<int>(options.micro_batch_size) * job.data;
   return job;
 }
 
 std::string text(const SmallJob& job) {
   const MachineOptions& o = job.options;
-  return fmt::format("{} layers {} {} exits {} in flight {} recompute {} batch {} of {}, {} exits", job.text(),
-                     fmt::join(o.layers_per_stage, "+"), o.schedule, o.exit_placement, o.in_flight, o.recompute, job.global_batch,
-                     o.micro_batch_size, o.exits.size());
+  return fmt::format("{} stages a rank {} layers {} {} exits {} in flight {} recompute {} batch {} of {}, {} exits", job.text(),
+                     o.virtual_stages, fmt::join(o.layers_per_stage, "+"), o.schedule, o.exit_placement, o.in_flight, o.recompute,
+                     job.global_batch, o.micro_batch_size, o.exits.size());
 }
 
 // NaN marks what others hold.
@@ -94,7 +97,7 @@ void check(SmallJob job, const Group& ranks) {
 
 TEST(Sampled, JobsGiveTheBitsOfGpipe) {
   test::Random random(6);
-  for (const auto [ranks, jobs] : {std::pair(1, 4), {2, 8}, {4, 9}, {8, 9}}) {
+  for (const auto& [ranks, jobs] : {std::pair(1, 4), {2, 8}, {4, 9}, {8, 9}}) {
     ASSERT_EQ(world().size() % ranks, 0);
     const int groups = world().size() / ranks, mine = world().rank() / ranks;
     const Group group = world().split(mine, world().rank(), Wire::control);

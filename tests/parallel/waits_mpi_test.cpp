@@ -18,19 +18,21 @@ struct Variant {
   std::string schedule, placement = "auto", in_flight = "1f1b", recompute = "none";
   bool first_stage = true;  // has both exits; else one is in the middle
   bool split_heads = false;
+  int stages = 1;  // a rank
 };
 
 std::string text(const Variant& v) {
-  return fmt::format("{:<11} | {:<15} | {:<7} | {:<9} | {:<6} | {:<5}", v.schedule, v.placement, v.in_flight, v.recompute,
-                     v.first_stage ? "first" : "middle", v.split_heads ? "split" : "whole");
+  return fmt::format("{:<11} | {:<15} | {:<7} | {:<9} | {:<6} | {:<5} | {}", v.schedule, v.placement, v.in_flight, v.recompute,
+                     v.first_stage ? "first" : "middle", v.split_heads ? "split" : "whole", v.stages);
 }
 
-// Two layers a stage.
+// Two layers a rank.
 MachineOptions options_of(const Variant& variant) {
   const int ranks = world().size();
   MachineOptions options = small_job({{.layer = 1}, {.layer = variant.first_stage ? 2 : ranks + 1}}, false).options;
   options.model.num_hidden_layers = 2 * ranks;
   options.microbatches = ranks + 4;
+  options.virtual_stages = variant.stages;
   options.schedule = variant.schedule;
   options.exit_placement = variant.placement;
   options.in_flight = variant.in_flight;
@@ -58,7 +60,7 @@ double expect_in_time(const Variant& variant, const Lengths& lengths) {
 
 void print_heading() {
   if (world().rank() == 0)
-    fmt::print("schedule    | placement       | flight  | recompute | exits  | heads | simulated, measured, ratio\n");
+    fmt::print("schedule    | placement       | flight  | recompute | exits  | heads | stages | simulated, measured, ratio\n");
 }
 
 TEST(Waits, TakeTheTimeThatIsSimulated) {
@@ -70,6 +72,15 @@ TEST(Waits, TakeTheTimeThatIsSimulated) {
   expect_in_time({.schedule = "1f1b", .recompute = "full"}, kLengths);
   for (const char* in_flight : {"1f1b", "1f1b+1", "8"})
     expect_in_time({.schedule = "auto", .in_flight = in_flight, .first_stage = false}, kLengths);
+}
+
+// Two stages a rank, a layer each: the pipeline fills and drains in half the time. Interleaved takes whole groups of a microbatch a rank.
+TEST(Waits, OfSeveralStagesARankAreShorter) {
+  constexpr Lengths kLengths{.layer = 0.020, .head = 0.005};
+  print_heading();
+  const double one = expect_in_time({.schedule = "1f1b"}, kLengths);
+  for (const char* schedule : {"interleaved", "auto"}) EXPECT_LT(expect_in_time({.schedule = schedule, .stages = 2}, kLengths), one);
+  expect_in_time({.schedule = "gpipe", .stages = 2}, kLengths);
 }
 
 // Heads as long as two stages, of which every rank does its part.
