@@ -16,9 +16,11 @@ struct Found {
   double seconds = 0;
 };
 
-// Those that several stages a rank allow, or one.
-std::vector<const char*> named_schedules(int virtual_stages) {
-  return virtual_stages == 1 ? std::vector{"gpipe", "1f1b", "zero_bubble"} : std::vector{"gpipe"};
+// Those that can serve as many stages a rank.
+std::vector<const char*> named_schedules(const MachineOptions& options, int ranks) {
+  if (options.virtual_stages == 1) return {"gpipe", "1f1b", "zero_bubble"};
+  if (options.microbatches % ranks == 0) return {"gpipe", "interleaved"};
+  return {"gpipe"};
 }
 
 // The bytes of slabs depend on whether weight gradients are apart, on nothing else that is settled here.
@@ -45,7 +47,7 @@ class Settling {
     const bool searches = options_.schedule == "auto";
     if (searches) add("auto", "auto", true);
     if (searches && options_.in_flight == "any")
-      for (const char* named : named_schedules(options_.virtual_stages))
+      for (const char* named : named_schedules(options_, degrees_.pipeline))
         for (const char* placement : {"auto", "before_backward"}) add(named, placement, false);
     if (!searches && options_.exit_placement == "auto") add(options_.schedule, "before_backward", false);
     return all;

@@ -81,6 +81,22 @@ TEST(MemoryLimit, LosesToNoNamedSchedule) {
   }
 }
 
+TEST(MemoryLimit, OfSeveralStagesARankIsKeptAndUsed) {
+  const auto two_ranks = [](const char* schedule) {
+    SmallJob job = four_stages(schedule);
+    job.pipeline = 2, job.options.virtual_stages = 2;
+    return job;
+  };
+  const SmallJob job = two_ranks("auto");
+  const std::size_t least = needed(job);
+  EXPECT_LE(peak(planned(job, least)), least);
+  for (const char* named : {"interleaved", "gpipe"}) {
+    const StepPlan known = planned(two_ranks(named)), found = planned(job, peak(known));
+    EXPECT_LE(peak(found), peak(known)) << named;
+    EXPECT_LE(length(job, found), length(two_ranks(named), known) * (1 + 1e-9)) << named;
+  }
+}
+
 TEST(MemoryLimit, OfBytesAndOfMicrobatchesTheTighterHolds) {
   SmallJob job = four_stages("auto");
   const StepPlan free = planned(job);
