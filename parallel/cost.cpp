@@ -195,7 +195,7 @@ Counted work_of(const Action& action, const ModelWork& work, const Partition& pa
   }
 }
 
-RankEnd measure_end(const MachineOptions& options, const Degrees& degrees, const Holdings& held, const OptimizerConfig& optimizer) {
+RankEnd measure_end(const MachineOptions& options, const Degrees& degrees, Holdings& held, const OptimizerConfig& optimizer) {
   Planning plan;
   RankEnd end;
   for (const HeldStage& stage : held.stages) end.stages.push_back({stage.number, {}, std::vector<Counted>(held.ties.size())});
@@ -215,6 +215,9 @@ RankEnd measure_end(const MachineOptions& options, const Degrees& degrees, const
     reduce_tie(plan.ctx, flat, held.ties[static_cast<std::size_t>(here.tie)], here, pipeline);
     of_stage(here.stage).ties[static_cast<std::size_t>(here.tie)] = plan.taken();
   }
+  fill_zero(plan.ctx, flat.all_gradients());
+  const LogicalNames names(held.model);
+  gradient_squares(plan.ctx, flat, names, 0, plan.memory.tensor({names.size()}, DType::f64));
   apply_update(plan.ctx, flat, optimizer, plan.memory.tensor({4}, DType::f32));
   if (flat.shards_state())
     for (const Bucket& bucket : flat.buckets())

@@ -55,9 +55,9 @@ struct StageEnd {
 };
 struct RankEnd {
   std::vector<StageEnd> stages;  // of the rank, from the lowest
-  Counted update;                // norm, optimizer, and what hands updated values round
+  Counted update;                // gradients cleared, norm, optimizer, and what hands updated values round
 };
-RankEnd measure_end(const MachineOptions& options, const Degrees& degrees, const Holdings& held, const OptimizerConfig& optimizer);
+RankEnd measure_end(const MachineOptions& options, const Degrees& degrees, Holdings& held, const OptimizerConfig& optimizer);
 
 // Seconds of every action. The function holds its own table and may be kept.
 struct Costs {

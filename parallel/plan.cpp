@@ -9,6 +9,7 @@
 #include "parallel/actions.h"
 #include "parallel/settle.h"
 #include "parallel/step_schedule.h"
+#include "parallel/unfused_memory.h"
 
 namespace offramp {
 namespace {
@@ -91,6 +92,7 @@ class Planner {
       for (int t = 0; t < plan_.tensor_ranks; ++t) add_rank(p, t, memory);
     simulate_step();
     count();
+    if (memory && !cluster_.fused_attention) keep_unfused();
     return std::move(plan_);
   }
 
@@ -161,6 +163,16 @@ class Planner {
       rank.sent = all.sent;
       rank.busy_s = plan_.timeline.busy[static_cast<std::size_t>(rank.pipeline)];
       rank.in_flight = peak_slabs(program, plan_.layout)[static_cast<std::size_t>(Hold::Stash)];
+    }
+  }
+
+  void keep_unfused() {
+    for (RankPlan& rank : plan_.ranks) {
+      const int layers = most_layers(plan_.schedule[static_cast<std::size_t>(rank.pipeline)], plan_.layout, plan_.partition);
+      const double kept = layers * unfused_layer_bytes(job_.options, job_.degrees.tensor);
+      rank.memory.peak -= rank.memory.activations;
+      rank.memory.activations = static_cast<std::size_t>(kept);
+      rank.memory.peak += rank.memory.activations;
     }
   }
 

@@ -256,7 +256,7 @@ void add(Context& context, Tensor y, Tensor x) {
   Expect("add").alike(y, x);
   OFFRAMP_CHECK(y.dtype == x.dtype, "[add] y is {}, x is {}", name_of(y.dtype), name_of(x.dtype));
   OFFRAMP_CHECK(y.dtype != DType::i32, "[add] y is {}, wanted f32, f64 or bf16", name_of(y.dtype));
-  const Operation op(context, "add", count_of(y), {y, x});
+  const Operation op(context, "add", count_of(y), {y, y, x});
   if (op.planned()) return;
   cpu::add(y, x);
 }

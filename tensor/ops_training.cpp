@@ -60,6 +60,9 @@ void check_weight(const Expect& expect, const Tensor& weight, const Tensor& mast
   OFFRAMP_CHECK(!master.defined(), "[update] an f32 weight is its own master, but another one is given");
 }
 
+// Which of the two an update reads; both are written.
+const Tensor& exact(const Tensor& weight, const Tensor& master) { return master.defined() ? master : weight; }
+
 }  // namespace
 
 void adamw(Context& context, Tensor weight, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor scalars, const AdamW& options) {
@@ -67,7 +70,7 @@ void adamw(Context& context, Tensor weight, Tensor master, Tensor m, Tensor v, T
   check_weight(expect, weight, master);
   for (const auto& [t, name] : {std::pair{m, "m"}, {v, "v"}, {grad, "grad"}}) expect.f32(t, name, weight.shape);
   expect.f32(scalars, "scalars", {4});
-  const Operation op(context, "adamw", 16 * count_of(weight), {weight, master, m, v, grad, scalars});
+  const Operation op(context, "adamw", 16 * count_of(weight), {weight, master, m, v, exact(weight, master), m, v, grad, scalars});
   if (op.planned()) return;
   cpu::adamw(weight, master, m, v, grad, scalars, options);
 }
@@ -79,7 +82,7 @@ void sgd(Context& context, Tensor weight, Tensor master, Tensor velocity, Tensor
   expect.f32(scalars, "scalars", {4});
   expect.optional(velocity, "velocity", DType::f32, weight.shape);
   OFFRAMP_CHECK(velocity.defined() || options.momentum == 0, "[sgd] momentum is {}, but there is no velocity", options.momentum);
-  const Operation op(context, "sgd", 8 * count_of(weight), {weight, master, velocity, grad, scalars});
+  const Operation op(context, "sgd", 8 * count_of(weight), {weight, master, velocity, exact(weight, master), velocity, grad, scalars});
   if (op.planned()) return;
   cpu::sgd(weight, master, velocity, grad, scalars, options);
 }

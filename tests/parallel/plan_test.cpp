@@ -1,6 +1,8 @@
 // What is planned against what runs: bytes sent, memory taken; and given times against the schedule's closed form.
 #include "parallel/plan.h"
 
+#include <algorithm>
+
 #include "tests/parallel/small_job.h"
 
 namespace offramp::testing {
@@ -138,6 +140,39 @@ TEST(Plan, WorkIsThatOfTheMachines) {
   EXPECT_DOUBLE_EQ(plan.model_flops, flops);
   EXPECT_GT(plan.ranks[0].flops, 0);
   EXPECT_EQ(plan.ranks[0].in_flight, 2);
+}
+
+double attention_seconds(const PlannedJob& job, const Cluster& cluster) {
+  const Counted forward = measure_work(job.options, job.degrees).attention.forward;
+  const auto at = std::ranges::find(forward.calls, std::string_view("attention"), &Metered::name);
+  return seconds_of(std::span(&*at, 1), {.degrees = job.degrees, .bf16 = false, .head_size = 4}, cluster);
+}
+
+TEST(Plan, AttentionThatIsMadeAgainTakesItsTime) {
+  PlannedJob job = planned(small_job({}, false));
+  for (const bool fused : {true, false}) {
+    Cluster cluster;
+    cluster.fused_attention = fused;
+    job.options.recompute = "none";
+    const double kept = plan_time(job, cluster).step_s;
+    job.options.recompute = "selective";
+    const double again = 8 * job.options.microbatches * attention_seconds(job, cluster);  // in each of eight layers
+    EXPECT_NEAR(plan_time(job, cluster).step_s, kept + again, 1e-9 * kept) << fused;
+    EXPECT_GT(again, 0.01 * kept);
+  }
+}
+
+// In f32 an element's weight and both moments are read and written, its gradient is read twice, for the norm and the update, and cleared.
+TEST(Plan, AnUpdateMovesNineWordsAnElement) {
+  const PlannedJob job = planned(small_job({}, false));
+  Arena nowhere(Backing::none, kUnlimited);
+  Holdings held(job.options, Mesh::planned(0, job.degrees), nowhere);
+  const Counted update = measure_end(job.options, job.degrees, held, job.optimizer).update;
+  double bytes = 0;
+  for (const Metered& call : update.calls) bytes += call.cost.bytes;
+  const auto elements = static_cast<double>(held.flat.value_bytes()) / 4;
+  EXPECT_GE(bytes, 36 * elements);
+  EXPECT_LE(bytes, 36 * elements + 16.0 * static_cast<double>(update.calls.size()));  // scalars, and sums of squares
 }
 
 }  // namespace
