@@ -51,17 +51,18 @@ double roofline(double flops_per_s, const Cost& cost, const Cluster& cluster) {
 }
 
 // Scores of all pairs of tokens go to memory and come back: written by a product, scaled, masked and normalised, dropped, read by a
-// product; backward the same with two products each. Fused attention counts the lower half only; these products make all of it.
+// product; backward the same with two products each, and the probabilities are read once more. Fused attention counts the lower half only;
+// these products make all of it.
 double unfused_attention(const Metered& call, const Setting& setting, double peak, const Cluster& cluster) {
   const bool backward = std::string_view(call.name) == "attention_backward";
   const double forward_flops = 2 * call.cost.flops / (backward ? 2.5 : 1);
   const double scores = forward_flops / (4 * setting.head_size), element = setting.bf16 ? 2 : 4;  // two products of 2 d each a score
-  const double passes = (setting.dropout ? 6 : 4) * element + (setting.dropout ? 1 : 0);          // and one byte of mask
+  const double passes = (setting.dropout ? 4 : 2) * element + (setting.dropout ? 1 : 0) + (backward ? element : 0);  // a byte of mask
   const Cost product{.flops = forward_flops / 2, .bytes = scores * element, .product = {}};
   const double d = setting.head_size;
   const double speed = peak * cluster.efficiency * d / (d + cluster.half_size);
   const int products = backward ? 4 : 2;
-  return products * roofline(speed, product, cluster) + scores * (passes - 2 * element) / cluster.memory_bandwidth +
+  return products * roofline(speed, product, cluster) + scores * passes / cluster.memory_bandwidth +
          (setting.dropout ? 2 : 1) * cluster.launch;
 }
 

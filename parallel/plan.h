@@ -21,8 +21,8 @@ struct SentBytes {
 // Data ranks are alike, and tensor ranks where they have equally many words.
 struct RankPlan {
   int pipeline = 0, tensor = 0;  // the rank's place; tensor: the first of those that are alike
-  MemoryPlan memory;  // where attention is not fused with Megatron's activations in place of ours (parallel/unfused_memory.h)
-  int in_flight = 0;  // microbatches whose activations it keeps at most
+  MemoryPlan memory;             // not fused: activations are by unfused_memory.h
+  int in_flight = 0;             // microbatches whose activations it keeps at most
   double flops = 0, busy_s = 0;
   SentBytes sent;
 };

@@ -55,7 +55,10 @@ TEST(ClusterFile, OnePresetExtendsAnother) {
   const Cluster h200 = read_cluster(preset("h200.yaml"));
   EXPECT_EQ(h200.memory, 141e9);
   EXPECT_EQ(h200.bf16_flops, Cluster{}.bf16_flops);
-  EXPECT_LT(read_cluster(preset("a100.yaml")).bf16_flops, h200.bf16_flops);
+  const Cluster a100 = read_cluster(preset("a100.yaml")), unfused = read_cluster(preset("a100-unfused.yaml"));
+  EXPECT_LT(a100.bf16_flops, h200.bf16_flops);
+  EXPECT_EQ(unfused.bf16_flops, a100.bf16_flops);
+  EXPECT_TRUE(a100.fused_attention && !unfused.fused_attention);
 }
 
 TEST(ClusterFile, WhatIsWrongIsSaidWhereItStands) {
