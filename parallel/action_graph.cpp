@@ -18,7 +18,7 @@ Layout without_reductions(Layout layout) {
 
 }  // namespace
 
-ActionGraph::ActionGraph(const Layout& layout, const Times& times, const Limits& limits)
+ActionGraph::ActionGraph(const Layout& layout, const Times& times, const Limits& limits, bool forwards_in_order)
     : layout_(without_reductions(layout)), ids_(layout_), numbers_(ids_.size(), -1) {
   for (const Action& action : actions_of(layout_)) {
     if (is_message(action.op)) continue;
@@ -26,17 +26,17 @@ ActionGraph::ActionGraph(const Layout& layout, const Times& times, const Limits&
     nodes_.push_back({action, layout_.rank_of(action.stage), times(action), {}, {}});
   }
   for (std::size_t i = 0; i < nodes_.size(); ++i) add_edges(static_cast<int>(i), nodes_[i].action, 0, times);
-  add_order();
+  add_order(forwards_in_order);
   add_limits(limits);
   measure_paths();
 }
 
 // A channel keeps its order, so what feeds one runs in the order of microbatches (backwards do so anyway).
-void ActionGraph::add_order() {
+void ActionGraph::add_order(bool of_forwards) {
   std::map<std::tuple<Op, int, int>, int> last;
   for (std::size_t i = 0; i < nodes_.size(); ++i) {  // of a stage one microbatch after the other
     const Action& a = nodes_[i].action;
-    if (a.op != Op::Forward && a.op != Op::Scores) continue;
+    if (!(a.op == Op::Forward && of_forwards) && a.op != Op::Scores) continue;
     const auto [before, first] = last.try_emplace({a.op, a.stage, a.index}, static_cast<int>(i));
     if (!first) add_edge(before->second, static_cast<int>(i), 0);
     before->second = static_cast<int>(i);

@@ -23,7 +23,8 @@ class ActionGraph {
   };
   // Whole backwards only: the layout's segments, ties and buckets are left out. What may be kept at once are edges too: as forwards, and
   // what ends them, run in the order of microbatches, the one waits for what ended so many before it.
-  ActionGraph(const Layout& layout, const Times& times, const Limits& limits = {});
+  // `forwards_in_order`: of the microbatches of a stage; otherwise a given order of them says what each channel carries.
+  ActionGraph(const Layout& layout, const Times& times, const Limits& limits = {}, bool forwards_in_order = true);
   const std::vector<Node>& nodes() const { return nodes_; }
   const Layout& layout() const { return layout_; }
   int number(const Action& action) const { return numbers_[ids_(action)]; }
@@ -34,7 +35,7 @@ class ActionGraph {
  private:
   void add_edges(int node, const Action& of, double delay, const Times& times);
   void add_edge(int from, int to, double delay);
-  void add_order();
+  void add_order(bool of_forwards);
   void add_limits(const Limits& limits);
   void add_limit(const std::vector<Action>& opening, const std::vector<Action>& closing, int most);
   void measure_paths();

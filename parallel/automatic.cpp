@@ -84,9 +84,10 @@ constexpr int kMostPlaced = 6'000'000;
 // the one whose fullest rank is least above the limit of bytes.
 class Search {
  public:
-  Search(const Layout& layout, const Times& times, const std::vector<Limits>& rungs, const MemoryLimit& memory)
+  Search(const Layout& layout, const Times& times, const std::vector<Limits>& rungs, const MemoryLimit& memory,
+         bool forwards_in_order = true)
       : layout_(layout), memory_(memory) {
-    for (const Limits& limits : rungs) ladder_.emplace_back(layout, times, limits);
+    for (const Limits& limits : rungs) ladder_.emplace_back(layout, times, limits, forwards_in_order);
     for (const ActionGraph& graph : ladder_) reversed_.push_back(graph.reversed());
     bound_ = lower_bound(ladder_.front());
   }
@@ -204,7 +205,7 @@ Schedule woven_schedule(const ScheduleOptions& options, const Layout& layout, co
     const Urgency equal{.of = std::vector<double>(graph.nodes().size(), 0)};
     return add_communication(list_schedule(graph, equal, passes), layout, graph);
   }
-  Search search(layout, times_of(options), {limits}, options.memory);
+  Search search(layout, times_of(options), {limits}, options.memory, layout.reach.empty());
   search.try_order(passes);
   const bool without_exits = !layout.split_heads && options.placement == Placement::automatic;
   if (options.memory && without_exits)  // what keeps least

@@ -13,6 +13,8 @@ namespace {
 // The order of passes; exits, messages and what else belongs to a step come later.
 Schedule generate(std::string_view name, const Layout& layout) {
   if (!layout.learns()) return forward_only(layout);
+  if (!layout.reach.empty() && name != "1f1b")
+    throw std::invalid_argument(fmt::format("schedule {} has no place for partial microbatches", name));
   if (name == "gpipe") return gpipe(layout);
   if (name == "1f1b") return one_f_one_b(layout);
   if (name == "interleaved") return interleaved(layout);
@@ -31,9 +33,9 @@ bool places_by_time(const ScheduleOptions& options, const Layout& layout) {
 }
 
 // What comes between the passes is woven in by the list scheduler where it must know times, or depends on other ranks. With several
-// stages a rank, when to post a receive does too.
+// stages a rank, or partial microbatches, when to post a receive does too.
 bool weaves(const ScheduleOptions& options, const Layout& layout) {
-  return layout.split_heads || layout.stages > layout.ranks || places_by_time(options, layout);
+  return layout.split_heads || layout.stages > layout.ranks || !layout.reach.empty() || places_by_time(options, layout);
 }
 
 Schedule weave(const ScheduleOptions& options, const Layout& layout) {

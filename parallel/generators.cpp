@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "parallel/actions.h"
+#include "parallel/fill.h"
 
 namespace offramp {
 namespace {
@@ -36,6 +37,7 @@ Schedule gpipe(const Layout& layout) {
 
 Schedule one_f_one_b(const Layout& layout) {
   need_a_stage_a_rank("1f1b", layout);
+  if (!layout.reach.empty()) return filled_one_f_one_b(layout);
   Schedule schedule(static_cast<std::size_t>(layout.ranks));
   for (int s = 0; s < layout.stages; ++s) {
     Program& program = schedule[static_cast<std::size_t>(s)];

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "comm/mesh.h"
+#include "parallel/fill.h"
 #include "parallel/placement.h"
 #include "parallel/schedule_file.h"
 
@@ -29,7 +30,9 @@ struct MachineOptions {
   // That of training, where it was made before: whoever plans many ranks makes it once.
   std::shared_ptr<const Schedule> known_schedule;
   std::int64_t micro_batch_size = 1, sequence_length = 0;
-  int microbatches = 1;  // a step and rank
+  int microbatches = 1;  // a step and rank, without partial ones
+  Fill fill_bubbles = Fill::none;
+  int partial_microbatches = 0;  // that are tried; 0: as many as fit into a gap
   bool document_mask = false;
   std::vector<std::string> optimizer_state;
   DType precision = DType::f32;    // of weights and activations

@@ -60,6 +60,8 @@ void Interpreter::run(const Program& program, const Layout& layout, const StepIn
     look_for_ends(*input.trace);
   }
   const double begin = now();
+  if (layout.buckets.empty())  // none was reduced
+    for (const Bucket& bucket : on_.flat->buckets()) scale_gradients(bucket, input);
   finish(input.trace);
   times.communication += now() - begin;
   OFFRAMP_CHECK(live_.empty() && kept_.empty() && arriving_.empty(), "[interpreter] {} slabs were left behind", live_.size());
@@ -72,7 +74,7 @@ void Interpreter::execute(const Action& action, const Layout& layout, const Step
   }
   switch (action.op) {
     case Op::Forward:
-      return forward(action, layout, input);
+      return forward(action, input);
     case Op::Exit:
       return exit(action, layout, input);
     case Op::Backward:
@@ -90,9 +92,9 @@ void Interpreter::execute(const Action& action, const Layout& layout, const Step
     case Op::RecvGradient:
       return receive_slab(action, Hold::Gradient, action.stage + 1);
     case Op::ReduceTied:
-      return reduce_tied(action);
+      return reduce_tied(action, input);
     case Op::ReduceGradients:
-      return reduce_gradients(action, input.trace);
+      return reduce_gradients(action, input);
     default:
       return execute_head(action, layout, input);
   }
@@ -116,11 +118,12 @@ std::unique_ptr<Interpreter::KeptForward> Interpreter::keep_forward(const Slab& 
   return std::make_unique<KeptForward>(memory, pool.slab_bytes(), keep, microbatch.sequences, input.draws_of(microbatch));
 }
 
-void Interpreter::forward(const Action& action, const Layout& layout, const StepInput& input) {
+void Interpreter::forward(const Action& action, const StepInput& input) {
   const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
   if (action.stage > 0) await_arrival({Hold::Input, action.stage, action.microbatch});
   const auto destination = [&](int unit) {
-    if (action.stage + 1 < layout.stages && unit + 1 == stage_of(action).units().end) return tensor_of(Hold::Output, action);
+    const bool output = unit + 1 == stage_of(action).units().end && live_.contains({Hold::Output, action.stage, action.microbatch});
+    if (output) return tensor_of(Hold::Output, action);
     const bool tapped = live_.contains({Hold::Tap, action.stage, action.microbatch, static_cast<std::int16_t>(unit)});
     return tapped ? tensor_of(Hold::Tap, action, unit) : Tensor{};
   };
@@ -167,10 +170,10 @@ void Interpreter::exit(const Action& action, const Layout& layout, const StepInp
 void Interpreter::backward(const Action& action, const Layout& layout) {
   const Slab stash{Hold::Stash, action.stage, action.microbatch};
   const Tensor gradient = tensor_of(Hold::Gradient, action);
-  if (action.index <= 0 && action.stage + 1 < layout.stages) {
+  if (action.index <= 0 && layout.runs_forward(action.stage + 1, action.microbatch)) {
     await_arrival({Hold::Gradient, action.stage, action.microbatch});
   } else if (action.index <= 0) {
-    fill_zero(*ctx_, gradient);  // the last stage's gradient comes from its exits alone
+    fill_zero(*ctx_, gradient);  // the gradient of a microbatch's last stage comes from its exits alone
   }
   std::vector<TapGradient> taps;
   for (std::size_t e = 0; e < layout.exits.size(); ++e) {
@@ -198,15 +201,26 @@ void Interpreter::weight_gradient(const Action& action, const Layout& layout) {
   if (action == last_weight_gradient(action.stage, action.microbatch, layout)) kept_.erase(stash);
 }
 
-void Interpreter::reduce_tied(const Action& action) {
-  const Tie& tie = (*on_.ties)[static_cast<std::size_t>(action.index)];
-  reduce_tie(*ctx_, *on_.flat, tie, on_.flat->tied_at(action.index, action.stage), on_.mesh->pipeline);
+void Interpreter::reduce_tied(const Action& action, const StepInput& input) {
+  const TiedHere& here = on_.flat->tied_at(action.index, action.stage);
+  if (input.gradient_scale.defined()) {
+    scale(*ctx_, here.grad, input.gradient_scale);
+    for (const Tensor& writer : here.writers) scale(*ctx_, writer, input.gradient_scale);
+  }
+  reduce_tie(*ctx_, *on_.flat, (*on_.ties)[static_cast<std::size_t>(action.index)], here, on_.mesh->pipeline);
+}
+
+// A tie's bucket was scaled before it was summed.
+void Interpreter::scale_gradients(const Bucket& bucket, const StepInput& input) {
+  if (bucket.tie < 0 && input.gradient_scale.defined()) scale(*ctx_, on_.flat->gradients(bucket.range), input.gradient_scale);
 }
 
 // What all tensor ranks hold has, with sequence parallelism, on each of them only the gradient of its own rows.
-void Interpreter::reduce_gradients(const Action& action, Trace* trace) {
+void Interpreter::reduce_gradients(const Action& action, const StepInput& input) {
   const std::size_t number = on_.flat->bucket_of(action.stage, action.index);
   const Bucket& bucket = on_.flat->buckets()[number];
+  Trace* const trace = input.trace;
+  scale_gradients(bucket, input);
   const Tensor all = on_.flat->gradients(bucket.range);
   if (bucket.replicated && on_.sequence_parallel) await(all_reduce(*ctx_, all, on_.mesh->tensor));
   const bool shards = on_.flat->shards_state();

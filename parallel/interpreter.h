@@ -44,7 +44,8 @@ struct Equipment {
 
 struct StepInput {
   std::span<const MicrobatchInput> microbatches;
-  std::span<const Tensor> exit_scale;  // [1] f32 an exit: weight / counted tokens of the whole batch
+  std::span<const Tensor> exit_scale;  // [1] f32 an exit: weight / counted tokens that it sees
+  Tensor gradient_scale;               // [1] f32: of all that this stage adds up, before others add to it; undefined: none
   Tensor sums;                         // [exits, kLossSums] f64, +=
   Draws draws;                         // first_sample is each microbatch's own
   std::string name;                    // "step 12": for the watchdog and for errors
@@ -78,7 +79,7 @@ class Interpreter {
   }
   void execute(const Action& action, const Layout& layout, const StepInput& input);
   void await_arrivals(const Action& action, const Layout& layout);
-  void forward(const Action& action, const Layout& layout, const StepInput& input);
+  void forward(const Action& action, const StepInput& input);
   void recompute(const Action& action, const StepInput& input);
   Tensor input_of(const Action& action, const MicrobatchInput& microbatch) const;
   std::unique_ptr<KeptForward> keep_forward(const Slab& stash, Keep keep, const StepInput& input) const;
@@ -86,8 +87,9 @@ class Interpreter {
   void exit(const Action& action, const Layout& layout, const StepInput& input);
   Tensor tap_of(const Action& action, const Layout& layout) const;
   void backward(const Action& action, const Layout& layout);
-  void reduce_tied(const Action& action);
-  void reduce_gradients(const Action& action, Trace* trace);
+  void reduce_tied(const Action& action, const StepInput& input);
+  void reduce_gradients(const Action& action, const StepInput& input);
+  void scale_gradients(const Bucket& bucket, const StepInput& input);
   void finish(Trace* trace);
   void look_for_ends(Trace& trace);
 

@@ -46,8 +46,9 @@ Lifetimes slabs_of_forward(const Action& forward, const Layout& layout) {
   const bool back = goes_back(forward, layout);
   if (back && !layout.recomputes(forward.stage)) slabs.takes.push_back(slab_of(Hold::Stash, forward));
   append_taps(slabs.takes, forward, layout);
-  const bool output = sends_on(forward.stage, forward.microbatch, layout) || (taps_output(forward, layout));
-  if (output) slabs.takes.push_back(slab_of(Hold::Output, forward));
+  const bool read = sends_on(forward.stage, forward.microbatch, layout) || taps_output(forward, layout);
+  if (forward.stage < layout.stages - 1) slabs.takes.push_back(slab_of(Hold::Output, forward));
+  if (forward.stage < layout.stages - 1 && !read) slabs.gives.push_back(slab_of(Hold::Output, forward));  // a partial microbatch's end
   if (!back && forward.stage > 0) slabs.gives.push_back(slab_of(Hold::Input, forward));
   return slabs;
 }

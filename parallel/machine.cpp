@@ -19,12 +19,12 @@ Machine::Machine(const MachineOptions& options, const Mesh& mesh, Backing backin
   memory_.parameters = held_.flat.value_bytes();
   memory_.gradients = held_.flat.gradient_bytes();
   memory_.optimizer = held_.flat.state_bytes();
+  training_ = make_plan(options.microbatches, true);
   allocate_buffers();
   Meter uncounted;
   if (backing == Backing::none) ctx_.meter = &uncounted;
   held_.model.prepare(ctx_, arena_);
   ctx_.meter = nullptr;
-  training_ = make_plan(options.microbatches, true);
   measured_ = measure_rank({.options = options_,
                             .mesh = mesh_,
                             .held = held_,
@@ -73,7 +73,7 @@ Machine::Plan Machine::make_plan(int microbatches, bool backward) {
 void Machine::allocate_buffers() {
   const std::int64_t tokens = options_.micro_batch_size * options_.sequence_length;
   const auto exits = static_cast<std::int64_t>(held_.model.heads.size());
-  for (int m = 0; m < options_.microbatches; ++m) {
+  for (int m = 0; m < training_.layout.microbatches; ++m) {
     MicrobatchInput& input = inputs_.emplace_back();
     input.ids = arena_.tensor({tokens}, DType::i32);
     input.labels = arena_.tensor({tokens}, DType::i32);
@@ -83,6 +83,7 @@ void Machine::allocate_buffers() {
     input.sequences.first_key = arena_.tensor({tokens}, DType::i32);
   }
   for (std::int64_t e = 0; e < exits; ++e) exit_scale_.push_back(arena_.tensor({1}, DType::f32));
+  if (options_.fill_bubbles == Fill::cooldown) gradient_scale_ = arena_.tensor({1}, DType::f32);
   if (options_.layer_drop) layer_rates_.assign(static_cast<std::size_t>(options_.model.num_hidden_layers), 0.0f);
   const auto squares = LogicalNames(held_.model).size();
   statistics_ = arena_.tensor({exits * kLossSums + squares + kPhases + kVotes}, DType::f64);
@@ -133,7 +134,7 @@ void Machine::allocate_pools() {
   const SlabCounts training = peak_slabs(training_.program, training_.layout);
   const SlabCounts evaluating = peak_slabs(evaluation.program, evaluation.layout);
   const std::size_t before = arena_.used();
-  const SlabCounts counts = pooled_slabs(training, evaluating, options_.microbatches);
+  const SlabCounts counts = pooled_slabs(training, evaluating, training_.layout.microbatches);
   for (int h = 0; h < kHolds; ++h) {
     const auto hold = static_cast<Hold>(h);
     pools_.emplace_back(arena_, name_of(hold), aligned(slab_bytes(hold)), counts[static_cast<std::size_t>(h)]);
@@ -151,6 +152,18 @@ void Machine::check_schedules() {
   validate(whole(evaluation), evaluation);
 }
 
+// Partial microbatches have one stage a rank.
+double Machine::step_flops() const {
+  const Layout& layout = training_.layout;
+  if (layout.reach.empty()) return measured_.flops * layout.microbatches;
+  double flops = 0;
+  for (int m = 0; m < layout.microbatches; ++m) {
+    const int stage = held_.rank;
+    flops += layout.runs_backward(stage, m) ? measured_.flops : layout.runs_forward(stage, m) ? measured_.forward_flops : 0;
+  }
+  return flops;
+}
+
 RankBytes Machine::rank_bytes() const {
   RankBytes bytes{.rest = memory_.peak - memory_.activations, .slab = {}, .evaluation = {}};
   for (std::size_t h = 0; h < pools_.size(); ++h) bytes.slab[h] = pools_[h].slab_bytes();
@@ -161,7 +174,7 @@ RankBytes Machine::rank_bytes() const {
 
 void Machine::train(const std::string& name, PhaseTimes& times) {
   fill_zero(ctx_, held_.flat.all_gradients());
-  run(training_, options_.microbatches, name, times);
+  run(training_, training_.layout.microbatches, name, times);
 }
 
 void Machine::share_values() {
@@ -184,6 +197,7 @@ void Machine::run(const Plan& plan, int microbatches, const std::string& name, P
   const Draws draws{.on = plan.layout.backward, .seed = options_.seed, .layer_rates = layer_rates_};
   const StepInput input{std::span(inputs_).first(static_cast<std::size_t>(microbatches)),
                         exit_scale_,
+                        plan.layout.backward ? gradient_scale_ : Tensor{},
                         sums_,
                         draws,
                         name,

@@ -42,16 +42,18 @@ class Machine {
   const MemoryPlan& memory() const { return memory_; }
   RankBytes rank_bytes() const;
   double flops() const { return measured_.flops; }  // of this rank, for one microbatch: forward, exits, backward
+  double step_flops() const;                        // of this rank, for all of a step's, partial ones included
   const Program& program() const { return training_.program; }
   const Layout& layout() const { return training_.layout; }
   const Arena& scratch() const { return scratch_; }
   const std::vector<Pool>& pools() const { return pools_; }
 
-  // Where the loader puts a step's tokens: one entry a microbatch.
+  // Where the loader puts a step's tokens: one entry a microbatch, in the order of layout().
   std::span<MicrobatchInput> inputs() { return inputs_; }
   // LayerSkip: the chance of each layer to be left out in the next train().
   std::span<float> layer_rates() { return layer_rates_; }
   std::span<const Tensor> exit_scale() const { return exit_scale_; }  // [1] f32 each
+  Tensor gradient_scale() const { return gradient_scale_; }           // [1] f32, see StepInput; undefined unless the cool-down is filled
   Tensor sums() const { return sums_; }                               // [exits, kLossSums] f64, of the running step
   Tensor squares() const { return squares_; }                         // [logical tensors] f64
   Tensor phases() const { return phases_; }                           // [6] f64, seconds by PhaseTimes' members
@@ -66,7 +68,7 @@ class Machine {
   void trace(Trace* trace) { trace_ = trace; }
   // From now on this is called in place of whatever computes (StepInput).
   void stand_in(std::function<void(const Action&)> compute) { stand_in_ = std::move(compute); }
-  // Gradients = those of the first microbatches() inputs, summed over data ranks and ties; sums() += this rank's losses.
+  // Gradients = those of the inputs, summed over data ranks and ties; sums() += this rank's losses.
   void train(const std::string& name, PhaseTimes& times);
   // After an update: brings what other data ranks updated, and passes tied values on.
   void share_values();
@@ -99,7 +101,7 @@ class Machine {
   std::vector<MicrobatchInput> inputs_;
   std::vector<Tensor> exit_scale_;
   std::vector<float> layer_rates_;
-  Tensor sums_, squares_, phases_, votes_, statistics_, scalars_, snapshot_;
+  Tensor gradient_scale_, sums_, squares_, phases_, votes_, statistics_, scalars_, snapshot_;
   RankMeasure measured_;
   MemoryPlan memory_;
   std::unique_ptr<Interpreter> interpreter_;

@@ -48,6 +48,7 @@ class Measure {
     Arena stash(Backing::none, kUnlimited, 1), deferred(Backing::none, kUnlimited, 2);
     Slot slot(stash, on_.keep, on_.input.sequences, draws_);
     stage.forward(ctx_, x, destination, slot);
+    all_.forward_flops += meter_.total.flops;
     exits(held.units, true);
     if (on_.layout.split_backward) slot.defer(deferred);
     const double attended = meter_.operations["attention"].flops;

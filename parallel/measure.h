@@ -8,6 +8,7 @@ namespace offramp {
 
 struct RankMeasure {
   std::size_t stash = 0, deferred = 0, head_stash = 0, scratch = 0;  // bytes of the largest
+  double forward_flops = 0;
   double flops = 0;  // of one microbatch through all stages of the rank: forward, exits, backward; what is made again does not count
 };
 

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <map>
+#include <set>
 #include <utility>
 
 #include "parallel/actions.h"
@@ -7,11 +9,37 @@
 namespace offramp {
 namespace {
 
-void append_exits(Program& program, const Action& of, const Layout& layout) {
+void append_exits(Program& program, int stage, int microbatch, const Layout& layout) {
   for (std::size_t e = 0; e < layout.exits.size(); ++e) {
-    if (layout.exits[e].stage == of.stage) program.push_back(make_action(Op::Exit, of.stage, of.microbatch, static_cast<int>(e)));
+    const Action exit = make_action(Op::Exit, stage, microbatch, static_cast<int>(e));
+    if (exists(exit, layout)) program.push_back(exit);
   }
 }
+
+// After a forward: its exits, unless those of an earlier microbatch, which add up first, are still to come; then they wait for these.
+class ExitsAfterForwards {
+ public:
+  explicit ExitsAfterForwards(const Layout& layout) : layout_(layout) {}
+
+  void append(Program& program, const Action& forward) {
+    Line& line = lines_[forward.stage];
+    line.ran.insert(forward.microbatch);
+    for (;;) {
+      while (line.next < layout_.microbatches && !runs_exits(forward.stage, line.next)) ++line.next;
+      if (!line.ran.contains(line.next)) return;
+      append_exits(program, forward.stage, line.next++, layout_);
+    }
+  }
+
+ private:
+  struct Line {
+    int next = 0;  // the microbatch whose exits come next
+    std::set<int> ran;
+  };
+  bool runs_exits(int stage, int microbatch) const { return !layout_.backward || layout_.runs_backward(stage, microbatch); }
+  const Layout& layout_;
+  std::map<int, Line> lines_;  // by stage
+};
 
 bool is_first_backward(const Action& action) { return action.op == Op::Backward && action.index <= 0; }
 
@@ -165,11 +193,12 @@ Schedule place_exits(Schedule schedule, const Layout& layout, Placement placemen
   for (Program& program : schedule) {
     Program placed;
     placed.reserve(2 * program.size());
+    ExitsAfterForwards after(layout);
     for (const Action& action : program) {
       const bool before = action.op == Op::Backward && action.index <= 0;
-      if (!after_forward && before) append_exits(placed, action, layout);
+      if (!after_forward && before) append_exits(placed, action.stage, action.microbatch, layout);
       placed.push_back(action);
-      if (after_forward && action.op == Op::Forward) append_exits(placed, action, layout);
+      if (after_forward && action.op == Op::Forward) after.append(placed, action);
     }
     program = std::move(placed);
   }

@@ -112,7 +112,7 @@ enum class Hold : std::uint8_t {
   Stash,        // what a forward keeps for its backward: F .. B, with recompute R .. B; with split backwards .. W
   Deferred,     // what weight gradients need besides: B .. W
   Tap,          // a unit's output that exits read: F .. B (evaluation and frozen: .. the last exit that reads it)
-  Output,       // what is sent on: F .. SA, or as a Tap where an exit reads it too
+  Output,       // what is sent on: F .. SA, or as a Tap where an exit reads it too; of whom it ends with: F
   TapGradient,  // of one exit: X or U .. B
   Gradient,     // of the stage's output, turned in place into that of its input: RG .. SG
   HeadStash,    // what T keeps for U
@@ -139,8 +139,8 @@ Lifetimes lifetimes(const Action& action, const Layout& layout);
 
 std::string to_text(const Action& action);
 std::optional<Op> op_of(std::string_view action);  // of an action's text; empty: it begins like none
-std::string to_text(const Program& program);    // one line
-std::string to_text(const Schedule& schedule);  // a line a rank
+std::string to_text(const Program& program);       // one line
+std::string to_text(const Schedule& schedule);     // a line a rank
 // Throws std::invalid_argument with line and column.
 Schedule parse_schedule(std::string_view text);
 

@@ -90,7 +90,8 @@ Schedule schedule_of(const MachineOptions& options, const Degrees& degrees, std:
   Arena nowhere(Backing::none, kUnlimited);
   Holdings held(options, Mesh::planned(0, degrees), nowhere);
   const Layout layout = step_layout(options, held, options.microbatches, true);
-  return name.empty() ? build_schedule(step_schedule(options, held, layout), layout) : build_schedule(name, layout);
+  return name.empty() ? build_schedule(step_schedule(options, held, layout), layout)
+                      : build_schedule(layout.reach.empty() ? name : "1f1b", layout);
 }
 
 }  // namespace

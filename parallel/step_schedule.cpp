@@ -1,8 +1,27 @@
 #include "parallel/step_schedule.h"
 
 #include "parallel/work.h"
+#include "tensor/check.h"
 
 namespace offramp {
+
+namespace {
+
+void add_partial(Layout& layout, const MachineOptions& options) {
+  FillOptions fill{.fill = options.fill_bubbles, .partial = options.partial_microbatches};
+  if (options.recompute == "full") ++fill.ratio;
+  if (fill.partial == 0) fill.partial = gap_microbatches(layout.stages, fill.ratio);
+  layout.reach = filled_reach(fill, layout);
+  if (layout.reach.size() == static_cast<std::size_t>(layout.microbatches))
+    fail(Exit::configuration,
+         "parallel.fill_bubbles: no partial microbatch of the warm-up meets an exit: it comes as far as stage {} of {} (from 0), put an "
+         "exit "
+         "there, or take cooldown",
+         fill.partial - 1, layout.stages);
+  layout.microbatches = static_cast<int>(layout.reach.size());
+}
+
+}  // namespace
 
 bool splits_backward(const MachineOptions& options) {
   if (options.schedule_file) return options.schedule_file->splits_backward();
@@ -18,6 +37,7 @@ Layout step_layout(const MachineOptions& options, Holdings& held, int microbatch
                                .bucket_elements = options.bucket_elements});
   layout.split_backward = backward && splits_backward(options);
   if (backward && options.recompute == "full") layout.recompute.assign(static_cast<std::size_t>(layout.stages), true);
+  if (backward && options.fill_bubbles != Fill::none) add_partial(layout, options);
   return layout;
 }
 

@@ -261,6 +261,15 @@ void add(Context& context, Tensor y, Tensor x) {
   cpu::add(y, x);
 }
 
+void scale(Context& context, Tensor y, Tensor factor) {
+  const Expect expect("scale");
+  expect.f32(y, "y", y.shape);
+  expect.f32(factor, "factor", {1});
+  const Operation op(context, "scale", count_of(y), {y, y});
+  if (op.planned()) return;
+  cpu::scale(y, factor);
+}
+
 void copy(Context& context, Tensor y, Tensor x) {
   const Expect expect("copy");
   expect.alike(y, x);

@@ -162,8 +162,9 @@ void sgd(Context&, Tensor weight, Tensor master, Tensor velocity, Tensor grad, T
 void sum_of_squares(Context&, Tensor sum, Tensor x);
 
 // ---- plain memory
-void add(Context&, Tensor y, Tensor x);   // y += x: f32, f64 or bf16, x of y's type
-void copy(Context&, Tensor y, Tensor x);  // y = x; both may be strided; between f32 and bf16 it converts
-void fill_zero(Context&, Tensor y);       // y = 0
+void add(Context&, Tensor y, Tensor x);         // y += x: f32, f64 or bf16, x of y's type
+void scale(Context&, Tensor y, Tensor factor);  // y *= factor: f32, factor [1] f32
+void copy(Context&, Tensor y, Tensor x);        // y = x; both may be strided; between f32 and bf16 it converts
+void fill_zero(Context&, Tensor y);             // y = 0
 
 }  // namespace offramp

@@ -166,6 +166,7 @@ void check_config(const Config& config, std::optional<int> world_size, const Loc
   check.split_heads();
   check.sequence_parallel();
   check.batches();
+  check.fill_bubbles();
   check.steps();
   check.optimizer();
   check.schedule();

@@ -1,6 +1,7 @@
 // How ranks share the work: what each degree of parallelism must divide.
 #include <numeric>
 
+#include "parallel/fill.h"
 #include "parallel/partition.h"
 #include "trainer/config_checker.h"
 
@@ -126,6 +127,40 @@ void ConfigChecker::microbatches(std::int64_t data) {
         t.global_batch_size, t.micro_batch_size, data, count, kMost, (t.global_batch_size / data + kMost - 1) / kMost);
 }
 
+// Why the gaps of a schedule that is not 1F1B have no room for partial microbatches.
+std::string_view no_gaps(std::string_view schedule) {
+  if (schedule == "gpipe") return "gpipe's forwards all come before its backwards, where no gap is long enough";
+  if (schedule == "zero_bubble") return "zero_bubble has weight gradients in its gaps";
+  if (schedule == "auto") return "auto moves passes until no gap is left that is known beforehand";
+  return "a schedule file says by itself what runs";
+}
+
+void ConfigChecker::fill_bubbles() {
+  const ParallelConfig& p = config.parallel;
+  const std::string_view path = "parallel.fill_bubbles", stages = "parallel.pipeline_parallel_size";
+  if (p.fill_bubbles == "none" || !known({path, "parallel.schedule", "parallel.recompute", stages})) return;
+  if (p.schedule != "1f1b") return blame(path, "{}; use schedule: 1f1b, or none here", no_gaps(p.schedule));
+  if (p.shard_heads_over_pipeline && known({"parallel.shard_heads_over_pipeline"}))
+    return blame(path, "heads that are split over the pipeline keep every stage busy with any microbatch; set shard_heads_over_pipeline: false");
+  if (p.fill_bubbles == "warmup" && config.exits.empty() && known({"exits"}))
+    return blame(path, "in the warm-up only exits learn, and there is none: add `exits`, or take cooldown");
+  if (gap_microbatches(p.pipeline_parallel_size, kBackwardOverForward + (p.recompute == "full" ? 1 : 0)) < 1)
+    return blame(path, "the gaps of {} {} are too short for a microbatch; 3 is the fewest", p.pipeline_parallel_size,
+                 p.pipeline_parallel_size == 1 ? "stage" : "stages");
+  if (known({"training.global_batch_size", "training.micro_batch_size", "parallel.data_parallel_size"}))
+    fills(std::max(p.data_parallel_size, 1));
+}
+
+// With fewer microbatches than stages 1F1B has other gaps.
+void ConfigChecker::fills(std::int64_t data) {
+  const ParallelConfig& p = config.parallel;
+  const std::int64_t count = config.training.global_batch_size / (config.training.micro_batch_size * data);
+  if (p.fill_bubbles == "none" || p.schedule != "1f1b" || count >= p.pipeline_parallel_size) return;
+  blame("parallel.fill_bubbles",
+        "needs a microbatch for each of the {} stages, but a step has {} a replica; use a larger global_batch_size",
+        p.pipeline_parallel_size, count);
+}
+
 void ConfigChecker::world(int size) {
   const ParallelConfig& p = config.parallel;
   const std::int64_t replica = p.ranks_per_replica();
@@ -145,6 +180,7 @@ void ConfigChecker::world(int size) {
   const TrainingConfig& t = config.training;
   if (p.data_parallel_size != 0) return;  // see batches()
   microbatches(data);
+  if (data > 1) fills(data);
   if (t.global_batch_size % (t.micro_batch_size * data) == 0) return;
   blame("training.global_batch_size", "{} is not divisible by micro_batch_size {} x data_parallel_size {} ({} ranks / ({}))",
         t.global_batch_size, t.micro_batch_size, data, size, product);

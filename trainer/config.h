@@ -34,6 +34,7 @@ struct ParallelConfig {
   std::string schedule = "1f1b";           // gpipe | 1f1b | interleaved | zero_bubble | auto | file:PATH
   std::string exit_placement = "auto";     // after_forward | before_backward | auto
   std::string recompute = "none";          // none | selective | full
+  std::string fill_bubbles = "none";       // none | warmup | cooldown
   bool shard_heads_over_pipeline = false;  // means nothing to one pipeline rank
   LayerList partition;
   InFlight in_flight;             // of schedule auto

@@ -45,6 +45,8 @@ struct ConfigChecker {
   void sequence_parallel();
   void batches();
   void microbatches(std::int64_t data);
+  void fill_bubbles();
+  void fills(std::int64_t data);
   void world(int size);
 };
 

@@ -60,6 +60,9 @@ MachineOptions machine_options(const Config& config, const Degrees& degrees) {
   options.memory_limit = static_cast<std::size_t>(config.parallel.memory_limit);
   options.recompute = config.parallel.recompute;
   options.split_heads = config.parallel.shard_heads_over_pipeline;
+  options.fill_bubbles = config.parallel.fill_bubbles == "warmup"     ? Fill::warmup
+                         : config.parallel.fill_bubbles == "cooldown" ? Fill::cooldown
+                                                                      : Fill::none;
   options.micro_batch_size = config.training.micro_batch_size;
   options.sequence_length = config.training.sequence_length;
   options.microbatches = static_cast<int>(config.microbatches(degrees.data));

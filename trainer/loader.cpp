@@ -9,13 +9,13 @@ Loader::Loader(const Dataset& data, const LoaderOptions& options) : data_(data),
   if (data.has_loss_mask()) mask_.resize(s);
 }
 
-std::int64_t Loader::fill(std::int64_t first, std::int64_t end, std::span<MicrobatchInput> inputs) {
-  std::int64_t counted = 0;
+std::vector<std::int64_t> Loader::fill(std::int64_t first, std::int64_t end, std::span<MicrobatchInput> inputs) {
+  std::vector<std::int64_t> counted(inputs.size(), 0);
   for (std::size_t m = 0; m < inputs.size(); ++m) {
     inputs[m].first_sample = first_sample(first, m);
     for (std::int64_t i = 0; i < options_.micro_batch_size; ++i) {
       const std::int64_t sample = first_sample(first, m) + i;
-      counted += fill_sample(sample, sample >= end, inputs[m], i * options_.sequence_length);
+      counted[m] += fill_sample(sample, sample >= end, inputs[m], i * options_.sequence_length);
     }
   }
   return counted;

@@ -1,7 +1,8 @@
 // Loader: puts the samples of a step, or of a validation round, into a machine's input buffers.
 //
 // Step k (from 0) consumes global samples [k G, (k+1) G). Microbatch m of data rank d holds samples first + (m D + d) b ... + b - 1,
-// b the micro-batch size, D data ranks: the same samples a step at every layout.
+// b the micro-batch size, D data ranks: the same samples a step at every layout. Partial microbatches hold those that follow, and the next
+// step begins behind them.
 #pragma once
 #include "data/dataset.h"
 #include "parallel/interpreter.h"
@@ -17,8 +18,8 @@ class Loader {
  public:
   Loader(const Dataset& data, const LoaderOptions& options);
   // Fills `inputs` with samples from `first` on. Samples at or after `end` are padding: no label counts.
-  // Returns how many targets count in what was filled.
-  std::int64_t fill(std::int64_t first, std::int64_t end, std::span<MicrobatchInput> inputs);
+  // Returns how many targets count in each.
+  std::vector<std::int64_t> fill(std::int64_t first, std::int64_t end, std::span<MicrobatchInput> inputs);
   // Asks the system to read ahead what fill(first, ..., inputs) will want for `microbatches` inputs.
   void prefetch(std::int64_t first, std::size_t microbatches) const;
 

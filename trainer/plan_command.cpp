@@ -27,7 +27,7 @@ struct Speed {
 
 Speed speed_of(const StepPlan& plan, const PlannedJob& job, const Cluster& cluster) {
   const MachineOptions& o = job.options;
-  const double tokens = static_cast<double>(o.micro_batch_size * o.sequence_length) * o.microbatches * job.degrees.data;
+  const double tokens = static_cast<double>(o.micro_batch_size * o.sequence_length) * plan.layout.microbatches * job.degrees.data;
   const double peak = o.precision == DType::bf16 ? cluster.bf16_flops : cluster.fp32_flops;
   Speed speed{.tokens_per_s = tokens / plan.step_s, .mfu = {}};
   if (!cluster.times) speed.mfu = plan.model_flops / (peak * job.degrees.world() * plan.step_s);

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <variant>
 
 #include "tensor/check.h"
 #include "trainer/check_config.h"
@@ -74,15 +75,15 @@ std::string compared(const StepPlan& plan, const StepPlan& best) {
   return fmt::format("+{:.1f} %: {}", 100 * (plan.step_s / best.step_s - 1), most->second);
 }
 
-// Without what only a picture needs. Nothing, where the configuration's own limit of bytes is too low for the layout.
-std::optional<StepPlan> plan_within_limit(const PlannedJob& job, const Cluster& cluster) {
+// The plan without what only a picture needs, or why there is none: a limit of bytes is too low, no exit is where it is needed.
+std::variant<StepPlan, std::string> try_plan(const PlannedJob& job, const Cluster& cluster) {
   try {
     StepPlan plan = plan_time(job, cluster);
     plan.schedule.clear(), plan.timeline.spans.clear();
     return plan;
   } catch (const Error& error) {
-    if (job.options.memory_limit == 0 || error.code != Exit::configuration) throw;
-    return std::nullopt;
+    if (error.code != Exit::configuration) throw;
+    return error.what();
   }
 }
 
@@ -109,17 +110,17 @@ std::string reason(const Candidate& best, std::size_t too_large) {
 
 std::string search_layouts(const Config& config, int ranks, const Cluster& cluster) {
   std::vector<Candidate> all;
-  std::size_t over_limit = 0;
+  std::vector<std::string> refused;
   for (Config& one : layouts(config, ranks, cluster)) {
     const PlannedJob job = planned_job(one, ranks);
-    std::optional<StepPlan> plan = plan_within_limit(job, cluster);
-    if (plan)
+    auto tried = try_plan(job, cluster);
+    if (auto* plan = std::get_if<StepPlan>(&tried))
       all.push_back({.config = std::move(one), .job = job, .plan = std::move(*plan)});
     else
-      ++over_limit;
+      refused.push_back(std::get<std::string>(tried));
   }
-  const std::string beyond = over_limit > 0 ? fmt::format(" ({} more take more than parallel.memory_limit)", over_limit) : "";
-  if (all.empty()) return fmt::format("no layout of {} ranks can run this configuration{}\n", ranks, beyond);
+  const std::string others = refused.empty() ? "" : fmt::format("{} more are refused, the first with: {}\n", refused.size(), refused[0]);
+  if (all.empty()) return fmt::format("no layout of {} ranks can run this configuration\n", ranks) + others;
   std::ranges::stable_sort(all, {}, [](const Candidate& c) { return c.plan.step_s; });
   std::string fitting, large;
   const Candidate* best = nullptr;
@@ -139,7 +140,7 @@ std::string search_layouts(const Config& config, int ranks, const Cluster& clust
   const std::string head =
       fmt::format(kRow, "tensor", "pipeline", "data", "microbatch", "step", "waits", "messages", "update", "peak", "why");
   const std::string none = best ? "" : fmt::format("no layout of {} ranks fits; the fastest:\n", ranks);
-  return fmt::format("{} layouts of {} ranks, fastest first{}\n", all.size(), ranks, beyond) + none + head + fitting +
+  return fmt::format("{} layouts of {} ranks, fastest first\n", all.size(), ranks) + others + none + head + fitting +
          (large.empty() ? "" : "\ntoo large:\n" + large);
 }
 

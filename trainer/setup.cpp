@@ -193,7 +193,7 @@ void Trainer::build_machine() {
 void Trainer::measure_machine() {
   activity_.begin("measuring the processor");
   std::vector<double> values(2 + static_cast<std::size_t>(world_.size()), 0.0);
-  values[0] = machine_->flops() * static_cast<double>(config_.microbatches(mesh_.degrees.data));
+  values[0] = machine_->step_flops();
   const Peaks peaks{measure_peak_flops(machine_->options().precision), measure_peak_bytes()};
   values[1] = peaks.flops;
   values[2 + static_cast<std::size_t>(world_.rank())] = static_cast<double>(machine_->memory().peak);

@@ -60,39 +60,54 @@ Trainer::Outcome Trainer::step(std::int64_t t) {
   const double begin = now();
   profiler_->begin(t);
   fill_zero(machine_->context(), machine_->statistics());
-  set_exit_scales(t, static_cast<double>(load(t)));
+  set_scales(t, load(t));
   set_layer_rates(t);
   machine_->train(fmt::format("step {}", t), times_);
   const Outcome outcome = reduce(t);
   if (finite(t, outcome)) update(t, outcome);
-  at_.step = t, at_.samples += config_.training.global_batch_size;
+  at_.step = t, at_.samples += step_samples();
   profiler_->end(t);
   log_step(t, outcome, now() - begin);
   return outcome;
 }
 
-// The counted tokens of the whole batch.
-std::int64_t Trainer::load(std::int64_t t) {
+// With those of partial microbatches.
+std::int64_t Trainer::step_samples() const {
+  return machine_->layout().microbatches * config_.training.micro_batch_size * mesh_.degrees.data;
+}
+
+// The counted tokens of each microbatch, of all data ranks. Whole microbatches take the batch's samples, partial ones those beyond.
+std::vector<double> Trainer::load(std::int64_t t) {
   activity_.begin(fmt::format("step {}, data", t));
   const double begin = now();
-  const std::int64_t batch = config_.training.global_batch_size;
-  std::int64_t counted = loader_->fill(at_.samples, std::numeric_limits<std::int64_t>::max(), machine_->inputs());
+  constexpr std::int64_t kNoEnd = std::numeric_limits<std::int64_t>::max();
+  const std::span<MicrobatchInput> inputs = machine_->inputs();
+  const auto before = static_cast<std::size_t>(first_whole(machine_->layout())),
+             whole = static_cast<std::size_t>(machine_->options().microbatches);
+  const std::size_t after = inputs.size() - before - whole;
+  const std::int64_t beyond = at_.samples + config_.training.global_batch_size;
+  std::vector<double> counted;
+  for (const auto& [first, part] :
+       {std::pair{beyond, inputs.first(before)}, {at_.samples, inputs.subspan(before, whole)}, {beyond, inputs.last(after)}})
+    for (const std::int64_t n : loader_->fill(first, kNoEnd, part)) counted.push_back(static_cast<double>(n));
   if (mesh_.degrees.data > 1 && train_->has_loss_mask()) {
-    double sum = static_cast<double>(counted);
-    all_reduce(machine_->context(), Tensor(&sum, {1}, DType::f64), mesh_.data).wait(machine_->context());
-    counted = static_cast<std::int64_t>(sum);
-  } else if (!train_->has_loss_mask()) {
-    counted = batch * config_.training.sequence_length;
+    const Tensor all(counted.data(), {static_cast<std::int64_t>(counted.size())}, DType::f64);
+    all_reduce(machine_->context(), all, mesh_.data).wait(machine_->context());
+  } else {
+    for (double& n : counted) n *= mesh_.degrees.data;  // without a mask all count
   }
-  loader_->prefetch(at_.samples + batch, machine_->inputs().size());
+  loader_->prefetch(at_.samples + step_samples(), inputs.size());
   times_.data += now() - begin;
   return counted;
 }
 
-void Trainer::set_exit_scales(std::int64_t t, double counted) {
+void Trainer::set_scales(std::int64_t t, std::span<const double> counted) {
+  const FillWeights weights = fill_weights(machine_->options().fill_bubbles, machine_->layout(), counted);
   const auto scales = machine_->exit_scale();
   for (std::size_t e = 0; e < scales.size(); ++e)
-    *scales[e].as<float>() = counted > 0 ? static_cast<float>(exit_weight(config_, e, t) / counted) : 0.0f;
+    *scales[e].as<float>() = weights.exits[e] > 0 ? static_cast<float>(exit_weight(config_, e, t) / weights.exits[e]) : 0.0f;
+  if (const Tensor all = machine_->gradient_scale(); all.defined())
+    *all.as<float>() = static_cast<float>(weights.gradients[static_cast<std::size_t>(mesh_.at.pipeline)]);
 }
 
 void Trainer::set_layer_rates(std::int64_t t) {
@@ -185,7 +200,7 @@ void Trainer::log_step(std::int64_t t, const Outcome& outcome, double seconds) {
   record.exit_losses = by_layer(outcome.exit_losses);
   record.lr = learning_rate(config_.optimizer.lr_schedule, config_.optimizer.lr, t, config_.training.steps);
   record.grad_norm = outcome.grad_norm;
-  record.tokens = config_.training.global_batch_size * config_.training.sequence_length;
+  record.tokens = step_samples() * config_.training.sequence_length;
   record.step_time_s = seconds;
   record.tokens_per_s = static_cast<double>(record.tokens) / seconds;
   record.mfu = flops_per_step_ / (seconds * peak_flops_);

@@ -54,8 +54,9 @@ class Trainer {
   void measure_machine();
   Outcome step(std::int64_t t);
   [[noreturn]] void end_preempted(std::int64_t t);
-  std::int64_t load(std::int64_t t);
-  void set_exit_scales(std::int64_t t, double counted);
+  std::int64_t step_samples() const;
+  std::vector<double> load(std::int64_t t);
+  void set_scales(std::int64_t t, std::span<const double> counted);
   void set_layer_rates(std::int64_t t);
   Outcome reduce(std::int64_t t);
   void share_phases();

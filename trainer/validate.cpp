@@ -13,7 +13,7 @@ void Trainer::validate(std::int64_t t, ValidationSet& set) {
   const std::string name = fmt::format("validation after step {}", t);
   const std::int64_t samples = std::min(config_.training.validation_samples, set.data.samples_per_epoch());
   const std::int64_t wave = config_.training.micro_batch_size * mesh_.degrees.data;  // one microbatch on every data rank
-  const std::int64_t most = static_cast<std::int64_t>(machine_->inputs().size());
+  const std::int64_t most = machine_->options().microbatches;
   Loader loader(set.data, {config_.training.micro_batch_size, config_.training.sequence_length, mesh_.at.data, mesh_.degrees.data});
   Context& ctx = machine_->context();
   fill_zero(ctx, machine_->statistics());

@@ -55,6 +55,7 @@ void exp_of_loops(float* y, const float* x, std::int64_t count);
 void exp2_of_attention(float* y, const float* x, std::int64_t count);
 
 void add(Tensor y, Tensor x);
+void scale(Tensor y, Tensor factor);
 void copy(Tensor y, Tensor x);
 void fill_zero(Tensor y);
 

@@ -64,6 +64,14 @@ void add(Tensor y, Tensor x) {
   for_type(y.dtype, [&]<class A>(A) { add_pieces<A>(y, x); });
 }
 
+void scale(Tensor y, Tensor factor) {
+  const float by = *factor.as<float>();
+  for_pieces<float, float>(y, {}, [by](float* to, const float*, std::int64_t count) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < count; ++i) to[i] *= by;
+  });
+}
+
 void copy(Tensor y, Tensor x) {
   if (y.dtype != x.dtype) return y.dtype == DType::bf16 ? convert<bf16, float>(y, x) : convert<float, bf16>(y, x);
   for_size(y.dtype, [&]<class T>(T) {

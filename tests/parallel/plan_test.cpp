@@ -93,6 +93,23 @@ TEST(Plan, BytesAndMemoryOfSeveralStagesARankAreThoseOfTheStep) {
       }
 }
 
+TEST(Plan, FilledGapsBytesAndMemoryAreThoseOfTheStep) {
+  for (const Fill fill : {Fill::warmup, Fill::cooldown})
+    for (const char* recompute : {"none", "full"}) {
+      SmallJob job = small_job(exits_of_every_kind(), true);
+      job.pipeline = 4, job.data = 2, job.global_batch = 12;
+      job.options.fill_bubbles = fill, job.options.recompute = recompute;
+      expect_planned(job);
+      const StepPlan plan = plan_step(planned(job), Cluster{});
+      EXPECT_EQ(plan.layout.microbatches, 6 + 2);
+      EXPECT_LE(plan.lower_bound_s, plan.step_s);
+      double flops = 0;
+      for (int rank = 0; rank < 4; ++rank)
+        flops += Machine(planned(job).options, Mesh::planned(rank, job.degrees()), Backing::none, kUnlimited).step_flops();
+      EXPECT_DOUBLE_EQ(plan.model_flops, flops * job.data);
+    }
+}
+
 TEST(Plan, UnevenStagesGiveTheNumbersOfEvenOnesInThePlannedMemory) {
   SmallJob job = small_job(exits_of_every_kind(), true);
   const StepResult alone = run_small_job(job);

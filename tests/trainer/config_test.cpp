@@ -119,9 +119,9 @@ exits:
      init: copy_layer}
   - {layer: 1, head: bare, output: shared, loss_weight: 0.0}
 exit_loss: {schedule: cosine, start_scale: 0.125, warmup_steps: 77}
-parallel: {tensor_parallel_size: 1, pipeline_parallel_size: 2, data_parallel_size: 3, zero_stage: 1, schedule: gpipe,
-  exit_placement: after_forward, recompute: full, partition: [4, 2], shard_heads_over_pipeline: true}
-training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 30, steps: 12, stop_at: 7, seed: 9007199254740993, threads: 2,
+parallel: {tensor_parallel_size: 1, pipeline_parallel_size: 3, data_parallel_size: 3, zero_stage: 1, fill_bubbles: warmup,
+  exit_placement: after_forward, recompute: full, partition: [3, 2, 1]}
+training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 45, steps: 12, stop_at: 7, seed: 9007199254740993, threads: 2,
   precision: bf16,
   validation_interval: 4, validation_samples: 9, timeout_s: 1.5, nan: skip}
 optimizer: {name: sgd, lr: 0.1, betas: [0.5, 0.75], eps: 1.0e-7, weight_decay: 0.2, clip_grad_norm: 0.0, momentum: 0.875, nesterov: true,
@@ -139,6 +139,7 @@ model: {architecture: gpt2, num_hidden_layers: 4, hidden_size: 36, intermediate_
 exits: [{layer: 1}, {layer: 3, loss_weight: 2}]
 layerskip: {p_max: 0.125, time: exponential, e_scale: 0.75, curriculum: gradual}
 parallel: {tensor_parallel_size: 4, pipeline_parallel_size: 2, virtual_stages: 2, sequence_parallel: true, schedule: auto, in_flight: 1f1b+2,
+  shard_heads_over_pipeline: true,
   memory_limit: 80000000000}
 training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 30, steps: 12}
 optimizer: {lr: 0.1}
@@ -175,7 +176,8 @@ TEST(Config, EveryKeyReachesItsField) {
   EXPECT_EQ(c.parallel.zero_stage, 1);
   EXPECT_EQ(c.training.precision, "bf16");
   EXPECT_EQ(c.logging.profile_steps, (std::array<std::int64_t, 2>{2, 3}));
-  EXPECT_EQ(c.parallel.partition.layers, (std::vector<int>{4, 2}));
+  EXPECT_EQ(c.parallel.partition.layers, (std::vector<int>{3, 2, 1}));
+  EXPECT_EQ(c.parallel.fill_bubbles, "warmup");
   EXPECT_FALSE(c.layerskip.enabled);
 }
 

@@ -91,7 +91,7 @@ TEST(PlanCommand, AMemoryLimitIsKeptOrRefusedWithWhatIsNeeded) {
   for (const auto& rank : json["ranks"]) peak = std::max(peak, rank["peak_bytes"].get<long>());
   EXPECT_EQ(peak, needed);
   arguments.json = false, arguments.search = true;
-  EXPECT_NE(run_plan_command(arguments).find(" more take more than parallel.memory_limit)"), std::string::npos);
+  EXPECT_NE(run_plan_command(arguments).find(" more are refused, the first with: parallel.memory_limit: "), std::string::npos);
 }
 
 TEST(PlanCommand, WhatCannotRunIsRefusedAsByTrain) {
