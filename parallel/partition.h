@@ -1,6 +1,7 @@
-// How many layers each stage gets. Heads and exits are paid for: the stage with the most work has as little as can be.
+// How many layers each stage gets. Heads and exits are paid for: the stage with the most work has as little as can be; with several
+// stages a rank, the rank.
 //
-//   const Partition partition = choose_partition(config, exits, {.stages = 4, .sequence_length = 2048});
+//   const Partition partition = partition_of(choose_layers(config, exits, {.stages = 4, .sequence_length = 2048}));
 //
 // A pure function of sizes, from FLOPs that a formula gives: every rank knows it alike, on every machine.
 #pragma once
@@ -13,7 +14,7 @@
 namespace offramp {
 
 struct PartitionOptions {
-  int stages = 1;
+  int stages = 1, stages_per_rank = 1;
   std::int64_t sequence_length = 0;
   bool split_heads = false;  // then output matrices are everybody's, and no stage's
 };
@@ -25,8 +26,12 @@ std::vector<double> layer_work(const ModelConfig& model, std::span<const ExitSpe
 // have more. Throws Error(Exit::configuration) with more stages than layers.
 std::vector<int> balanced_layers(std::span<const double> work, int stages);
 
+// From there layers move one by one, the best move first, as long as that makes the largest rank smaller, of equals the ranks more
+// alike, of equals the stages.
+std::vector<int> balanced_ranks(std::span<const double> work, const std::vector<int>& layers, int ranks);
+
+std::vector<int> choose_layers(const ModelConfig& model, std::span<const ExitSpec> exits, const PartitionOptions& options);
 Partition partition_of(std::span<const int> layers_per_stage);
-Partition choose_partition(const ModelConfig& model, std::span<const ExitSpec> exits, const PartitionOptions& options);
 
 // The layers, from 1, of a pipeline rank's stages: "1-3 13-15".
 std::string layers_text(const Partition& partition, int rank, int ranks);

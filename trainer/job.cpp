@@ -49,10 +49,10 @@ MachineOptions machine_options(const Config& config, const Degrees& degrees) {
   options.layers_per_stage = config.parallel.partition.layers;
   options.virtual_stages = config.parallel.virtual_stages;
   const PartitionOptions stages{.stages = degrees.pipeline * options.virtual_stages,
+                                .stages_per_rank = options.virtual_stages,
                                 .sequence_length = config.training.sequence_length,
                                 .split_heads = config.parallel.shard_heads_over_pipeline};
-  if (options.layers_per_stage.empty())
-    options.layers_per_stage = balanced_layers(layer_work(config.model, config.exits, stages), stages.stages);
+  if (options.layers_per_stage.empty()) options.layers_per_stage = choose_layers(config.model, config.exits, stages);
   options.schedule = config.parallel.schedule;
   options.schedule_file = read_schedule(options.schedule);
   options.exit_placement = config.parallel.exit_placement;

@@ -35,7 +35,7 @@ std::vector<SchemaKey> parallel_keys() {
        {.range = {0, 1}, .range_note = "stages 2 and 3 are not planned"}},
       {"parallel.partition",
        KEY_AT(parallel.partition),
-       "Layers of each stage; auto: so that the stage with the most work, exits and final head counted, has as little as can be.",
+       "Layers of each stage; auto: so that the rank with the most work, exits and final head counted, has as little as can be.",
        {.range = kSize}},
       {"parallel.schedule",
        KEY_AT(parallel.schedule),

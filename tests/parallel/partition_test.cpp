@@ -49,10 +49,19 @@ TEST(Partition, TheLargestStageIsTheLeastOfAll) {
 }
 
 TEST(Partition, EqualLayersAreSplitEvenly) {
-  for (int layers = 1; layers <= 12; ++layers)
+  for (int layers = 1; layers <= 30; ++layers)
     for (int stages = 1; stages <= layers; ++stages)
       EXPECT_EQ(partition_of(balanced_layers(std::vector<double>(static_cast<std::size_t>(layers), 0.1), stages)).first_unit,
                 even_partition(layers, stages).first_unit);
+}
+
+TEST(Partition, EqualLayersOfSeveralStagesStay) {
+  for (int ranks = 2; ranks <= 4; ++ranks)
+    for (int stages = 2 * ranks; stages <= 3 * ranks; stages += ranks)
+      for (int layers = stages; layers <= 3 * stages; ++layers) {
+        const std::vector<double> work(static_cast<std::size_t>(layers), 0.1);
+        EXPECT_EQ(balanced_ranks(work, balanced_layers(work, stages), ranks), balanced_layers(work, stages));
+      }
 }
 
 TEST(Partition, AHeadIsPaidFor) {
@@ -70,6 +79,38 @@ TEST(Partition, AHeadIsPaidFor) {
   };
   EXPECT_EQ(seconds({6, 6, 6, 6}), 918);
   EXPECT_EQ(seconds(balanced_layers(work, 4)), 729);
+}
+
+double largest_rank(const std::vector<double>& work, const std::vector<int>& layers, int ranks) {
+  std::vector<double> loads(static_cast<std::size_t>(ranks), 0);
+  auto at = work.begin();
+  for (std::size_t s = 0; s < layers.size(); at += layers[s++])
+    loads[s % loads.size()] = std::accumulate(at, at + layers[s], loads[s % loads.size()]);
+  return *std::ranges::max_element(loads);
+}
+
+// A stage has one layer at least: of a head as long as three, its rank's other stage pays a part.
+TEST(Partition, RanksOfSeveralStagesPayForTheHead) {
+  std::vector<double> work(16, 1);
+  work.back() += 3;
+  const std::vector<int> of_stages = balanced_layers(work, 8), of_ranks = balanced_ranks(work, of_stages, 4);
+  EXPECT_EQ(of_stages, (std::vector<int>{3, 2, 2, 2, 2, 2, 2, 1}));
+  EXPECT_EQ(largest_rank(work, of_stages, 4), 6);
+  EXPECT_EQ(largest_rank(work, of_ranks, 4), 5);
+  EXPECT_EQ(of_ranks[3] + of_ranks[7], 2);
+}
+
+TEST(Partition, NoRankOfSeveralStagesGetsMore) {
+  test::Random random(8);
+  for (int trial = 0; trial < 200; ++trial) {
+    const int ranks = test::pick(random, 2, 4), stages = ranks * test::pick(random, 2, 3);
+    std::vector<double> work(static_cast<std::size_t>(test::pick(random, stages, 3 * stages)));
+    for (double& w : work) w = test::pick(random, 1, 3) + (test::coin(random) ? 3 : 0);
+    const std::vector<int> before = balanced_layers(work, stages), layers = balanced_ranks(work, before, ranks);
+    EXPECT_EQ(std::accumulate(layers.begin(), layers.end(), 0), static_cast<int>(work.size()));
+    EXPECT_GE(*std::ranges::min_element(layers), 1);
+    EXPECT_LE(largest_rank(work, layers, ranks), largest_rank(work, before, ranks));
+  }
 }
 
 TEST(Partition, WhatCannotBeIsSaid) {
