@@ -10,7 +10,8 @@ struct Limits {
   std::vector<int> in_flight;
   int head_slices = 2;
 };
-// "1f1b", "1f1b+2", "7" or "any": as many as 1F1B keeps on each stage, so many more, a number, or no limit. Throws std::invalid_argument.
+// "1f1b", "1f1b+2", "7" or "any": as many as 1F1B keeps on each stage (with several stages a rank, interleaved), so many more, a number,
+// or no limit. Throws std::invalid_argument.
 Limits parse_in_flight(std::string_view text, const Layout& layout);
 
 }  // namespace offramp

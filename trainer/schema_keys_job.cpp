@@ -51,8 +51,8 @@ std::vector<SchemaKey> parallel_keys() {
        "`exit_placement` says."},
       {"parallel.in_flight",
        KEY_AT(parallel.in_flight),
-       "Of `schedule: auto`: microbatches that a stage may keep from their forward to their weight gradient: as many as 1F1B does, K more, "
-       "N, or any.",
+       "Of `schedule: auto`: microbatches that a stage may keep from their forward to their weight gradient: as many as 1F1B does (of "
+       "several stages a rank, interleaved), K more, N, or any.",
        {.default_note = "`1f1b`; `any` with `memory_limit`",
         .means = {searches, "parallel.schedule", "only schedule: auto chooses how many; name that, or remove this key"}}},
       {"parallel.memory_limit",

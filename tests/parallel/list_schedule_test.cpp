@@ -107,6 +107,29 @@ TEST(Automatic, KeepsItsLimitsAndLosesToNoNamedSchedule) {
   }
 }
 
+// Several stages a rank: as many on each as interleaved keeps, so that auto may do what it does.
+TEST(InFlight, OfSeveralStagesARankIsThatOfInterleaved) {
+  for (int ranks = 2; ranks <= 5; ++ranks)
+    for (int chunks = 2; chunks <= 4; ++chunks) {
+      Layout layout = test::plain_layout(ranks * chunks, 4 * ranks);
+      layout.ranks = ranks;
+      std::vector<int> kept(static_cast<std::size_t>(layout.stages), 0), most = kept;
+      for (const Program& program : interleaved(layout))
+        for (const Action& a : program) {
+          const auto s = static_cast<std::size_t>(a.stage);
+          kept[s] += a.op == Op::Forward ? 1 : -1;
+          most[s] = std::max(most[s], kept[s]);
+        }
+      const Limits limits = parse_in_flight("1f1b", layout);
+      EXPECT_EQ(limits.in_flight, most) << ranks << " ranks, " << chunks << " stages each";
+      const Times times = [](const Action& a) { return is_message(a.op) ? 0 : 1 + a.stage % 2; };
+      const auto seconds = [&](const char* name) {
+        return simulate(build_schedule({.name = name, .times = times, .limits = limits, .trials = 2}, layout), layout, times).seconds;
+      };
+      EXPECT_LE(seconds("auto"), seconds("interleaved"));
+    }
+}
+
 TEST(InFlight, IsReadAsWritten) {
   const Layout layout = test::plain_layout(3, 9);
   EXPECT_EQ(parse_in_flight("1f1b", layout).in_flight, (std::vector<int>{3, 2, 1}));

@@ -68,7 +68,12 @@ TEST(PlanCommand, AScheduleIsReadBackFromAFile) {
   std::ofstream(path) << "# what auto finds\n" << dumped;
   EXPECT_EQ(run_plan_command(again), dumped);
   first.dump_schedule = again.dump_schedule = false, first.json = again.json = true;
-  EXPECT_EQ(run_plan_command(again), run_plan_command(first));
+  const auto but_its_bound = [](const PlanArguments& arguments) {  // auto's counts its limits, which a file has not
+    auto json = nlohmann::ordered_json::parse(run_plan_command(arguments));
+    json.erase("lower_bound_s");
+    return json;
+  };
+  EXPECT_EQ(but_its_bound(again), but_its_bound(first));
   EXPECT_EQ(refusal(quickstart({file, "training.global_batch_size=4"})).substr(0, path.size() + 3), path + ":2:");
   again.search = true;
   EXPECT_NE(refusal(again).find("--search tries layouts that this schedule does not fit"), std::string::npos);
