@@ -6,37 +6,11 @@
 #include <limits>
 #include <numeric>
 
+#include "parallel/work.h"
 #include "tensor/check.h"
 
 namespace offramp {
 namespace {
-
-struct UnitWork {
-  double attention, mlp;
-};
-
-// Two FLOPs an element of a matrix, forward and for each of two gradients; causal attention sees half of the keys, and its backward
-// costs two and a half times its forward.
-UnitWork unit_work(const ModelConfig& m, std::int64_t sequence_length) {
-  const auto h = static_cast<double>(m.hidden_size), kv = static_cast<double>(m.num_key_value_heads * m.head_size());
-  const auto matrices = [](double elements) { return 6 * elements; };
-  const double attended = 3.5 * 2 * static_cast<double>(sequence_length) * h;
-  return {.attention = matrices(2 * h * h + 2 * h * kv) + attended,
-          .mlp = matrices((m.gpt2() ? 2.0 : 3.0) * h * static_cast<double>(m.intermediate_size))};
-}
-
-double body_work(HeadKind head, const UnitWork& unit) {
-  switch (head) {
-    case HeadKind::mlp:
-      return unit.mlp;
-    case HeadKind::block:
-      return unit.attention + unit.mlp;
-    case HeadKind::attention:
-      return unit.attention;
-    default:
-      return 0;
-  }
-}
 
 // Sums of the same layers in the same order: equal work gives equal bits.
 double sum(std::span<const double> work, int begin, int end) { return std::accumulate(work.begin() + begin, work.begin() + end, 0.0); }
@@ -92,10 +66,10 @@ bool better(const RankBalance& a, const RankBalance& b) {
 }  // namespace
 
 std::vector<double> layer_work(const ModelConfig& model, std::span<const ExitSpec> exits, const PartitionOptions& options) {
-  const UnitWork unit = unit_work(model, options.sequence_length);
-  const double output = options.split_heads ? 0 : 6.0 * static_cast<double>(model.vocab_size) * static_cast<double>(model.hidden_size);
-  std::vector<double> work(static_cast<std::size_t>(model.num_hidden_layers), unit.attention + unit.mlp);
-  for (const ExitSpec& exit : exits) work[static_cast<std::size_t>(exit.layer - 1)] += output + body_work(exit.head, unit);
+  const LayerFlops layer = layer_flops(model, options.sequence_length);
+  const double output = options.split_heads ? 0 : output_flops(model).sum();
+  std::vector<double> work(static_cast<std::size_t>(model.num_hidden_layers), layer.attention.sum() + layer.mlp.sum());
+  for (const ExitSpec& exit : exits) work[static_cast<std::size_t>(exit.layer - 1)] += output + body_flops(exit.head, layer).sum();
   work.back() += output;
   return work;
 }

@@ -47,7 +47,10 @@ ScheduleOptions step_schedule(const MachineOptions& options, Holdings& held, con
                    : options.exit_placement == "before_backward" ? Placement::before_backward
                                                                  : Placement::automatic;
   made.limits = parse_in_flight(options.in_flight, layout);
-  made.times = work_times(held.model, held.partition, layout, options.micro_batch_size, options.sequence_length);
+  made.times = work_times(held.model, held.partition, layout,
+                          {.micro_batch_size = options.micro_batch_size,
+                           .sequence_length = options.sequence_length,
+                           .attention_again = options.recompute == "selective"});
   return made;
 }
 

@@ -3,76 +3,85 @@
 namespace offramp {
 namespace {
 
-// Of the matrices that x passes: two for each element of each. Lookups cost none. Of whole matrices, whatever part a rank has: tensor
-// ranks must make the same schedule of it, and their parts of a vocabulary differ.
-double matrix_flops(const std::function<void(const Visitor&)>& visit) {
-  double elements = 0;
-  visit([&](Parameter& p) {
-    if (!p.decayed()) return;
-    for (const Piece& piece : p.pieces) elements += static_cast<double>(piece.global.elements());
-  });
-  return 2 * elements;
+// Two an element forward, and for each gradient.
+PassFlops of_matrices(double elements) { return {2 * elements, 2 * elements, 2 * elements}; }
+
+PassFlops operator*(double factor, const PassFlops& flops) { return {factor * flops.forward, factor * flops.input, factor * flops.weight}; }
+
+PassFlops unit_flops(int unit, const LayerFlops& layer) {
+  if (unit == 0) return {};  // lookups cost none
+  return unit % 2 == 1 ? layer.attention : layer.mlp;
 }
 
-// Scores and their sums over values, of half of the keys on average.
-double attention_flops(const Model& model, std::int64_t sequence_length) {
-  const double heads = static_cast<double>(model.config.num_attention_heads * model.config.head_size());
-  return 2 * heads * static_cast<double>(sequence_length);
+PassFlops stage_flops(Units units, const LayerFlops& layer) {
+  PassFlops stage;
+  for (int u = units.begin; u < units.end; ++u) stage += unit_flops(u, layer);
+  return stage;
 }
-
-bool is_attention(int unit) { return unit % 2 == 1; }
 
 }  // namespace
 
-double unit_flops(Model& model, int unit, std::int64_t sequence_length) {
-  if (unit == 0) return 0;
-  const double products = matrix_flops([&](const Visitor& visitor) { model.units[static_cast<std::size_t>(unit)].module->visit(visitor); });
-  return products + (is_attention(unit) ? attention_flops(model, sequence_length) : 0);
+PassFlops& PassFlops::operator+=(const PassFlops& other) {
+  forward += other.forward, input += other.input, weight += other.weight;
+  return *this;
 }
 
-double head_flops(Model& model, Head& head, std::int64_t sequence_length) {
-  const HeadKind kind = head.spec().head;
-  const bool attends = kind == HeadKind::block || kind == HeadKind::attention;
-  return matrix_flops([&](const Visitor& visitor) { head.visit(visitor); }) + (attends ? attention_flops(model, sequence_length) : 0);
+// Scores and their sums over values are of half of the keys on average; their backward, which makes the scores again, costs two and a
+// half times as much, and has no weights.
+LayerFlops layer_flops(const ModelConfig& m, std::int64_t sequence_length) {
+  const auto h = static_cast<double>(m.hidden_size), kv = static_cast<double>(m.num_key_value_heads * m.head_size());
+  const double scores = 2 * static_cast<double>(sequence_length) * h;
+  LayerFlops layer{.attention = of_matrices(2 * h * h + 2 * h * kv),
+                   .mlp = of_matrices((m.gpt2() ? 2.0 : 3.0) * h * static_cast<double>(m.intermediate_size)),
+                   .scores = scores};
+  layer.attention += {scores, 2.5 * scores, 0};
+  return layer;
 }
 
-double output_flops(Head& head) {
-  return matrix_flops([&](const Visitor& visitor) { head.output().visit(visitor); });
+PassFlops body_flops(HeadKind head, const LayerFlops& layer) {
+  PassFlops body;
+  if (head == HeadKind::block || head == HeadKind::attention) body += layer.attention;
+  if (head == HeadKind::block || head == HeadKind::mlp) body += layer.mlp;
+  return body;
 }
 
-Times work_times(Model& model, const Partition& partition, const Layout& layout, std::int64_t micro_batch_size,
-                 std::int64_t sequence_length) {
-  const double tokens = static_cast<double>(micro_batch_size * sequence_length);
-  std::vector<double> stages, heads, parts;  // parts: a rank's share of an output matrix
-  for (int s = 0; s < partition.stages(); ++s) {
-    double flops = 0;
-    for (int u = partition.units(s).begin; u < partition.units(s).end; ++u) flops += unit_flops(model, u, sequence_length);
-    stages.push_back(tokens * flops);
-  }
-  for (Head& head : model.heads) {
-    heads.push_back(tokens * head_flops(model, head, sequence_length));
-    parts.push_back(tokens * output_flops(head) / layout.ranks);
-  }
-  const int ranks = layout.ranks;
+PassFlops output_flops(const ModelConfig& model) {
+  return of_matrices(static_cast<double>(model.vocab_size) * static_cast<double>(model.hidden_size));
+}
+
+Times work_times(const Model& model, const Partition& partition, const Layout& layout, const WorkOptions& options) {
+  const auto tokens = static_cast<double>(options.micro_batch_size * options.sequence_length);
+  const LayerFlops of_head = layer_flops(model.config, options.sequence_length);
+  LayerFlops layer = of_head;
+  if (options.attention_again) layer.attention.input += layer.scores;
+  std::vector<PassFlops> stages, bodies;
+  for (int s = 0; s < partition.stages(); ++s) stages.push_back(tokens * stage_flops(partition.units(s), layer));
+  for (const Head& head : model.heads) bodies.push_back(tokens * body_flops(head.spec().head, of_head));
+  const PassFlops output = tokens * output_flops(model.config);
+  const PassFlops part = 1.0 / layout.ranks * output;  // a rank's, where the matrix is split
   const bool split = layout.split_backward, train = layout.backward;
   return [=](const Action& action) {
+    const auto stage = static_cast<std::size_t>(action.stage), exit = static_cast<std::size_t>(action.index);
     switch (action.op) {
       case Op::Forward:
       case Op::Recompute:
-      case Op::WeightGrad:
-        return stages[static_cast<std::size_t>(action.stage)];
+        return stages[stage].forward;
       case Op::Backward:
-        return stages[static_cast<std::size_t>(action.stage)] * (split ? 1 : 2);
+        return stages[stage].input + (split ? 0 : stages[stage].weight);
+      case Op::WeightGrad:
+        return stages[stage].weight;
       case Op::Exit:
-        return heads[static_cast<std::size_t>(action.index)] * (train ? 3 : 1);
-      case Op::Scores:
-      case Op::HeadBackward:
-      case Op::HeadWeightGrad:
-        return parts[static_cast<std::size_t>(action.index)];
+        return train ? bodies[exit].sum() + output.sum() : bodies[exit].forward + output.forward;
       case Op::Tap:
+        return bodies[exit].forward;
       case Op::Untap:
-        return (heads[static_cast<std::size_t>(action.index)] - ranks * parts[static_cast<std::size_t>(action.index)]) *
-               (action.op == Op::Tap ? 1 : 2);
+        return bodies[exit].input + bodies[exit].weight;
+      case Op::Scores:
+        return part.forward;
+      case Op::HeadBackward:
+        return part.input;
+      case Op::HeadWeightGrad:
+        return part.weight;
       default:
         return 0.0;
     }

@@ -30,7 +30,8 @@ StepPlan planned(const SmallJob& job, std::size_t limit = 0) {
 double length(const SmallJob& job, const StepPlan& plan) {
   Arena nowhere(Backing::none, kUnlimited);
   Holdings held(job.options, Mesh::planned(0, job.degrees()), nowhere);
-  const Times times = work_times(held.model, held.partition, plan.layout, job.options.micro_batch_size, job.options.sequence_length);
+  const Times times = work_times(held.model, held.partition, plan.layout,
+                                 {.micro_batch_size = job.options.micro_batch_size, .sequence_length = job.options.sequence_length});
   return simulate(plan.schedule, plan.layout, times).seconds;
 }
 
