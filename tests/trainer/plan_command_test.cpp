@@ -68,12 +68,10 @@ TEST(PlanCommand, AScheduleIsReadBackFromAFile) {
   std::ofstream(path) << "# what auto finds\n" << dumped;
   EXPECT_EQ(run_plan_command(again), dumped);
   first.dump_schedule = again.dump_schedule = false, first.json = again.json = true;
-  const auto but_its_bound = [](const PlanArguments& arguments) {  // auto's counts its limits, which a file has not
-    auto json = nlohmann::ordered_json::parse(run_plan_command(arguments));
-    json.erase("lower_bound_s");
-    return json;
-  };
-  EXPECT_EQ(but_its_bound(again), but_its_bound(first));
+  auto of_file = nlohmann::json::parse(run_plan_command(again)), of_auto = nlohmann::json::parse(run_plan_command(first));
+  EXPECT_LE(of_file["lower_bound_s"], of_auto["lower_bound_s"]);  // auto's knows how many microbatches may be kept
+  of_file.erase("lower_bound_s"), of_auto.erase("lower_bound_s");
+  EXPECT_EQ(of_file, of_auto);
   EXPECT_EQ(refusal(quickstart({file, "training.global_batch_size=4"})).substr(0, path.size() + 3), path + ":2:");
   again.search = true;
   EXPECT_NE(refusal(again).find("--search tries layouts that this schedule does not fit"), std::string::npos);
