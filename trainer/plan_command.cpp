@@ -170,7 +170,8 @@ std::string run_plan_command(const PlanArguments& arguments) {
   if (!arguments.compare.empty()) return comparison_text(plan.timeline, read_trace(arguments.compare, job.degrees.pipeline));
   const Speed speed = speed_of(plan, job, cluster);
   if (arguments.json) return json_text(plan, speed);
-  return heading(job, cluster_name(arguments, cluster)) + table(plan) + summary(plan, speed);
+  const char* unfused = cluster.fused_attention ? "" : "\nattention is not fused: activations by Megatron's formula, not of this program";
+  return heading(job, cluster_name(arguments, cluster) + unfused) + table(plan) + summary(plan, speed);
 }
 
 }  // namespace offramp

@@ -41,6 +41,14 @@ TEST(PlanCommand, JsonHasARankEach) {
   EXPECT_NEAR(json["tokens_per_s"].get<double>() * json["step_time_s"].get<double>(), 8 * 128, 1e-6);
 }
 
+TEST(PlanCommand, WhoseActivationsTheseAreIsSaid) {
+  PlanArguments arguments = quickstart();
+  const std::string note = "activations by Megatron's formula";
+  EXPECT_EQ(run_plan_command(arguments).find(note), std::string::npos);
+  arguments.cluster = (kRoot / "configs/clusters/a100-unfused.yaml").string();
+  EXPECT_NE(run_plan_command(arguments).find(note), std::string::npos);
+}
+
 TEST(PlanCommand, TheScheduleAloneIsALineARank) {
   PlanArguments arguments = quickstart({"parallel.schedule=gpipe"});
   arguments.dump_schedule = true;
