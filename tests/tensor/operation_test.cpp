@@ -29,7 +29,7 @@ TEST(Profile, CountsWhatThePlanCounts) {
   EXPECT_EQ(entry.calls, 2);
   EXPECT_EQ(entry.cost.flops, 2 * meter.total.flops);
   EXPECT_EQ(entry.cost.bytes, 2 * meter.total.bytes);
-  EXPECT_EQ(meter.total.bytes, 2 * 12 * 4.0);
+  EXPECT_EQ(meter.total.bytes, 3 * 12 * 4.0);
   EXPECT_GT(entry.seconds, 0);
 }
 
