@@ -132,6 +132,7 @@ std::string_view no_gaps(std::string_view schedule) {
   if (schedule == "gpipe") return "gpipe's forwards all come before its backwards, where no gap is long enough";
   if (schedule == "zero_bubble") return "zero_bubble has weight gradients in its gaps";
   if (schedule == "auto") return "auto moves passes until no gap is left that is known beforehand";
+  if (schedule == "interleaved") return "interleaved has other stages' work in its gaps";
   return "a schedule file says by itself what runs";
 }
 
@@ -141,7 +142,8 @@ void ConfigChecker::fill_bubbles() {
   if (p.fill_bubbles == "none" || !known({path, "parallel.schedule", "parallel.recompute", stages})) return;
   if (p.schedule != "1f1b") return blame(path, "{}; use schedule: 1f1b, or none here", no_gaps(p.schedule));
   if (p.shard_heads_over_pipeline && known({"parallel.shard_heads_over_pipeline"}))
-    return blame(path, "heads that are split over the pipeline keep every stage busy with any microbatch; set shard_heads_over_pipeline: false");
+    return blame(path,
+                 "heads that are split over the pipeline keep every stage busy with any microbatch; set shard_heads_over_pipeline: false");
   if (p.fill_bubbles == "warmup" && config.exits.empty() && known({"exits"}))
     return blame(path, "in the warm-up only exits learn, and there is none: add `exits`, or take cooldown");
   if (gap_microbatches(p.pipeline_parallel_size, kBackwardOverForward + (p.recompute == "full" ? 1 : 0)) < 1)

@@ -25,6 +25,16 @@ Case copy_case(Shape shape, DType dtype, std::int64_t y_wider, std::int64_t x_wi
           .reference = [](Values& v) { v["y"] = v["x"]; }};
 }
 
+Case scale_case(Shape shape) {
+  return {.name = fmt::format("scale {}", to_text(shape)),
+          .operands = {required(updated("y", shape)), required(input("factor", {1}))},
+          .run = [](Context& c, const Tensors& t) { scale(c, t["y"], t["factor"]); },
+          .reference =
+              [](Values& v) {
+                for (double& y : v["y"]) y *= v["factor"][0];
+              }};
+}
+
 Case fill_zero_case(Shape shape, DType dtype, std::int64_t y_wider) {
   return {.name = fmt::format("fill_zero {} {} wider by {}", to_text(shape), name_of(dtype), y_wider),
           .operands = {required(of_type(wider(output("y", shape), y_wider), dtype))},
@@ -32,8 +42,9 @@ Case fill_zero_case(Shape shape, DType dtype, std::int64_t y_wider) {
           .reference = [](Values& v) { std::fill(v["y"].begin(), v["y"].end(), 0.0); }};
 }
 
-TEST(Memory, AddCopyAndZero) {
+TEST(Memory, AddScaleCopyAndZero) {
   for (const Shape& shape : {Shape{1, 1}, Shape{3, 5}, Shape{2, 3, 2, 7}, Shape{200, 257}}) {
+    check_case(scale_case(shape));
     for (const std::int64_t y_wider : {0, 3}) {
       for (const DType dtype : {DType::f32, DType::f64, DType::i32, DType::bf16}) {
         check_case(fill_zero_case(shape, dtype, y_wider));
