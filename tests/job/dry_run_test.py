@@ -46,11 +46,12 @@ class DryRun(JobTest):
         (self.directory / "job.yaml").write_text(LARGE)
         for stages in (8, 32):
             with self.subTest(stages=stages):
+                layers = 32 // stages
+                sets = {"parallel.pipeline_parallel_size": stages, "parallel.partition": [layers] * stages}
                 before = processor_seconds()
-                rows = self.dry_run(1024, {"parallel.pipeline_parallel_size": stages}, rf"^1024 ranks: tensor 1 x pipeline {stages} x data {1024 // stages}")
+                rows = self.dry_run(1024, sets, rf"^1024 ranks: tensor 1 x pipeline {stages} x data {1024 // stages}")
                 # Processor time: the wall's on a machine that does nothing else, and no other job can make it longer.
                 self.assertLess(processor_seconds() - before, 2)
-                layers = 32 // stages
                 self.assertEqual([(int(row["first"]), int(row["last"])) for row in rows],
                                  [(s * layers + 1, s * layers + layers) for s in range(stages)])
                 for stage, row in enumerate(rows):
