@@ -188,6 +188,7 @@ bool is_head(Op op) {
   return std::ranges::count(kHead, op) == 1;
 }
 
+bool computes(Op op) { return !is_message(op) && op != Op::ReduceTied && op != Op::ReduceGradients; }
 bool is_message(Op op) { return is_send(op) || is_receive(op) || op == Op::ShareTap || op == Op::ShareScores || op == Op::SumShares; }
 
 bool is_send(Op op) { return op == Op::SendActivation || op == Op::SendGradient; }

@@ -26,6 +26,7 @@ Action last_backward(int stage, int microbatch, const Layout& layout);   // the 
 // What completes the stage's weight gradients of a microbatch: W where backwards are split, else B; the last segment, or the whole.
 Action last_weight_gradient(int stage, int microbatch, const Layout& layout);
 bool is_head(Op op);     // of a head split over the pipeline: T S G H U HT HM HU
+bool computes(Op op);    // takes a rank's time: no message, no sum
 bool is_message(Op op);  // SA RA SG RG HT HM HU: what passes add around the actions that compute
 
 // The messages that cross a stage's boundary, and where they end.

@@ -38,8 +38,6 @@ double& phase_of(Op op, PhaseTimes& times) {
   }
 }
 
-bool computes(Op op) { return !is_message(op) && op != Op::ReduceTied && op != Op::ReduceGradients; }
-
 }  // namespace
 
 void Interpreter::run(const Program& program, const Layout& layout, const StepInput& input, PhaseTimes& times) {

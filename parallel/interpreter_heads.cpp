@@ -76,7 +76,7 @@ Tensor Interpreter::own_statistics(const Action& action, const StepInput& input)
 
 // The exit's own rank counts the loss.
 void Interpreter::head_backward(const Action& action, const Layout& layout, const StepInput& input) {
-  const Head& head = (*on_.heads)[static_cast<std::size_t>(action.index)];
+  Head& head = (*on_.heads)[static_cast<std::size_t>(action.index)];
   const Slab stats = slab_of(Hold::HeadStats, action.stage, action);
   await_arrival(stats);
   const ScoresIn in = scores_in(action, input);
@@ -86,7 +86,7 @@ void Interpreter::head_backward(const Action& action, const Layout& layout, cons
   const bool counts = action.stage == layout.rank_of(layout.exits[static_cast<std::size_t>(action.index)].stage);
   const Tensor sums = counts ? input.sums.narrow(0, action.index, 1).reshape({kLossSums}) : Tensor{};
   const LossOptions options{input.exit_scale[static_cast<std::size_t>(action.index)], head.spec().confidence_weights};
-  (*on_.heads)[static_cast<std::size_t>(action.index)].output().scores_backward(*ctx_, share, sums, in, statistics, options);
+  head.output().scores_backward(*ctx_, share, sums, in, statistics, options);
 }
 
 void Interpreter::untap(const Action& action, const Layout& layout) {

@@ -1,7 +1,7 @@
 // What a schedule takes on every rank in bytes, and how many it may take. A rank's memory follows from its program alone: slabs, as many
 // as are ever held at once, and the rest, which no schedule changes.
 //
-//   const MemoryLimit limit{.bytes = 80'000'000'000, .ranks = measured};   // measure_memory() in parallel/machine.h
+//   const MemoryLimit limit{.bytes = 80'000'000'000, .ranks = measured};   // measure_memory() in parallel/settle.h
 //   if (limit.excess(schedule, layout).bytes > 0) ...
 #pragma once
 #include "parallel/simulate.h"

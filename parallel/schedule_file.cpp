@@ -10,8 +10,6 @@
 namespace offramp {
 namespace {
 
-bool computes(Op op) { return !is_message(op) && op != Op::ReduceTied && op != Op::ReduceGradients; }
-
 bool has(const Schedule& schedule, bool (*wanted)(Op)) {
   return std::ranges::any_of(schedule, [&](const Program& program) {
     return std::ranges::any_of(program, [&](const Action& action) { return wanted(action.op); });

@@ -14,9 +14,8 @@ void add_partial(Layout& layout, const MachineOptions& options) {
   layout.reach = filled_reach(fill, layout);
   if (layout.reach.size() == static_cast<std::size_t>(layout.microbatches))
     fail(Exit::configuration,
-         "parallel.fill_bubbles: no partial microbatch of the warm-up meets an exit: it comes as far as stage {} of {} (from 0), put an "
-         "exit "
-         "there, or take cooldown",
+         "parallel.fill_bubbles: no partial microbatch of the warm-up meets an exit: it comes as far as stage {} of {} (from 0), "
+         "put an exit there, or take cooldown",
          fill.partial - 1, layout.stages);
   layout.microbatches = static_cast<int>(layout.reach.size());
 }

@@ -66,9 +66,8 @@ std::vector<SchemaKey> parallel_keys() {
        {.choices = {"none", "selective", "full"}}},
       {"parallel.fill_bubbles",
        KEY_AT(parallel.fill_bubbles),
-       "Of `schedule: 1f1b`: partial microbatches, of samples beyond `global_batch_size`, in the gap before each stage's first backward, "
-       "for the "
-       "first stages' exits, or after its last, for the last stages. Gradients stay means.",
+       "Of `schedule: 1f1b`: partial microbatches, of samples beyond `global_batch_size`, in the gap before each stage's first "
+       "backward, for the first stages' exits, or after its last, for the last stages. Gradients stay means.",
        {.choices = {"none", "warmup", "cooldown"}}},
   };
 }
