@@ -38,7 +38,6 @@ Tensor Head::forward(Context& ctx, Tensor x, Slot& slot, Tensor top) {
     const Tensor y = output(!norm_ && unit == body_.back());
     unit->forward(ctx, y, x, slot);
     x = y;
-    ctx.beat();
   }
   if (!norm_) return x;
   const Tensor y = output(true);
@@ -51,7 +50,6 @@ void Head::backward(Context& ctx, Tensor d_tap, Tensor dy, Slot& slot) {
   if (norm_) norm_->backward(ctx, body_.empty() ? d_tap : dy, dy, {}, slot);
   for (std::size_t i = body_.size(); i-- > 0;) {
     body_[i]->backward(ctx, i == 0 ? d_tap : dy, dy, slot);
-    ctx.beat();
   }
 }
 

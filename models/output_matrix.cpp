@@ -71,7 +71,6 @@ void OutputMatrix::loss_of_rows(Context& ctx, Tensor dx, Tensor sums, Tensor x, 
       if (!tensor_.splits_rows()) travelling.push_back(all_reduce(ctx, part, tensor_.group));
     }
     if (train && weight_.grad.defined()) linear_backward_weight(ctx, weight_.grad, d_logits, rows);
-    ctx.beat();
   }
   for (Work& work : travelling) work.wait(ctx);
 }
@@ -96,7 +95,6 @@ void OutputMatrix::scores(Context& ctx, Tensor statistics, const ScoresIn& in) {
     this->logits(ctx, logits, x.narrow(0, first, count));
     softmax_stats(ctx, stats.narrow(0, first, count), argmax.narrow(0, first, count), logits, in.labels.narrow(0, first, count),
                   range_.first);
-    ctx.beat();
   }
   if (!tensor_.splits()) return;
   const Tensor all = scope.tensor({tensor_.size(), 4 * n}, DType::f32);
@@ -120,7 +118,6 @@ void OutputMatrix::scores_backward(Context& ctx, Tensor share, Tensor sums, cons
     softmax_loss(ctx, sums, train ? logits : Tensor{}, logits, stats.narrow(0, first, count), argmax.narrow(0, first, count),
                  in.labels.narrow(0, first, count), range_.first, options);
     if (train) linear_backward_input(ctx, d_rows.narrow(0, first, count), working(ctx, inner, logits, in.x.dtype), weight_.value);
-    ctx.beat();
   }
   if (!train || !tensor_.splits()) return;
   if (tensor_.splits_rows()) return reduce_scatter(ctx, share, d_rows, tensor_.group).wait(ctx);
@@ -137,7 +134,6 @@ void OutputMatrix::scores_weight_gradient(Context& ctx, const ScoresIn& in) {
     Scratch inner(ctx);
     linear_backward_weight(ctx, weight_.grad, working(ctx, inner, in.logits.narrow(0, first, count), in.x.dtype),
                            x.narrow(0, first, count));
-    ctx.beat();
   }
 }
 

@@ -77,7 +77,6 @@ void gradient_squares(Context& ctx, const Flat& flat, const LogicalNames& names,
       const Range part = flat.shard(bucket) & place;
       if (part.count() > 0) add_squares(ctx, *parameter, {part.begin - place.begin, part.end - place.begin}, names, squares);
     }
-    ctx.beat();
   }
 }
 
@@ -106,7 +105,6 @@ void apply_update(Context& ctx, const Flat& flat, const OptimizerConfig& config,
   const auto update_range = rule_of(config) == Rule::adamw ? adamw_range : sgd_range;
   for (const Update& update : flat.updates()) {
     update_range(ctx, flat, config, update, scalars);
-    ctx.beat();
   }
 }
 

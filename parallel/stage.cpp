@@ -17,7 +17,6 @@ void Stage::forward(Context& ctx, Tensor x, const Destination& destination, Slot
     Scratch temporaries(ctx);
     unit(u).forward(ctx, y, x, slot);
     x = y;
-    ctx.beat();
   }
 }
 
@@ -27,7 +26,6 @@ void Stage::backward(Context& ctx, Tensor gradient, std::span<const TapGradient>
       if (tap.unit == u) add(ctx, gradient, tap.value);
     slot.begin_unit(u);
     unit(u).backward(ctx, u == 0 ? Tensor{} : gradient, gradient, slot);
-    ctx.beat();
   }
 }
 

@@ -62,7 +62,7 @@ struct Context {
   Meter* meter = nullptr;        // set: plan mode. Operations and collectives are checked, counted, and return
   Profile* profile = nullptr;    // set: operations are timed
   Activity* activity = nullptr;  // what the watchdog prints
-  std::function<void()> tick;    // called between units of work: lets messages progress
+  std::function<void()> tick;    // called before every operation: lets messages progress
   void beat() const {
     if (activity) activity->beat();
     if (tick) tick();

@@ -1,5 +1,5 @@
-// What every operation begins with: Expect checks its operands, Operation counts it in plan mode and times it where the context
-// has a profile. One Operation lives as long as the kernel runs:
+// What every operation begins with: Expect checks its operands, Operation counts it in plan mode; where it runs, messages progress
+// first, and it is timed if the context has a profile. One Operation lives as long as the kernel runs:
 //
 //   const Expect expect("rms_norm");
 //   expect.rank(x, "x", 2);
@@ -73,9 +73,10 @@ class Operation {
   Operation(Context& context, const char* name, Cost cost) : profile_(context.profile), planned_(context.planning()) {
     if (planned_) {
       context.meter->count(name, cost);
-    } else if (profile_) {
-      begin(name, cost);
+      return;
     }
+    context.beat();
+    if (profile_) begin(name, cost);
   }
   // Each operand is read or written once.
   Operation(Context& context, const char* name, double flops, std::initializer_list<Tensor> operands)
