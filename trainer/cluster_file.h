@@ -9,7 +9,8 @@
 namespace offramp {
 
 Cluster read_cluster(const std::string& path);
-// This machine: products, copies and attention on so many threads, and messages between two threads, measured in about a second.
-Cluster measure_cluster(DType precision, int threads);
+// This machine: products, copies and attention on so many threads, by as many of the ranks at once as it has cores for, and messages
+// between two threads. Takes a few seconds.
+Cluster measure_cluster(DType precision, int threads, int ranks);
 
 }  // namespace offramp

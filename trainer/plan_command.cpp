@@ -111,10 +111,10 @@ void write_timeline(const StepPlan& plan, const PlannedJob& job, const PlanArgum
   if (!arguments.trace.empty()) write_file(arguments.trace, timeline_chrome_trace(plan.timeline));
 }
 
-Cluster cluster_of(const PlanArguments& arguments, const Config& config) {
+Cluster cluster_of(const PlanArguments& arguments, const Config& config, int ranks) {
   if (arguments.cluster.empty()) return {};
   if (arguments.cluster != "measured") return read_cluster(arguments.cluster);
-  return measure_cluster(config.training.precision == "bf16" ? DType::bf16 : DType::f32, config.training.threads);
+  return measure_cluster(config.training.precision == "bf16" ? DType::bf16 : DType::f32, config.training.threads, ranks);
 }
 
 std::string cluster_name(const PlanArguments& arguments, const Cluster& cluster) {
@@ -156,7 +156,7 @@ std::string run_plan_command(const PlanArguments& arguments) {
   omp_set_num_threads(config.training.threads);  // what kernels borrow depends on it
   const int least = static_cast<int>(config.parallel.ranks_per_replica() * std::max(config.parallel.data_parallel_size, 1));
   const int ranks = arguments.ranks > 0 ? arguments.ranks : least;
-  const Cluster cluster = cluster_of(arguments, config);
+  const Cluster cluster = cluster_of(arguments, config, ranks);
   if (arguments.search && config.parallel.schedule.starts_with(kScheduleFile))
     fail(Exit::configuration, "{}: --search tries layouts that this schedule does not fit; add --set parallel.schedule=1f1b",
          config.parallel.schedule);
