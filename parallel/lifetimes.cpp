@@ -75,7 +75,7 @@ Lifetimes slabs_of_tap(const Action& action, const Layout& layout) {
   Lifetimes slabs;
   if (layout.backward) slabs.takes.push_back(slab_of(Hold::HeadStash, action, action.index));
   slabs.takes.push_back(on_stage(slab_of(Hold::HeadInput, action, action.index), layout.rank_of(action.stage)));
-  give_tap(slabs, action, layout);
+  if (!layout.backward) give_tap(slabs, action, layout);  // else U reads it again
   return slabs;
 }
 
@@ -98,6 +98,7 @@ Lifetimes slabs_of_untap(const Action& action, const Layout& layout) {
   take_tap_gradient(slabs, action, layout);
   slabs.gives = {slab_of(Hold::HeadStash, action, e), on_stage(slab_of(Hold::HeadShare, action, e), root)};
   if (layout.ranks > 1) slabs.gives.push_back(on_stage(slab_of(Hold::HeadShares, action, e), root));
+  give_tap(slabs, action, layout);
   return slabs;
 }
 
