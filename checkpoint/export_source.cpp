@@ -45,19 +45,6 @@ void write_transposed(SafetensorsWriter& writer, const ExportEntry& entry, Tenso
   }
 }
 
-void write_entries(const std::string& path, std::span<const ExportEntry> entries, TensorSource& source, FloatType type) {
-  SafetensorsWriter writer(path, file_entries(entries), SafetensorsWriter::Metadata::pt, type);
-  std::vector<float> values;
-  for (const ExportEntry& entry : entries) {
-    if (entry.transposed) {
-      write_transposed(writer, entry, source, values);
-    } else {
-      write_as_it_is(writer, entry, source, values);
-    }
-  }
-  writer.finish();
-}
-
 std::uint64_t bytes_of(const ExportEntry& entry, FloatType type) {
   return static_cast<std::uint64_t>(entry.file.shape.elements()) * size_of(type);
 }
@@ -75,6 +62,25 @@ std::vector<std::size_t> shard_counts(std::span<const ExportEntry> entries, cons
   }
   return counts;
 }
+
+}  // namespace
+
+void write_entries(const std::string& path, std::span<const ExportEntry> entries, TensorSource& source, FloatType type,
+                   const std::function<void()>& beat) {
+  SafetensorsWriter writer(path, file_entries(entries), SafetensorsWriter::Metadata::pt, type);
+  std::vector<float> values;
+  for (const ExportEntry& entry : entries) {
+    if (entry.transposed) {
+      write_transposed(writer, entry, source, values);
+    } else {
+      write_as_it_is(writer, entry, source, values);
+    }
+    beat();
+  }
+  writer.finish();
+}
+
+namespace {
 
 void write_backbone(const std::string& directory, std::span<const ExportEntry> entries, TensorSource& source,
                     const HuggingFaceExport& options) {

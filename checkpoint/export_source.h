@@ -8,9 +8,11 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "checkpoint/export_entry.h"
 #include "checkpoint/float_type.h"
 #include "checkpoint/tensor_source.h"
 #include "models/config.h"
@@ -26,6 +28,11 @@ struct HuggingFaceExport {
   std::uint64_t max_shard_bytes = 0;  // model.safetensors is cut into files of at most so many bytes of data; 0: one file
 };
 void export_source(TensorSource& source, const ModelConfig& model, const HuggingFaceExport& options);
+
+// One file of a model. `beat` hears of progress.
+void write_entries(
+    const std::string& path, std::span<const ExportEntry> entries, TensorSource& source, FloatType type,
+    const std::function<void()>& beat = [] {});
 
 // Copies what a directory has of a tokenizer's files (and generation_config.json); how many there were.
 int copy_tokenizer_files(const std::string& from, const std::string& to);

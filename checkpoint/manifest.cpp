@@ -223,9 +223,10 @@ std::string lines_of(const std::vector<Each>& all) {
 }  // namespace
 
 std::string to_json(const Manifest& m) {
-  const Written head = {{"format", kFormat},    {"run_id", m.run_id},   {"step", m.step},
-                        {"samples", m.samples}, {"updates", m.updates}, {"layout", m.layout},
-                        {"made_by", m.made_by}, {"data", m.data},       {"configuration", m.configuration}};
+  Written head = {{"format", kFormat},    {"run_id", m.run_id},   {"step", m.step},
+                  {"samples", m.samples}, {"updates", m.updates}, {"layout", m.layout},
+                  {"made_by", m.made_by}, {"data", m.data},       {"configuration", m.configuration}};
+  if (!m.base.empty()) head["base"] = m.base;
   std::string text = head.dump(1, ' ', false, Written::error_handler_t::replace);  // paths may be no UTF-8
   text.resize(text.size() - 2);                                                    // "\n}"
   text += fmt::format(",\n \"files\": {},\n \"datasets\": {},\n ", lines_of(m.files), lines_of(m.boxes));
@@ -251,6 +252,7 @@ Manifest parse_manifest(const std::string& path, const std::string& text) {
   m.layout = map_from<std::int64_t>(path, json, "layout");
   m.made_by = map_from<std::string>(path, json, "made_by");
   m.data = map_from<std::string>(path, json, "data");
+  if (json.contains("base")) m.base = map_from<std::string>(path, json, "base");
   for (const Json& file : reader.list("files")) m.files.push_back(file_from(path, file));
   for (const Json& box : reader.list("datasets")) m.boxes.push_back(box_from(path, box));
   check(path, m);

@@ -43,11 +43,12 @@ struct StoredBox {
 
 struct Manifest {
   std::string run_id;
-  std::int64_t step = 0, samples = 0, updates = 0;  // updates: steps that changed parameters
-  std::map<std::string, std::string> configuration; // by key: "training.seed", and of the exit at layer 2 "exits.2.head"
-  std::map<std::string, std::int64_t> layout;       // tensor, pipeline, data, zero_stage, threads
-  std::map<std::string, std::string> made_by;       // versions, processor
-  std::map<std::string, std::string> data;          // fingerprints by corpus
+  std::int64_t step = 0, samples = 0, updates = 0;   // updates: steps that changed parameters
+  std::map<std::string, std::string> configuration;  // by key: "training.seed", and of the exit at layer 2 "exits.2.head"
+  std::map<std::string, std::int64_t> layout;        // tensor, pipeline, data, zero_stage, threads
+  std::map<std::string, std::string> made_by;        // versions, processor
+  std::map<std::string, std::string> data;           // fingerprints by corpus
+  std::map<std::string, std::string> base;           // of a job with a frozen backbone: where that is (trainer/frozen_base.h)
   std::vector<StoredFile> files;
   std::vector<StoredBox> boxes;
 };

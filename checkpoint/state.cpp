@@ -30,19 +30,31 @@ class Loader {
       for (const Range& kept : flat.kept()) {
         const Range part = kept & place;
         if (part.count() <= 0) continue;
+        float* out = numbers(flat, kind_, part).as<float>();
         for (const Piece& piece : p->pieces)
-          if (stored(piece)) load(piece, place, part);
+          if (stored(piece)) load(piece, part.begin - place.begin, part.end - place.begin, out);
       }
     }
     if (kind_ != kWeights || machine_.options().precision == DType::f32) return;
     for (const Range& kept : flat.kept()) copy(machine_.context(), flat.values(kept), flat.exact(kept));
   }
 
+  // What never changes has no masters: it is read in full precision, and rounded.
+  void run_frozen() {
+    std::vector<float> exact;
+    for (Parameter* p : machine_.flat().frozen()) {
+      const std::int64_t elements = p->shape.elements();
+      exact.resize(static_cast<std::size_t>(elements));
+      for (const Piece& piece : p->pieces)
+        if (stored(piece)) load(piece, 0, elements, exact.data());
+      copy(machine_.context(), p->value, Tensor(exact.data(), p->shape, DType::f32));
+    }
+  }
+
  private:
-  void load(const Piece& piece, Range place, Range part) {
-    float* out = numbers(machine_.flat(), kind_, part).as<float>();
-    const std::int64_t begin = part.begin - place.begin;
-    for (const HeldBox& held : boxes_of(piece, begin, part.end - place.begin)) {
+  // Of elements begin .. end of a parameter, which are to lie from `out` on, those of a piece.
+  void load(const Piece& piece, std::int64_t begin, std::int64_t end, float* out) {
+    for (const HeldBox& held : boxes_of(piece, begin, end)) {
       const Box& box = held.box;
       const std::int64_t most = std::max<std::int64_t>(1, kBuffer / box.columns);
       for (std::int64_t r = 0; r < box.rows; r += most) {
@@ -130,6 +142,11 @@ void load_state(Machine& machine, Checkpoint& checkpoint) {
 
 void load_weights(Machine& machine, TensorSource& source, const std::string& where, const std::vector<std::string>& kept) {
   Loader(machine, kWeights, source, where, kept).run();
+  load_frozen(machine, source, where);
+}
+
+void load_frozen(Machine& machine, TensorSource& source, const std::string& where) {
+  Loader(machine, kWeights, source, where, {}).run_frozen();
 }
 
 }  // namespace offramp

@@ -1,6 +1,6 @@
-// A rank's state in a checkpoint: full-precision weights and optimizer state, as boxes. Of each element one rank of the world writes:
-// the first tensor rank of what all have, and of each bucket the data rank whose shard it is, whether or not state is sharded. So files
-// are of equal size, and their number is all they tell of the layout.
+// A rank's state in a checkpoint: full-precision weights and optimizer state of what learns, as boxes. Of each element one rank of the
+// world writes: the first tensor rank of what all have, and of each bucket the data rank whose shard it is, whether or not state is
+// sharded. So files are of equal size, and their number is all they tell of the layout.
 //
 //   const std::vector<SavedBox> boxes = saved_boxes(machine);
 //   take_snapshot(machine, machine.snapshot());
@@ -31,5 +31,7 @@ void take_snapshot(Machine& machine, Tensor snapshot);
 void load_state(Machine& machine, Checkpoint& checkpoint);
 // Weights alone. `where` names the source in messages. Tensors whose names begin with one of `kept` stay what they are.
 void load_weights(Machine& machine, TensorSource& source, const std::string& where, const std::vector<std::string>& kept = {});
+// Of weights, those of a frozen backbone, which no state has.
+void load_frozen(Machine& machine, TensorSource& source, const std::string& where);
 
 }  // namespace offramp

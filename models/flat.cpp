@@ -9,7 +9,7 @@ namespace {
 constexpr std::int64_t kGranule = 16;  // elements: 64 bytes of fp32
 std::int64_t round_up(std::int64_t n, std::int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-enum class Section { matrices, replicated, vectors, tied, guests, writers };
+enum class Section { matrices, replicated, vectors, tied, guests, writers, frozen };
 
 // Parameters that share one accumulator, and with it one place in the buffers.
 struct Place {
@@ -25,6 +25,7 @@ struct Place {
 };
 
 Section section_of(const FlatEntry& entry, bool first_writer) {
+  if (entry.parameter->frozen) return Section::frozen;
   if (!first_writer) return Section::writers;
   if (!entry.owner) return Section::guests;
   if (entry.tie >= 0) return Section::tied;
@@ -45,7 +46,7 @@ void check_size(const Parameter& parameter) {
 std::map<std::string, std::pair<int, Writer>> first_writers(const std::vector<FlatEntry>& entries) {
   std::map<std::string, std::pair<int, Writer>> first;
   for (const auto& e : entries) {
-    if (e.within >= 0) continue;
+    if (e.within >= 0 || e.parameter->frozen) continue;
     const std::pair site{e.stage, e.parameter->writer};
     auto [it, fresh] = first.try_emplace(e.parameter->name(), site);
     if (!fresh) it->second = std::min(it->second, site);
@@ -53,17 +54,24 @@ std::map<std::string, std::pair<int, Writer>> first_writers(const std::vector<Fl
   return first;
 }
 
+// What entries must have in common to share a place. A part of a frozen matrix is apart from the whole.
+std::tuple<std::string, int, Writer, std::int64_t> site_of(const FlatEntry& entry) {
+  const Parameter& p = *entry.parameter;
+  if (p.frozen) return {p.name(), 0, Writer::head, p.shape.elements()};
+  return {p.name(), entry.stage, p.writer, 0};
+}
+
 // One place per (name, stage, writer kind), in the order of first appearance.
 std::vector<Place> gather_places(const std::vector<FlatEntry>& entries) {
   const auto first_writer = first_writers(entries);
   std::vector<Place> places;
-  std::map<std::tuple<std::string, int, Writer>, std::size_t> known;
+  std::map<decltype(site_of(entries.front())), std::size_t> known;
   for (const auto& e : entries) {
     const Parameter& p = *e.parameter;
     check_size(p);
-    auto [it, fresh] = known.try_emplace({p.name(), e.stage, p.writer}, places.size());
+    auto [it, fresh] = known.try_emplace(site_of(e), places.size());
     if (fresh) {
-      const bool first = e.within < 0 && first_writer.at(p.name()) == std::pair{e.stage, p.writer};
+      const bool first = !p.frozen && e.within < 0 && first_writer.at(p.name()) == std::pair{e.stage, p.writer};
       places.push_back({{e.parameter}, section_of(e, first), e.segment, e.tie, e.parts, e.within, e.stage});
       continue;
     }
@@ -83,6 +91,10 @@ struct Plan {
     for (const Place& p : places)
       if (p.section <= last) end = p.range.end;
     return last == Section::tied && !buckets.empty() ? buckets.back().range.end : end;
+  }
+  std::int64_t values_end() const {
+    const bool frozen = !places.empty() && places.back().section == Section::frozen;
+    return std::max(end_of(Section::tied), end_of(frozen ? Section::frozen : Section::guests));
   }
 };
 
@@ -122,11 +134,12 @@ std::vector<Update> update_ranges(const std::vector<Place>& places) {
   std::vector<Update> updates;
   for (const Place& p : places) {
     if (p.section > Section::tied) break;
-    const bool grows = !updates.empty() && updates.back().decay == p.first().decayed() && updates.back().lr_scale == p.first().lr_scale;
-    if (grows)
+    const Update next{p.range, p.first().decayed(), p.first().lr_scale, p.first().clip_group};
+    const auto kind = [](const Update& u) { return std::tuple(u.decay, u.lr_scale, u.clip_group); };
+    if (!updates.empty() && kind(updates.back()) == kind(next))
       updates.back().range.end = p.range.end;
     else
-      updates.push_back({p.range, p.first().decayed(), p.first().lr_scale});
+      updates.push_back(next);
   }
   return updates;
 }
@@ -160,7 +173,7 @@ Flat::Flat(Arena& arena, const std::vector<FlatEntry>& entries, const FlatOption
   else if (owned_end > 0)
     kept_.push_back({0, owned_end});
   updates_ = kept_updates(plan.places, kept_);
-  values_ = arena.tensor({std::max(owned_end, plan.end_of(Section::guests))}, options.values);
+  values_ = arena.tensor({plan.values_end()}, options.values);
   gradients_ = arena.tensor({std::max(owned_end, plan.end_of(Section::writers))}, DType::f32);
   std::int64_t state_elements = 0;
   for (const Range& kept : kept_) state_elements += kept.count();
@@ -170,12 +183,13 @@ Flat::Flat(Arena& arena, const std::vector<FlatEntry>& entries, const FlatOption
   std::map<std::string, Tensor> value_of;        // guests and owners come before further writers
   std::map<std::pair<int, int>, TiedHere> tied;  // by tie, then from the highest stage
   for (const Place& p : plan.places) {
-    const bool holds = p.section != Section::writers;
-    const Tensor grad = slice(gradients_, p);
+    const bool frozen = p.section == Section::frozen, holds = p.section != Section::writers;
+    const Tensor grad = frozen ? Tensor{} : slice(gradients_, p);
     if (holds) {
       value_of[p.first().name()] = slice(values_, p);
       holders_.push_back(p.parameters.front());
       if (p.section <= Section::tied) owned_.push_back(p.parameters.front());
+      if (frozen) frozen_.push_back(p.parameters.front());
     }
     for (Parameter* parameter : p.parameters) {
       const Tensor& value = value_of.at(p.first().name());
@@ -240,9 +254,13 @@ Tensor Flat::of_state(const Tensor& buffer, Range range) const {
 }
 
 void Flat::initialize(Context& ctx, std::uint64_t seed, const NameOf& origin) {
+  std::vector<float> of_frozen;
   for (Parameter* parameter : holders_) {
     const Range range = place(*parameter);
-    const Tensor exact = options_.values == DType::f32 ? values(range) : gradients(range);
+    if (parameter->frozen) of_frozen.resize(static_cast<std::size_t>(range.count()));
+    const Tensor exact = options_.values == DType::f32 ? values(range)
+                         : parameter->frozen           ? Tensor(of_frozen.data(), {range.count()}, DType::f32)
+                                                       : gradients(range);
     offramp::initialize(*parameter, exact, seed, origin);
     if (options_.values != DType::f32) copy(ctx, values(range), exact);
     ctx.beat();

@@ -3,7 +3,8 @@
 //   values (the working type) | gradients f32 | masters f32 (where the working type is not) | optimizer state f32
 //
 // Order: of each stage, the highest first: matrices in backward order | what every tensor rank holds | other vectors; then of all stages:
-// tied tensors, one bucket each | guests | further writers. All but the last two are *owned*: updated here, with optimizer state. So a
+// tied tensors, one bucket each | guests | further writers. All but the last two are *owned*: updated here, with optimizer state. Frozen
+// tensors come last: they have values alone, each logical tensor once a rank, whoever reads it. So a
 // bucket of the data-parallel reduction is a slice, never a copy, and so is the part of it that one data rank keeps: its *shard*. With
 // sharded state (ZeRO-1, Rajbhandari et al., 2020) masters and optimizer state exist for this rank's shards alone, one after the other.
 //
@@ -43,6 +44,7 @@ struct Update {
   Range range;
   bool decay = false;
   double lr_scale = 1;
+  int clip_group = 0;
 };
 
 // Elements of a tensor that are tied by themselves.
@@ -99,8 +101,9 @@ class Flat {
   bool shards_state() const { return options_.shard_state; }
   std::span<const Range> kept() const { return kept_; }  // what this rank has masters and state of, in their order
   std::span<const Update> updates() const { return updates_; }
-  std::span<Parameter* const> owned() const { return owned_; }      // each logical tensor's owner, in flat order
-  std::span<Parameter* const> holders() const { return holders_; }  // every parameter with a value of its own: owned and guests
+  std::span<Parameter* const> owned() const { return owned_; }  // each logical tensor's owner, in flat order
+  std::span<Parameter* const> frozen() const { return frozen_; }
+  std::span<Parameter* const> holders() const { return holders_; }  // every parameter with a value of its own: owned, guests, frozen
   std::span<const TiedHere> tied() const { return tied_; }          // by tie, then from the highest stage
   const TiedHere& tied_at(int tie, int stage) const;
   Range place(const Parameter& parameter) const;  // of one with a value of its own
@@ -121,7 +124,7 @@ class Flat {
   std::vector<Bucket> buckets_;
   std::vector<Range> kept_;
   std::vector<Update> updates_;
-  std::vector<Parameter*> owned_, holders_;
+  std::vector<Parameter*> owned_, frozen_, holders_;
   std::map<const Parameter*, Range> places_;
   std::vector<TiedHere> tied_;
 };

@@ -66,11 +66,26 @@ Head make_head(const Model& model, const ExitSpec& exit, int tap) {
   return {exit, tap, make_body(model, exit), std::move(norm), std::move(output)};
 }
 
+namespace {
+
+// What bears an exit's name learns; what an exit shares with the backbone does not.
+void freeze_backbone(Model& model) {
+  model.units.erase(model.units.begin() + model.heads.back().tap() + 1, model.units.end());
+  for (Unit& unit : model.units) unit.module->visit([](Parameter& p) { p.frozen = true; });
+  for (std::size_t e = 0; e < model.heads.size(); ++e) {
+    const std::string own = Names::exit(model.heads[e].spec().layer) + ".";
+    model.heads[e].visit([&](Parameter& p) { p.frozen = !p.name().starts_with(own), p.clip_group = static_cast<int>(e); });
+  }
+}
+
+}  // namespace
+
 Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, const ModelOptions& options) {
   if (config.architecture != "llama" && !config.gpt2()) {
     fail(Exit::configuration, "model.architecture: \"{}\" is not known; use llama or gpt2", config.architecture);
   }
-  Model model{.config = config, .tensor = options.tensor, .precision = options.precision, .head_part = options.heads};
+  const bool frozen = options.frozen_backbone;
+  Model model{.config = config, .tensor = options.tensor, .precision = options.precision, .head_part = options.heads, .frozen = frozen};
   if (!config.gpt2()) model.rope_table = std::make_shared<Tensor>();
   model.units.push_back({0, make_embedding(config, model.tensor)});
   for (int layer = 1; layer <= config.num_hidden_layers; ++layer) {
@@ -80,12 +95,18 @@ Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, co
   }
   std::vector<ExitSpec> sorted(exits.begin(), exits.end());
   std::stable_sort(sorted.begin(), sorted.end(), [](const ExitSpec& a, const ExitSpec& b) { return a.layer < b.layer; });
-  for (const ExitSpec& exit : sorted) {
+  for (ExitSpec& exit : sorted) {
     OFFRAMP_CHECK(exit.layer >= 1 && exit.layer <= config.num_hidden_layers, "[model] an exit at layer {} of {}", exit.layer,
                   config.num_hidden_layers);
+    exit.detach = exit.detach || frozen;
     model.heads.push_back(make_head(model, exit, tap_of(exit)));
   }
-  model.heads.push_back(make_final_head(model, static_cast<int>(model.units.size()) - 1));
+  if (frozen) {
+    OFFRAMP_CHECK(!model.heads.empty(), "[model] nothing learns: the backbone is frozen, and there is no exit");
+    freeze_backbone(model);
+  } else {
+    model.heads.push_back(make_final_head(model, static_cast<int>(model.units.size()) - 1));
+  }
   return model;
 }
 

@@ -19,8 +19,9 @@ struct Model {
   TensorParallel tensor;
   DType precision = DType::f32;        // of weights and activations
   PipelinePart head_part{};            // of every output matrix
+  bool frozen = false;                 // the backbone is: units end with the last exit's tap, and there is no final head
   std::vector<Unit> units;             // embedding; then attention and MLP of each layer
-  std::vector<Head> heads;             // exits in layer order; the last is the final head
+  std::vector<Head> heads;             // exits in layer order; then the final head
   std::shared_ptr<Tensor> rope_table;  // [max_position, d], shared by all attention units; null: this architecture has none
 
   // Computes the tables that units read, in memory of the arena. Once, before the first forward.
@@ -30,6 +31,8 @@ struct ModelOptions {
   TensorParallel tensor;  // a planned group will do to know what a rank holds
   DType precision = DType::f32;
   PipelinePart heads{};  // of every output matrix, the final one's too
+  // EE-Tuning (arXiv 2402.00518): only the exits' own tensors learn, each exit clipped by itself; nothing goes back into a tap.
+  bool frozen_backbone = false;
 };
 // Throws Error(Exit::configuration) for an architecture it does not know.
 Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, const ModelOptions& options = {});

@@ -50,6 +50,8 @@ struct Parameter {
   Writer writer = Writer::unit;
   double lr_scale = 1;
   bool replicated = false;  // every rank of the tensor group holds all of it
+  bool frozen = false;      // never changes: it has a value alone
+  int clip_group = 0;       // parameters that are clipped together, by the norm of their gradients
   Tensor value, grad;       // bound by Flat; undefined until then. value: the working type; grad: f32
 
   const std::string& name() const { return pieces.front().name; }

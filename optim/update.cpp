@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
+#include <map>
 
 #include "tensor/check.h"
 
@@ -44,14 +44,19 @@ void sgd_range(Context& ctx, const Flat& flat, const OptimizerConfig& config, co
 }  // namespace
 
 LogicalNames::LogicalNames(Model& model) {
-  std::set<std::string> names;
+  std::map<std::string, int> names;  // and their groups
   const auto collect = [&](Parameter& p) {
-    for (const Piece& piece : p.pieces) names.insert(piece.name);
+    for (const Piece& piece : p.pieces)
+      if (!p.frozen) names[piece.name] = p.clip_group;
   };
   for (Head& head : model.heads) head.visit(collect);
   for (Unit& unit : model.units) unit.module->visit(collect);
-  names_.assign(names.begin(), names.end());
-  for (std::size_t i = 0; i < names_.size(); ++i) number_[names_[i]] = static_cast<std::int64_t>(i);
+  for (const auto& [name, group] : names) {
+    number_[name] = size();
+    names_.push_back(name);
+    groups_.push_back(group);
+    clip_groups_ = std::max(clip_groups_, group + 1);
+  }
 }
 
 namespace {
@@ -60,8 +65,7 @@ namespace {
 void add_squares(Context& ctx, const Parameter& parameter, Range local, const LogicalNames& names, Tensor squares) {
   const Tensor gradient = parameter.grad.reshape({parameter.grad.elements()});
   const auto sum_of = [&](const Piece& piece) { return squares.narrow(0, names.number(piece.name), 1); };
-  if (parameter.pieces.size() == 1)
-    return sum_of_squares(ctx, sum_of(parameter.pieces[0]), gradient.narrow(0, local.begin, local.count()));
+  if (parameter.pieces.size() == 1) return sum_of_squares(ctx, sum_of(parameter.pieces[0]), gradient.narrow(0, local.begin, local.count()));
   for (const Piece& piece : parameter.pieces)
     runs(piece, local.begin, local.end,
          [&](const Run& run) { sum_of_squares(ctx, sum_of(piece), gradient.narrow(0, run.local, run.count)); });
@@ -86,6 +90,13 @@ double gradient_norm(Tensor squares) {
   return std::sqrt(sum);
 }
 
+std::vector<double> group_norms(Tensor squares, const LogicalNames& names) {
+  std::vector<double> norms(static_cast<std::size_t>(names.clip_groups()), 0);
+  for (std::int64_t i = 0; i < names.size(); ++i) norms[static_cast<std::size_t>(names.clip_group(i))] += squares.as<double>()[i];
+  for (double& norm : norms) norm = std::sqrt(norm);
+  return norms;
+}
+
 double clip_factor(double norm, double limit) { return limit > 0 ? std::min(1.0, limit / (norm + 1e-6)) : 1.0; }
 
 std::vector<std::string> optimizer_state(const OptimizerConfig& config) {
@@ -104,7 +115,7 @@ void set_scalars(Tensor scalars, const StepScalars& step, const OptimizerConfig&
 void apply_update(Context& ctx, const Flat& flat, const OptimizerConfig& config, Tensor scalars) {
   const auto update_range = rule_of(config) == Rule::adamw ? adamw_range : sgd_range;
   for (const Update& update : flat.updates()) {
-    update_range(ctx, flat, config, update, scalars);
+    update_range(ctx, flat, config, update, scalars.narrow(0, update.clip_group, 1).reshape({4}));
   }
 }
 

@@ -42,8 +42,9 @@ class Measurement {
       : options_(options),
         mesh_(Mesh::planned(0, {.tensor = degrees.tensor, .pipeline = 1, .data = 1})),
         parts_(options.split_heads ? degrees.pipeline : 1),
-        model_(build_model(options.model, options.exits,
-                           {{mesh_.tensor, options.sequence_parallel}, options.precision, {.part = 0, .parts = parts_}})),
+        model_(build_model(
+            options.model, options.exits,
+            {{mesh_.tensor, options.sequence_parallel}, options.precision, {.part = 0, .parts = parts_}, options.frozen_backbone})),
         flat_(plan_.memory, entries(), {.values = options.precision}) {
     model_.prepare(plan_.ctx, plan_.memory);
     const std::int64_t tokens = options.micro_batch_size * options.sequence_length;
@@ -58,7 +59,7 @@ class Measurement {
     ModelWork work;
     work.embedding = unit(0);
     work.attention = unit(1);
-    work.mlp = unit(2);
+    if (model_.units.size() > 2) work.mlp = unit(2);  // a frozen backbone may end before
     for (Head& head : model_.heads) work.exits.push_back(exit(head));
     const auto bytes = static_cast<double>(slab_.bytes());
     work.message = {.name = "send", .cost = {}, .ranks = 2, .wire = name_of(Wire::pipeline), .sent = bytes};
@@ -71,10 +72,11 @@ class Measurement {
   UnitWork unit(std::size_t number) {
     Module& module = *model_.units[number].module;
     UnitWork work;
-    const Keep keep = options_.recompute == "selective" ? Keep::all_but_attention : Keep::everything;
-    Slot slot(plan_.stash, keep, sequences_, draws_);
+    const Keep kept = options_.recompute == "selective" ? Keep::all_but_attention : Keep::everything;
+    Slot slot(plan_.stash, model_.frozen ? Keep::nothing : kept, sequences_, model_.frozen ? Draws{} : draws_);
     module.forward(plan_.ctx, slab_, number == 0 ? ids_ : slab_, slot);
     work.forward = plan_.taken();
+    if (model_.frozen) return work;
     if (splits_backward(options_)) slot.defer(plan_.deferred);
     module.backward(plan_.ctx, number == 0 ? Tensor{} : slab_, slab_, slot);
     split_backward(plan_.taken(), work);
@@ -99,7 +101,7 @@ class Measurement {
 
   // One stage has all units, and of output matrices the first part.
   std::vector<FlatEntry> entries() {
-    const Partition one = even_partition(static_cast<int>(options_.model.num_hidden_layers), 1);
+    const Partition one{{0, static_cast<int>(model_.units.size())}};
     return flat_entries(model_, one, 0, {one.units(0)}, find_ties(model_, one));
   }
 
@@ -218,7 +220,7 @@ RankEnd measure_end(const MachineOptions& options, const Degrees& degrees, Holdi
   fill_zero(plan.ctx, flat.all_gradients());
   const LogicalNames names(held.model);
   gradient_squares(plan.ctx, flat, names, 0, plan.memory.tensor({names.size()}, DType::f64));
-  apply_update(plan.ctx, flat, optimizer, plan.memory.tensor({4}, DType::f32));
+  apply_update(plan.ctx, flat, optimizer, plan.memory.tensor({names.clip_groups(), 4}, DType::f32));
   if (flat.shards_state())
     for (const Bucket& bucket : flat.buckets())
       all_gather(plan.ctx, flat.values(bucket.range), flat.values(flat.shard(bucket)), data).wait(plan.ctx);

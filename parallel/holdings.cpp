@@ -22,12 +22,16 @@ PipelinePart head_part(const MachineOptions& options, const Mesh& mesh) {
 
 Model model_of(const MachineOptions& options, const Mesh& mesh) {
   const TensorParallel tensor{mesh.tensor, options.sequence_parallel};
-  return build_model(options.model, options.exits, {tensor, options.precision, head_part(options, mesh)});
+  return build_model(options.model, options.exits, {tensor, options.precision, head_part(options, mesh), options.frozen_backbone});
 }
 
-Partition stage_partition(const MachineOptions& options, int ranks) {
-  if (!options.layers_per_stage.empty()) return partition_of(options.layers_per_stage);
-  return even_partition(static_cast<int>(options.model.num_hidden_layers), ranks * options.virtual_stages);
+// A frozen backbone may end within its last layer.
+Partition stage_partition(const MachineOptions& options, const Model& model, int ranks) {
+  const int units = static_cast<int>(model.units.size());
+  Partition partition =
+      options.layers_per_stage.empty() ? even_partition(units / 2, ranks * options.virtual_stages) : partition_of(options.layers_per_stage);
+  partition.first_unit.back() = std::min(partition.first_unit.back(), units);
+  return partition;
 }
 
 std::vector<HeldStage> stages_of(Holdings& held, std::int64_t bucket_elements) {
@@ -54,7 +58,7 @@ Holdings::Holdings(const MachineOptions& options, const Mesh& mesh, Arena& arena
       ranks(mesh.degrees.pipeline),
       data_size(mesh.degrees.data),
       model(model_of(options, mesh)),
-      partition(stage_partition(options, ranks)),
+      partition(stage_partition(options, model, ranks)),
       ties(find_ties(model, partition)),
       stages(stages_of(*this, options.bucket_elements)),
       flat(arena, entries_of(*this), flat_options(options, mesh)) {}

@@ -25,6 +25,7 @@ struct MachineOptions {
   std::string in_flight = "1f1b";                     // of schedule auto: 1f1b | 1f1b+K | N | any
   std::size_t memory_limit = 0;                       // bytes that a rank's plan may have at most; 0: as many as there are
   std::string recompute = "none";                     // none | selective | full
+  bool frozen_backbone = false;                       // only exits learn, and stages end with the last one's tap
   bool split_heads = false;                           // output matrices by vocabulary over all pipeline ranks
   bool whole_backwards = false;                       // auto may choose that they are not split (parallel/settle.h)
   // That of training, where it was made before: whoever plans many ranks makes it once.

@@ -72,7 +72,7 @@ void Interpreter::execute(const Action& action, const Layout& layout, const Step
   }
   switch (action.op) {
     case Op::Forward:
-      return forward(action, input);
+      return forward(action, layout, input);
     case Op::Exit:
       return exit(action, layout, input);
     case Op::Backward:
@@ -116,7 +116,8 @@ std::unique_ptr<Interpreter::KeptForward> Interpreter::keep_forward(const Slab& 
   return std::make_unique<KeptForward>(memory, pool.slab_bytes(), keep, microbatch.sequences, input.draws_of(microbatch));
 }
 
-void Interpreter::forward(const Action& action, const StepInput& input) {
+// A frozen backbone omits nothing: exits see what they will see when the model is used.
+void Interpreter::forward(const Action& action, const Layout& layout, const StepInput& input) {
   const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
   if (action.stage > 0) await_arrival({Hold::Input, action.stage, action.microbatch});
   const auto destination = [&](int unit) {
@@ -127,7 +128,8 @@ void Interpreter::forward(const Action& action, const StepInput& input) {
   };
   const Slab stash{Hold::Stash, action.stage, action.microbatch};
   if (!live_.contains(stash)) {
-    Slot slot(*ctx_->scratch, Keep::nothing, microbatch.sequences, input.draws_of(microbatch));
+    const Draws draws = layout.frozen ? Draws{} : input.draws_of(microbatch);
+    Slot slot(*ctx_->scratch, Keep::nothing, microbatch.sequences, draws);
     return stage_of(action).forward(*ctx_, input_of(action, microbatch), destination, slot);
   }
   auto kept = keep_forward(stash, on_.keep, input);
@@ -159,7 +161,7 @@ void Interpreter::exit(const Action& action, const Layout& layout, const StepInp
   in.labels = microbatch.labels;
   in.scale = input.exit_scale[static_cast<std::size_t>(action.index)];
   in.draws = input.draws_of(microbatch);
-  const bool gradient = layout.backward && place.gradient;
+  const bool gradient = layout.learns() && place.gradient;
   const Tensor d_tap = gradient ? tensor_of(Hold::TapGradient, action, action.index) : Tensor{};
   const Tensor sums = input.sums.narrow(0, action.index, 1).reshape({kLossSums});
   head.exit(*ctx_, d_tap, sums, in, microbatch.sequences, layout.backward);

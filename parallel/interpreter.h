@@ -79,7 +79,7 @@ class Interpreter {
   }
   void execute(const Action& action, const Layout& layout, const StepInput& input);
   void await_arrivals(const Action& action, const Layout& layout);
-  void forward(const Action& action, const StepInput& input);
+  void forward(const Action& action, const Layout& layout, const StepInput& input);
   void recompute(const Action& action, const StepInput& input);
   Tensor input_of(const Action& action, const MicrobatchInput& microbatch) const;
   std::unique_ptr<KeptForward> keep_forward(const Slab& stash, Keep keep, const StepInput& input) const;

@@ -98,7 +98,7 @@ void Interpreter::untap(const Action& action, const Layout& layout) {
     const Shape all{layout.ranks - 1, on_.activations[0], on_.activations[1]};
     offramp::sum_shares(*ctx_, own, own, tensor_of(others, all, on_.precision), root);
   }
-  const bool gradient = layout.exits[static_cast<std::size_t>(action.index)].gradient;
+  const bool gradient = layout.learns() && layout.exits[static_cast<std::size_t>(action.index)].gradient;
   const Tensor d_tap = gradient ? tensor_of(Hold::TapGradient, action, action.index) : Tensor{};
   const Slab stash = slab_of(Hold::HeadStash, action.stage, action);
   KeptForward& kept = *kept_.at(stash);

@@ -85,13 +85,14 @@ void Machine::allocate_buffers() {
   for (std::int64_t e = 0; e < exits; ++e) exit_scale_.push_back(arena_.tensor({1}, DType::f32));
   if (options_.fill_bubbles == Fill::cooldown) gradient_scale_ = arena_.tensor({1}, DType::f32);
   if (options_.layer_drop) layer_rates_.assign(static_cast<std::size_t>(options_.model.num_hidden_layers), 0.0f);
-  const auto squares = LogicalNames(held_.model).size();
+  const LogicalNames names(held_.model);
+  const std::int64_t squares = names.size();
   statistics_ = arena_.tensor({exits * kLossSums + squares + kPhases + kVotes}, DType::f64);
   sums_ = statistics_.narrow(0, 0, exits * kLossSums).reshape({exits, kLossSums});
   squares_ = statistics_.narrow(0, exits * kLossSums, squares);
   phases_ = statistics_.narrow(0, exits * kLossSums + squares, kPhases);
   votes_ = statistics_.narrow(0, exits * kLossSums + squares + kPhases, kVotes);
-  scalars_ = arena_.tensor({4}, DType::f32);
+  scalars_ = arena_.tensor({names.clip_groups(), 4}, DType::f32);
   if (!options_.snapshot) return;
   std::int64_t elements = 0;
   for (const Bucket& bucket : held_.flat.buckets()) elements += held_.flat.shard(bucket).count();

@@ -59,7 +59,7 @@ class Machine {
   Tensor phases() const { return phases_; }                           // [6] f64, seconds by PhaseTimes' members
   Tensor votes() const { return votes_; }                             // [kVotes] f64: what ranks tell each other besides
   Tensor statistics() const { return statistics_; }                   // all of the above in a row: one reduction
-  Tensor scalars() const { return scalars_; }                         // [4] f32, see adamw in ops.h
+  Tensor scalars() const { return scalars_; }                         // [clip groups, 4] f32, see adamw in ops.h
 
   // [1 + kinds of optimizer state, elements] f32: room for a copy of this rank's shards; undefined unless options ask for it.
   Tensor snapshot() const { return snapshot_; }

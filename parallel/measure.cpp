@@ -45,6 +45,7 @@ class Measure {
     stage.forward(ctx_, x, destination, evaluation);
     exits(held.units, false);
     meter_ = {};
+    if (on_.layout.frozen) return frozen_pass(held, x, destination);
     Arena stash(Backing::none, kUnlimited, 1), deferred(Backing::none, kUnlimited, 2);
     Slot slot(stash, on_.keep, on_.input.sequences, draws_);
     stage.forward(ctx_, x, destination, slot);
@@ -57,6 +58,15 @@ class Measure {
     all_.flops += meter_.total.flops - (meter_.operations["attention"].flops - attended);
     all_.stash = std::max(all_.stash, stash.peak());
     all_.deferred = std::max(all_.deferred, deferred.peak());
+  }
+
+  // The forward is evaluation's.
+  void frozen_pass(const HeldStage& held, Tensor x, const Stage::Destination& destination) {
+    Slot slot(scratch_, Keep::nothing, on_.input.sequences);
+    Stage(on_.held.model, held.units).forward(ctx_, x, destination, slot);
+    all_.forward_flops += meter_.total.flops;
+    exits(held.units, true);
+    all_.flops += meter_.total.flops;
   }
 
   HeadIn head_input(bool train) const { return {slab_, on_.input.labels, on_.scale, train ? draws_ : Draws{}}; }

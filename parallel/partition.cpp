@@ -68,9 +68,11 @@ bool better(const RankBalance& a, const RankBalance& b) {
 std::vector<double> layer_work(const ModelConfig& model, std::span<const ExitSpec> exits, const PartitionOptions& options) {
   const LayerFlops layer = layer_flops(model, options.sequence_length);
   const double output = options.split_heads ? 0 : output_flops(model).sum();
-  std::vector<double> work(static_cast<std::size_t>(model.num_hidden_layers), layer.attention.sum() + layer.mlp.sum());
+  const bool frozen = options.frozen_backbone;
+  const double of_layer = frozen ? layer.attention.forward + layer.mlp.forward : layer.attention.sum() + layer.mlp.sum();
+  std::vector<double> work(static_cast<std::size_t>(frozen ? exits.back().layer : model.num_hidden_layers), of_layer);
   for (const ExitSpec& exit : exits) work[static_cast<std::size_t>(exit.layer - 1)] += output + body_flops(exit.head, layer).sum();
-  work.back() += output;
+  if (!frozen) work.back() += output;
   return work;
 }
 
@@ -131,7 +133,7 @@ std::string layers_text(const Partition& partition, int rank, int ranks) {
   std::string text;
   for (int s = rank; s < partition.stages(); s += ranks) {
     const Units units = partition.units(s);
-    text += fmt::format("{}{}-{}", text.empty() ? "" : " ", units.begin / 2 + 1, (units.end - 1) / 2);
+    text += fmt::format("{}{}-{}", text.empty() ? "" : " ", units.begin / 2 + 1, units.end / 2);
   }
   return text;
 }

@@ -17,6 +17,8 @@ struct PartitionOptions {
   int stages = 1, stages_per_rank = 1;
   std::int64_t sequence_length = 0;
   bool split_heads = false;  // then output matrices are everybody's, and no stage's
+  // Layers run forward alone, and only those up to the last exit are there.
+  bool frozen_backbone = false;
 };
 
 // Forward and backward FLOPs of a token through each layer, with the exits that read it; the final head is the last one's.
@@ -36,7 +38,7 @@ Partition partition_of(std::span<const int> layers_per_stage);
 // The layers, from 1, of a pipeline rank's stages: "1-3 13-15".
 std::string layers_text(const Partition& partition, int rank, int ranks);
 
-// What is wrong with a list of layers per stage; empty: nothing.
-std::string refuse_layers(std::span<const int> layers_per_stage, std::int64_t layers, int stages);
+// What is wrong with a list of layers per stage; empty: nothing. frozen: the layers are those up to the last exit.
+std::string refuse_layers(std::span<const int> layers_per_stage, std::int64_t layers, int stages, bool frozen = false);
 
 }  // namespace offramp

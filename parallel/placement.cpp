@@ -62,6 +62,7 @@ std::vector<Tie> find_ties(Model& model, const Partition& partition) {
   };
   std::map<std::string, Seen> seen;
   visit_with_stage(model, partition, [&](Parameter& p, int stage) {
+    if (p.frozen) return;  // copies of what never changes stay alike
     Seen& s = seen[p.name()];
     s.stages.insert(stage);
     s.sites.insert({stage, p.writer});
@@ -80,6 +81,7 @@ std::vector<Tie> find_ties(Model& model, const Partition& partition) {
 }
 
 std::vector<Units> cut_segments(Model& model, Units units, std::int64_t bucket_elements) {
+  if (model.frozen) return {units};  // no backward to cut
   std::vector<Units> segments;
   std::int64_t gathered = 0;
   int end = units.end;
@@ -177,6 +179,7 @@ Layout make_layout(Model& model, const Partition& partition, const std::vector<T
   layout.ranks = layout.stages / options.stages_per_rank;
   layout.microbatches = options.microbatches;
   layout.backward = options.backward;
+  layout.frozen = model.frozen;
   for (const Head& head : model.heads) {
     const int stage = partition.stage_of(head.tap());
     const bool at_output = stage + 1 < layout.stages && head.tap() + 1 == partition.units(stage).end;

@@ -28,8 +28,8 @@ Partition even_partition(int layers, int stages);
 // the pipeline (Model::head_part) has a part on every rank, at its lowest stage, and comes once for each.
 void visit_with_stage(Model& model, const Partition& partition, const std::function<void(Parameter&, int stage)>& visit);
 
-// A logical tensor that several stages hold or several kinds of writer add to. Gradients are summed once a step: stages from the
-// highest to the lowest, which owns it; on each stage heads, then units, then lookups. Where output matrices are split over the
+// A logical tensor that learns, and that several stages hold or several kinds of writer add to. Gradients are summed once a step: stages
+// from the highest to the lowest, which owns it; on each stage heads, then units, then lookups. Where output matrices are split over the
 // pipeline, each part of one that is also the embedding is a tie by itself, of its rank's lowest stage and of the embedding's.
 struct Tie {
   std::string name;

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "tensor/check.h"
+#include "trainer/fingerprint.h"
 #include "trainer/resume.h"
 #include "trainer/schema.h"
 
@@ -64,9 +65,8 @@ void compare_exits(const Config& config, const BaseModel& base, const Locations&
 
 BaseModel::BaseModel(const std::string& path) : directory_(path) {
   if (is_hugging_face(path)) {
-    auto source = std::make_unique<HuggingFaceSource>(path);
-    model_ = source->config(), exits_ = source->exits(), end_token_ = source->end_token();
-    weights_ = std::move(source);
+    hugging_face_ = std::make_unique<HuggingFaceSource>(path);
+    model_ = hugging_face_->config(), exits_ = hugging_face_->exits(), end_token_ = hugging_face_->end_token();
     return;
   }
   checkpoint_ = newest_readable(path);
@@ -76,7 +76,18 @@ BaseModel::BaseModel(const std::string& path) : directory_(path) {
   model_ = config.model, exits_ = config.exits;
   if (const auto it = manifest.configuration.find(kEndToken); it != manifest.configuration.end())
     end_token_ = std::atoll(it->second.c_str());
-  weights_ = std::make_unique<CheckpointTensors>(*checkpoint_);
+}
+
+// A manifest has checksums of all else.
+std::string BaseModel::identity() const {
+  std::vector<std::string> files;
+  for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
+    const std::string path = entry.path().string();
+    const bool weights = checkpoint_ ? path.ends_with("/manifest.json") : path.ends_with(".safetensors") || path.ends_with("/config.json");
+    if (weights) files.push_back(path);
+  }
+  std::ranges::sort(files);
+  return fingerprint_of_all(files);
 }
 
 bool BaseModel::is(const ModelConfig& other) const {

@@ -3,7 +3,6 @@
 //
 //   BaseModel base("SmolLM2-135M");                 // reads its description; of a directory of checkpoints the newest that can be read
 //   adopt_base(config, at, unknown, problems);      // while a configuration is read
-//   load_weights(machine, base.weights(), ...);
 //
 // Throws Error(Exit::checkpoint) where there is no model, or none that can be read.
 #pragma once
@@ -28,7 +27,10 @@ class BaseModel {
   bool is(const ModelConfig& other) const;  // that model, but for what may differ
   const std::vector<ExitSpec>& exits() const { return exits_; }
   std::int64_t end_token() const { return end_token_; }  // -1: none
-  TensorSource& weights() { return *weights_; }
+  std::string identity() const;                          // another one where any of its files is another
+  // Its own files, one of both; what a checkpoint of exits stands on is elsewhere (BaseWeights, trainer/frozen_base.h).
+  Checkpoint* checkpoint() const { return checkpoint_.get(); }
+  HuggingFaceSource* hugging_face() const { return hugging_face_.get(); }
 
  private:
   std::string directory_;
@@ -36,7 +38,7 @@ class BaseModel {
   std::vector<ExitSpec> exits_;
   std::int64_t end_token_ = -1;
   std::unique_ptr<Checkpoint> checkpoint_;
-  std::unique_ptr<TensorSource> weights_;
+  std::unique_ptr<HuggingFaceSource> hugging_face_;
 };
 
 bool is_hugging_face(const std::string& directory);

@@ -71,6 +71,25 @@ void ConfigChecker::exits() {
   for (std::size_t i = 0; i < config.exits.size(); ++i) exit(i);
 }
 
+// What contradicts a frozen backbone. Schedules, and what belongs to them, mean nothing to it, and are left alone.
+void ConfigChecker::freeze() {
+  const std::string_view path = "training.freeze";
+  if (!config.frozen_backbone() || !known({path})) return;
+  if (config.exits.empty() && known({"exits"})) blame(path, "only exits would learn, and there is none: add `exits`, or set none");
+  if (config.layerskip.enabled && known({"layerskip"}))
+    blame("layerskip", "leaves layers out so that the backbone learns to do without them, but training.freeze: backbone keeps it as it is");
+  if (config.parallel.fill_bubbles != "none" && known({"parallel.fill_bubbles"}))
+    blame("parallel.fill_bubbles", "a frozen backbone has no backward, and so no gaps to fill; remove this key");
+  for (std::size_t i = 0; i < config.exits.size(); ++i) {
+    const ExitSpec& exit = config.exits[i];
+    const bool body = exit.head != HeadKind::bare && exit.head != HeadKind::norm;
+    const std::string of_exit = fmt::format("exits.{}", i);
+    if (body || !exit.shared_output || !(exit.shared_norm || exit.head == HeadKind::bare)) continue;
+    if (known({of_exit + ".head", of_exit + ".output", of_exit + ".norm"}))
+      blame(of_exit, "nothing of it would learn: its norm and output are the frozen final head's; give it one of its own");
+  }
+}
+
 void ConfigChecker::layerskip() {
   if (config.layerskip.enabled && config.exits.empty() && known({"layerskip", "exits"})) {
     blame("layerskip", "weights the losses of exits, and there is none: add `exits`, or remove this section");
@@ -160,6 +179,7 @@ void check_config(const Config& config, std::optional<int> world_size, const Loc
   check.model();
   check.exits();
   check.layerskip();
+  check.freeze();
   check.stages();
   check.virtual_stages();
   check.tensor_ranks();

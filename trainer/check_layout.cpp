@@ -22,22 +22,25 @@ std::vector<std::int64_t> tensor_degrees(const ModelConfig& model) {
 
 void ConfigChecker::stages() {
   const ParallelConfig& p = config.parallel;
-  if (!known({"parallel.pipeline_parallel_size", "parallel.virtual_stages", "model.num_hidden_layers"})) return;
-  const std::int64_t layers = config.model.num_hidden_layers;
+  if (!known({"parallel.pipeline_parallel_size", "parallel.virtual_stages", "model.num_hidden_layers", "training.freeze", "exits"})) return;
+  const bool frozen = config.frozen_backbone();
+  const std::int64_t layers = config.layers();
   if (p.pipeline_parallel_size > layers) {
-    blame("parallel.pipeline_parallel_size", "{} stages for {} layers; the nearest is {}", p.pipeline_parallel_size, layers, layers);
-  } else if (p.stages() > layers) {
+    blame("parallel.pipeline_parallel_size", "{} stages for {} layers{}; the nearest is {}", p.pipeline_parallel_size, layers,
+          frozen ? " up to the last exit" : "", layers);
+  } else if (p.stages() > layers && !frozen) {
     blame("parallel.virtual_stages", "{} x pipeline_parallel_size {} are {} stages for {} layers; the nearest is {}", p.virtual_stages,
           p.pipeline_parallel_size, p.stages(), layers, layers / p.pipeline_parallel_size);
   }
   if (p.partition.layers.empty() || !known({"parallel.partition"})) return;
-  const std::string wrong = refuse_layers(p.partition.layers, layers, static_cast<int>(p.stages()));
+  const std::string wrong =
+      refuse_layers(p.partition.layers, layers, frozen ? p.pipeline_parallel_size : static_cast<int>(p.stages()), frozen);
   if (!wrong.empty()) blame("parallel.partition", "{}", wrong);
 }
 
 void ConfigChecker::virtual_stages() {
   const ParallelConfig& p = config.parallel;
-  if (!known({"parallel.virtual_stages", "parallel.schedule", "parallel.pipeline_parallel_size"})) return;
+  if (!known({"parallel.virtual_stages", "parallel.schedule", "parallel.pipeline_parallel_size"}) || config.frozen_backbone()) return;
   const bool one_a_rank = p.schedule == "1f1b" || p.schedule == "zero_bubble";
   if (p.schedule == "interleaved" && p.virtual_stages == 1)
     return blame("parallel.schedule", "interleaved runs several stages on each pipeline rank; set virtual_stages: 2 or more, or name 1f1b");
@@ -115,7 +118,8 @@ void ConfigChecker::microbatches(std::int64_t data) {
   const TrainingConfig& t = config.training;
   const std::int64_t count = t.global_batch_size / (t.micro_batch_size * data);
   const ParallelConfig& p = config.parallel;
-  if (p.schedule == "interleaved" && known({"parallel.pipeline_parallel_size"}) && count % p.pipeline_parallel_size != 0)
+  if (p.schedule == "interleaved" && !config.frozen_backbone() && known({"parallel.pipeline_parallel_size"}) &&
+      count % p.pipeline_parallel_size != 0)
     blame("parallel.schedule",
           "interleaved runs microbatches in groups of pipeline_parallel_size {}, which does not divide the {} a rank "
           "and step; change global_batch_size, or name gpipe or auto",
@@ -139,7 +143,7 @@ std::string_view no_gaps(std::string_view schedule) {
 void ConfigChecker::fill_bubbles() {
   const ParallelConfig& p = config.parallel;
   const std::string_view path = "parallel.fill_bubbles", stages = "parallel.pipeline_parallel_size";
-  if (p.fill_bubbles == "none" || !known({path, "parallel.schedule", "parallel.recompute", stages})) return;
+  if (p.fill_bubbles == "none" || config.frozen_backbone() || !known({path, "parallel.schedule", "parallel.recompute", stages})) return;
   if (p.schedule != "1f1b") return blame(path, "{}; use schedule: 1f1b, or none here", no_gaps(p.schedule));
   if (p.shard_heads_over_pipeline && known({"parallel.shard_heads_over_pipeline"}))
     return blame(path,

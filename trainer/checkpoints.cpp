@@ -139,6 +139,7 @@ void Checkpoints::load(const std::string& directory) {
                  directory);
           check_resume(m, config_, data_);
           load_state(machine_, checkpoint);
+          load_backbone(m.base);
           position_ = {m.step, m.samples, m.updates};
           notes_.push_back(fmt::format("resumed from {}", directory));
           if (const std::string why = no_longer_bitwise(m, config_, degrees); !why.empty())
@@ -153,14 +154,24 @@ void Checkpoints::load_base() {
   const std::string from = is_hugging_face(config_.model_from) ? config_.model_from : choose(config_.model_from).value();
   activity_.begin("loading " + from);
   agree(machine_.context(), world_, failure_of([&] {
-          BaseModel base(from);
+          BaseWeights source(from);
+          const BaseModel& base = source.model();
           if (!base.is(config_.model))
             fail(Exit::checkpoint, "{}: is of another model than the newest of {}; name one of them", from, config_.model_from);
-          StartingWeights weights(base.weights(), config_.model, config_.exits);
+          StartingWeights weights(source, config_.model, config_.exits);
           load_weights(machine_, weights, from, weights.random());
+          if (config_.frozen_backbone()) base_ = frozen_base(base);
           notes_.push_back(note_of_base(base, config_.exits));
         }));
   machine_.share_values();
+}
+
+// One that came from nowhere is there already: initialisation made it again.
+void Checkpoints::load_backbone(const FrozenBase& base) {
+  if (base.empty()) return;
+  const auto weights = backbone_of(base, config_.model, config_.training.seed);
+  load_frozen(machine_, *weights, base.at("directory"));
+  base_ = base;
 }
 
 bool Checkpoints::due(std::int64_t step, bool last) const {
@@ -214,6 +225,7 @@ Manifest Checkpoints::head(const Position& at) const {
   m.layout = layout_of(config_, machine_.mesh().degrees);
   m.made_by = made_by();
   m.data = data_;
+  m.base = base_;
   return m;
 }
 

@@ -12,6 +12,7 @@
 #pragma once
 #include "checkpoint/saver.h"
 #include "trainer/config.h"
+#include "trainer/frozen_base.h"
 
 namespace offramp {
 
@@ -31,6 +32,7 @@ class Checkpoints {
   // is another one, Exit::data where the data is.
   Position resume(const std::string& request);
   const std::vector<std::string>& notes() const { return notes_; }  // what to tell of the resume, a line each
+  const FrozenBase& base() const { return base_; }                  // what a frozen backbone was loaded from; empty: from nowhere
 
   bool due(std::int64_t step, bool last) const;  // last: the job ends after this step, whatever the configuration says
   // These three return what Saver::advance says of the save before.
@@ -45,6 +47,7 @@ class Checkpoints {
   std::optional<Error> failure_of(const std::function<void()>& body) const;
   void load(const std::string& directory);
   void load_base();
+  void load_backbone(const FrozenBase& base);
   std::optional<std::string> wait();
   Manifest head(const Position& at) const;
 
@@ -55,7 +58,8 @@ class Checkpoints {
   std::unique_ptr<Saver> saver_;  // none without a directory
   std::string run_id_;
   std::map<std::string, std::string> data_;  // fingerprints
-  std::int64_t end_token_ = -1;              // of the tokenizer that checkpoints carry
+  FrozenBase base_;
+  std::int64_t end_token_ = -1;  // of the tokenizer that checkpoints carry
   Position position_;
   std::vector<std::string> notes_;
 };

@@ -49,6 +49,7 @@ struct TrainingConfig {
   std::uint64_t seed = 1234;
   std::string device = "cpu", precision = "fp32";  // precision fp32 | bf16
   int threads = 1;
+  std::string freeze = "none";                                    // none | backbone: only exits' own tensors learn
   std::int64_t validation_interval = 0, validation_samples = 64;  // interval 0: only after the last step
   double timeout_s = 300;
   std::string nan = "abort";  // abort | skip
@@ -88,6 +89,9 @@ struct Config {
   CheckpointConfig checkpoint;
   LoggingConfig logging;
 
+  bool frozen_backbone() const { return training.freeze == "backbone"; }
+  // Layers that training runs: with a frozen backbone none after the last exit.
+  std::int64_t layers() const { return frozen_backbone() && !exits.empty() ? exits.back().layer : model.num_hidden_layers; }
   // Microbatches a rank runs a step.
   std::int64_t microbatches(int data_size) const { return training.global_batch_size / (training.micro_batch_size * data_size); }
   std::int64_t last_step() const { return training.stop_at < 0 || training.stop_at > training.steps ? training.steps : training.stop_at; }

@@ -18,6 +18,7 @@
 #include "data/gguf_tokenizer.h"
 #include "tensor/check.h"
 #include "trainer/checkpoint_commands.h"
+#include "trainer/frozen_base.h"
 #include "trainer/resume.h"
 
 namespace offramp {
@@ -80,8 +81,9 @@ std::string import_gguf(const ConvertArguments& arguments) {
 
 // A checkpoint as a model: the whole one, or what one of its exits makes of it.
 struct Opened {
-  explicit Opened(const std::string& path) : checkpoint(newest_sound(path)), config(model_of(checkpoint.manifest())), whole(checkpoint) {
-    check_tensors(whole, config.model, config.exits, checkpoint.directory());
+  explicit Opened(const std::string& path)
+      : checkpoint(newest_sound(path)), config(model_of(checkpoint.manifest())), whole(weights_of(checkpoint, config.model)) {
+    check_tensors(*whole, config.model, config.exits, checkpoint.directory());
     const auto it = checkpoint.manifest().configuration.find(kEndToken);
     if (it != checkpoint.manifest().configuration.end()) end_token = std::atoll(it->second.c_str());
   }
@@ -91,7 +93,7 @@ struct Opened {
 
   Checkpoint checkpoint;
   Config config;
-  CheckpointTensors whole;
+  std::unique_ptr<TensorSource> whole;
   std::int64_t end_token = -1;
 };
 
@@ -108,8 +110,8 @@ std::string export_to(const ConvertArguments& arguments) {
   using Verb = ConvertArguments::Verb;
   Opened from(arguments.from);
   std::optional<DraftSource> draft;
-  if (arguments.exit > 0) draft.emplace(from.whole, from.config.model, from.config.exits, arguments.exit);
-  TensorSource& source = draft ? static_cast<TensorSource&>(*draft) : from.whole;
+  if (arguments.exit > 0) draft.emplace(*from.whole, from.config.model, from.config.exits, arguments.exit);
+  TensorSource& source = draft ? static_cast<TensorSource&>(*draft) : *from.whole;
   const ModelConfig& model = draft ? draft->config() : from.config.model;
   if (arguments.verb == Verb::export_gguf) {
     const GgufVocabulary vocabulary = from.has_tokenizer() ? read_gguf_vocabulary(from.checkpoint.directory()) : GgufVocabulary{};

@@ -1,5 +1,6 @@
 #include "trainer/export.h"
 
+#include "checkpoint/export_source.h"
 #include "tensor/check.h"
 
 namespace offramp {
@@ -20,7 +21,11 @@ class Exporter {
   void run() {
     const ModelConfig& model = machine_.model().config;
     attempt([&] { open(model); });
-    write_tensors("model.safetensors", backbone_entries(model));
+    if (options_.backbone)
+      attempt([&] { copy_backbone(model); });
+    else
+      write_tensors("model.safetensors", backbone_entries(model));
+    await_writer();
     write_tensors("exits.safetensors", exit_entries(model, options_.exits));
     attempt([&] { directory_->commit(); });
     agree(machine_.context(), machine_.mesh().world, error_);
@@ -55,6 +60,12 @@ class Exporter {
     }
     attempt([&] { writer->finish(); });
     await_writer();
+  }
+
+  void copy_backbone(const ModelConfig& model) {
+    const auto source = options_.backbone();
+    write_entries(directory_->path() + "/model.safetensors", backbone_entries(model), *source, FloatType::f32,
+                  [&] { machine_.context().beat(); });
   }
 
   // Every rank hears of every part that is on disk: the watchdogs of those that only wait see progress.

@@ -26,6 +26,19 @@ std::shared_ptr<const ScheduleFile> read_schedule(const std::string& schedule) {
   return std::make_shared<const ScheduleFile>(parse_schedule_file(path, text));
 }
 
+// With a frozen backbone there is nothing to order: forwards, and exits after them.
+void set_schedule(const ParallelConfig& parallel, MachineOptions& options) {
+  if (options.frozen_backbone) {
+    options.schedule = "exits_only";
+    return;
+  }
+  options.schedule = parallel.schedule;
+  options.schedule_file = read_schedule(options.schedule);
+  options.exit_placement = parallel.exit_placement;
+  options.in_flight = parallel.in_flight.text;
+  options.recompute = parallel.recompute;
+}
+
 }  // namespace
 
 Degrees degrees_of(const Config& config, int world_size) {
@@ -47,18 +60,16 @@ MachineOptions machine_options(const Config& config, const Degrees& degrees) {
   options.model = config.model;
   options.exits = config.exits;
   options.layers_per_stage = config.parallel.partition.layers;
-  options.virtual_stages = config.parallel.virtual_stages;
+  options.frozen_backbone = config.frozen_backbone();
+  options.virtual_stages = options.frozen_backbone ? 1 : config.parallel.virtual_stages;
   const PartitionOptions stages{.stages = degrees.pipeline * options.virtual_stages,
                                 .stages_per_rank = options.virtual_stages,
                                 .sequence_length = config.training.sequence_length,
-                                .split_heads = config.parallel.shard_heads_over_pipeline};
+                                .split_heads = config.parallel.shard_heads_over_pipeline,
+                                .frozen_backbone = options.frozen_backbone};
   if (options.layers_per_stage.empty()) options.layers_per_stage = choose_layers(config.model, config.exits, stages);
-  options.schedule = config.parallel.schedule;
-  options.schedule_file = read_schedule(options.schedule);
-  options.exit_placement = config.parallel.exit_placement;
-  options.in_flight = config.parallel.in_flight.text;
+  set_schedule(config.parallel, options);
   options.memory_limit = static_cast<std::size_t>(config.parallel.memory_limit);
-  options.recompute = config.parallel.recompute;
   options.split_heads = config.parallel.shard_heads_over_pipeline;
   options.fill_bubbles = config.parallel.fill_bubbles == "warmup"     ? Fill::warmup
                          : config.parallel.fill_bubbles == "cooldown" ? Fill::cooldown

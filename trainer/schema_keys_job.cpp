@@ -110,6 +110,11 @@ std::vector<SchemaKey> training_keys() {
        KEY_AT(training.timeout_s),
        "Seconds without progress after which the job gives up (exit 7).",
        {.range = {.min = 0, .max = 1e9, .above_min = true}}},
+      {"training.freeze",
+       KEY_AT(training.freeze),
+       "backbone: only the exits' own tensors learn, each exit clipped by the norm of its own gradients, whatever else stands in "
+       "`parallel.schedule` (EE-Tuning). Layers after the last exit are neither loaded nor run.",
+       {.choices = {"none", "backbone"}}},
       {"training.nan",
        KEY_AT(training.nan),
        "What a NaN or infinite gradient does: end the job (exit 6), or skip the step.",

@@ -64,7 +64,7 @@ Trainer::Outcome Trainer::step(std::int64_t t) {
   set_layer_rates(t);
   machine_->train(fmt::format("step {}", t), times_);
   const Outcome outcome = reduce(t);
-  if (finite(t, outcome)) update(t, outcome);
+  if (finite(t, outcome)) update(t);
   at_.step = t, at_.samples += step_samples();
   profiler_->end(t);
   log_step(t, outcome, now() - begin);
@@ -179,13 +179,16 @@ bool Trainer::finite(std::int64_t t, const Outcome& outcome) const {
   return false;
 }
 
-void Trainer::update(std::int64_t t, const Outcome& outcome) {
+void Trainer::update(std::int64_t t) {
   activity_.begin(fmt::format("step {}, optimizer", t));
   const double begin = now();
   Context& ctx = machine_->context();
   const double lr = learning_rate(config_.optimizer.lr_schedule, config_.optimizer.lr, t, config_.training.steps);
-  set_scalars(machine_->scalars(), {lr, clip_factor(outcome.grad_norm, config_.optimizer.clip_grad_norm), ++at_.updates},
-              config_.optimizer);
+  const std::vector<double> norms = group_norms(machine_->squares(), *names_);
+  ++at_.updates;
+  for (std::size_t g = 0; g < norms.size(); ++g)
+    set_scalars(machine_->scalars().narrow(0, static_cast<std::int64_t>(g), 1).reshape({4}),
+                {lr, clip_factor(norms[g], config_.optimizer.clip_grad_norm), at_.updates}, config_.optimizer);
   apply_update(ctx, machine_->flat(), config_.optimizer, machine_->scalars());
   machine_->share_values();
   times_.optimizer += now() - begin;
@@ -196,7 +199,7 @@ void Trainer::log_step(std::int64_t t, const Outcome& outcome, double seconds) {
   StepRecord record;
   record.step = t;
   record.loss = outcome.loss;
-  record.final_loss = outcome.exit_losses.back();
+  record.final_loss = of_final_head(outcome.exit_losses);
   record.exit_losses = by_layer(outcome.exit_losses);
   record.lr = learning_rate(config_.optimizer.lr_schedule, config_.optimizer.lr, t, config_.training.steps);
   record.grad_norm = outcome.grad_norm;
@@ -209,13 +212,24 @@ void Trainer::log_step(std::int64_t t, const Outcome& outcome, double seconds) {
   log_->step(record);
 }
 
+// A frozen backbone ends before the final head.
+std::optional<double> Trainer::of_final_head(const std::vector<double>& of_exits) const {
+  if (of_exits.size() == config_.exits.size()) return std::nullopt;
+  return of_exits.back();
+}
+
 ByLayer Trainer::by_layer(const std::vector<double>& of_exits) const {
   ByLayer values;
   for (std::size_t e = 0; e < config_.exits.size(); ++e) values.emplace_back(config_.exits[e].layer, of_exits[e]);
   return values;
 }
 
-ExportOptions Trainer::export_options() const { return {config_.export_hf, config_.exits, carried_tokenizer(config_)}; }
+ExportOptions Trainer::export_options() const {
+  ExportOptions options{config_.export_hf, config_.exits, carried_tokenizer(config_)};
+  if (config_.frozen_backbone())
+    options.backbone = [this] { return backbone_of(checkpoints_->base(), config_.model, config_.training.seed); };
+  return options;
+}
 
 void Trainer::export_model() {
   activity_.begin("export");

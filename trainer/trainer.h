@@ -62,8 +62,9 @@ class Trainer {
   void share_phases();
   void read_losses(std::int64_t t, Outcome& outcome) const;
   bool finite(std::int64_t t, const Outcome& outcome) const;
-  void update(std::int64_t t, const Outcome& outcome);
+  void update(std::int64_t t);
   void log_step(std::int64_t t, const Outcome& outcome, double seconds);
+  std::optional<double> of_final_head(const std::vector<double>& of_exits) const;
   ByLayer by_layer(const std::vector<double>& of_exits) const;
   void validate(std::int64_t t);
   void validate(std::int64_t t, ValidationSet& set);

@@ -34,8 +34,8 @@ void Trainer::validate(std::int64_t t, ValidationSet& set) {
   record.step = t;
   record.set = set.name;
   record.loss = outcome.loss;
-  record.final_loss = outcome.exit_losses.back();
-  record.final_accuracy = outcome.accuracies.back();
+  record.final_loss = of_final_head(outcome.exit_losses);
+  record.final_accuracy = of_final_head(outcome.accuracies);
   record.exit_losses = by_layer(outcome.exit_losses);
   record.exit_accuracies = by_layer(outcome.accuracies);
   record.tokens = outcome.tokens;

@@ -157,8 +157,8 @@ TEST(SetScalars, CorrectsBothMoments) {
 // Each element of each tensor that is held, before and after an update.
 using Change = std::function<void(const Parameter&, float before, float after, float gradient)>;
 void update(Subject& s, const OptimizerConfig& config, const StepScalars& step, const Change& expect) {
-  const Tensor scalars = s.memory.tensor({4}, DType::f32);
-  set_scalars(scalars, step, config);
+  const Tensor scalars = s.memory.tensor({1, 4}, DType::f32);
+  set_scalars(scalars.reshape({4}), step, config);
   std::vector<std::vector<float>> before;
   for (const Parameter* p : s.flat.holders()) before.emplace_back(p->value.as<float>(), p->value.as<float>() + p->value.elements());
   apply_update(s.ctx, s.flat, config, scalars);
@@ -225,7 +225,7 @@ TEST(Optimizers, StateByName) {
 
 TEST(Optimizers, AnUnknownNameIsOurMistake) {
   Subject s;
-  const Tensor scalars = s.memory.tensor({4}, DType::f32);
+  const Tensor scalars = s.memory.tensor({1, 4}, DType::f32);
   EXPECT_THROW(optimizer_state({.name = "lion"}), Error);
   EXPECT_THROW(apply_update(s.ctx, s.flat, {.name = "lion"}, scalars), Error);
 }

@@ -59,6 +59,19 @@ TEST(Plan, BytesAndMemoryAreThoseOfTheStep) {
       }
 }
 
+TEST(Plan, BytesAndMemoryOfAFrozenBackboneAreThoseOfTheStep) {
+  for (const bool split : {false, true})
+    for (const Degrees& degrees : {Degrees{1, 1, 1}, Degrees{1, 4, 1}, Degrees{2, 2, 2}, Degrees{1, 2, 4}})
+      for (const int last : {1, 3, 5}) {  // exits: the last one ends within a layer where its head is mlp
+        SmallJob job = small_job(exits_of_every_kind(), true);
+        job.options.exits.resize(static_cast<std::size_t>(last));
+        job.options.frozen_backbone = true, job.options.schedule = "exits_only", job.options.split_heads = split;
+        job.tensor = degrees.tensor, job.pipeline = std::min(degrees.pipeline, job.options.exits.back().layer), job.data = degrees.data;
+        job.options.sequence_parallel = split && job.tensor > 1, job.options.shard_state = split && job.data > 1;
+        expect_planned(job);
+      }
+}
+
 TEST(Plan, EverySchedulesBytesAndMemoryAreThoseOfTheStep) {
   for (const char* schedule : {"gpipe", "1f1b", "zero_bubble", "auto"})
     for (const char* recompute : {"none", "selective", "full"}) {

@@ -90,6 +90,7 @@ inline void fill_inputs(Machine& machine, const SmallJob& job) {
 struct RankResult {
   std::vector<double> sums, evaluated;    // [exits, kLossSums]
   ByName grads, weights;                  // the elements that this rank answers for
+  ByName frozen;                          // those that it has of what never changes
   std::map<std::string, double> squares;  // of whole gradients
   MemoryPlan memory;
   std::vector<int> unused;  // slabs of each pool and bytes of scratch that nobody took
@@ -131,6 +132,13 @@ inline RankResult result_of(Machine& machine) {
       put(result.grads, *p, place, part, flat.gradients(part));
       put(result.weights, *p, place, part, flat.exact(part));
     }
+  for (const Parameter* p : flat.frozen()) {
+    const Range place = flat.place(*p);
+    const auto elements = static_cast<std::size_t>(place.count());
+    std::vector<float> values(elements);
+    copy(machine.context(), Tensor(values.data(), {place.count()}, DType::f32), flat.values(place));
+    put(result.frozen, *p, place, place, Tensor(values.data(), {place.count()}, DType::f32));
+  }
   return result;
 }
 
@@ -140,7 +148,10 @@ inline void reduce_statistics(Machine& machine, const LogicalNames& names) {
   all_reduce(machine.context(), machine.statistics(), machine.mesh().world).wait(machine.context());
 }
 inline void update(Machine& machine, const OptimizerConfig& config, int t) {
-  set_scalars(machine.scalars(), {config.lr, clip_factor(gradient_norm(machine.squares()), config.clip_grad_norm), t}, config);
+  const std::vector<double> norms = group_norms(machine.squares(), LogicalNames(machine.model()));
+  for (std::size_t g = 0; g < norms.size(); ++g)
+    set_scalars(machine.scalars().narrow(0, static_cast<std::int64_t>(g), 1).reshape({4}),
+                {config.lr, clip_factor(norms[g], config.clip_grad_norm), t}, config);
   apply_update(machine.context(), machine.flat(), config, machine.scalars());
   machine.share_values();
 }
@@ -189,7 +200,7 @@ inline void merge(ByName& all, const ByName& part) {
 // What all ranks have.
 struct StepResult {
   std::vector<double> sums, evaluated;
-  ByName grads, weights;
+  ByName grads, weights, frozen;
   std::map<std::string, double> squares;
   std::vector<std::pair<MemoryPlan, std::vector<int>>> peaks;  // by rank
 };
@@ -211,6 +222,7 @@ inline StepResult run_small_job(const SmallJob& job, int steps = 1) {
         result.peaks[static_cast<std::size_t>(world.rank())] = {mine.memory, mine.unused};
         merge(result.grads, mine.grads);
         merge(result.weights, mine.weights);
+        merge(result.frozen, mine.frozen);
       },
       job.sends);
   return result;

@@ -146,6 +146,16 @@ optimizer: {lr: 0.1}
 data: {train: a}
 )";
 
+// And beside these.
+const char* const kTuningKeys = R"(
+model: {num_hidden_layers: 4, hidden_size: 32, intermediate_size: 64, num_attention_heads: 4, vocab_size: 257}
+exits: [{layer: 1, loss_weight: 0.5}, {layer: 3, loss_weight: 2}]
+parallel: {pipeline_parallel_size: 3, partition: [1, 1, 1], schedule: interleaved, virtual_stages: 2}
+training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 35, steps: 12, freeze: backbone}
+optimizer: {lr: 0.1}
+data: {train: a}
+)";
+
 TEST(Config, EveryKeyReachesItsField) {
   const TemporaryFile file(kEveryKey);
   const Config c = read_config(file.path, {});
@@ -206,10 +216,10 @@ TEST(Config, OtherKeysReachTheirFields) {
 std::string name_of_key(const SchemaKey& key) { return std::string(key.path.substr(key.path.rfind('.') + 1)); }
 
 TEST(Config, PrintedConfigurationReadsBackEqual) {
-  const TemporaryFile every(kEveryKey), other(kOtherKeys);
+  const TemporaryFile every(kEveryKey), other(kOtherKeys), tuning(kTuningKeys);
   const TemporaryFile file(fmt::format("extends: {}\nparallel: {{schedule: 'file:a b'}}\n", kGood));
   EXPECT_EQ(read_config(file.path, {}).parallel.schedule, "file:a b");
-  for (const std::string& path : {kGood, every.path, other.path, file.path}) {
+  for (const std::string& path : {kGood, every.path, other.path, tuning.path, file.path}) {
     const Config config = read_config(path, {});
     const std::string printed = print_config(config);
     const TemporaryFile again(printed);
@@ -223,12 +233,25 @@ TEST(Config, PrintedConfigurationReadsBackEqual) {
     EXPECT_EQ(printed.find("exit_loss") == std::string::npos, config.layerskip.enabled);
   }
   // The texts above move every key that can move, so nothing is compared with itself. (model.from needs a model that is there.)
-  const Config fresh = read_config(kGood, {}), one = read_config(every.path, {}), two = read_config(other.path, {});
+  const Config fresh = read_config(kGood, {}), one = read_config(every.path, {}), two = read_config(other.path, {}),
+               three = read_config(tuning.path, {});
   for (const SchemaKey& key : schema()) {
     if (key.rule.choices.size() == 1 || key.path == "layerskip.rotation" || key.path == "model.from") continue;
     const std::string value = print_value(key, fresh, 0);
-    EXPECT_TRUE(print_value(key, one, 1) != value || print_value(key, two, 1) != value) << key.path;
+    const auto moved = [&](const Config& config) { return print_value(key, config, 1) != value; };
+    EXPECT_TRUE(moved(one) || moved(two) || moved(three)) << key.path;
   }
+}
+
+// A frozen backbone always runs exits alone: what belongs to a schedule is left alone, and the layers end with the last exit.
+TEST(Config, AFrozenBackboneTakesAnySchedule) {
+  const TemporaryFile tuning(kTuningKeys);
+  const Config c = read_config(tuning.path, {});
+  EXPECT_TRUE(c.frozen_backbone());
+  EXPECT_EQ(c.layers(), 3);
+  const std::vector<std::string> lines = refusal(tuning.path, {"parallel.partition=[2, 1, 1]", "exits.0.layer=2"});
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_NE(lines[0].find("adds up to 4 layers, but with a frozen backbone the last exit's layer is 3"), std::string::npos) << lines[0];
 }
 
 TEST(Config, SetsOverrideInOrder) {
