@@ -49,7 +49,7 @@ def test_whole_model(said, name):
     assert differ("transformers", f"logits of {family(name)}", logits["final"], logits_of(load(done.exported), samples)) < TOLERANCE
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("name", [*CONFIGURATIONS, "frozen", "gpt2_frozen"])
 def test_drafts(said, name, tmp_path):
     done, samples, logits = said(name)
     for exit in done.config["exits"]:

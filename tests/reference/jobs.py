@@ -125,6 +125,19 @@ def layerskip(corpora):
         optimizer={"lr": 0.001, "eps": 1.0e-5, "clip_grad_norm": 0.5, "lr_schedule": {"warmup_steps": 6}})  # eps: gradients come and go
 
 
+def frozen(corpora):
+    """Exits alone learn; the last one ends the model within a layer, one shares the frozen final head's matrix, each is clipped."""
+    return job(
+        corpora,
+        model={"tie_word_embeddings": True},
+        exits=[{"layer": 2, "loss_weight": 0.25},
+               {"layer": 3, "head": "block", "output": "shared", "loss_weight": 0.5, "lr_scale": 0.5},
+               {"layer": 4, "head": "attention", "norm": "shared", "loss_weight": 0.1, "token_weight": "confidence"},
+               {"layer": 6, "head": "mlp", "output": "shared", "norm": "shared", "loss_weight": 2.0}],
+        training={"freeze": "backbone"},
+        optimizer={"lr": 0.004, "clip_grad_norm": 0.2})
+
+
 def as_gpt2(config, **model):
     """The same job with a GPT-2, which has no grouped queries, rotations or RMS norms."""
     config["model"] = {key: value for key, value in config["model"].items()
@@ -159,6 +172,10 @@ def gpt2_layerskip(corpora):
     return as_gpt2(config)
 
 
-LLAMA = (every_head, tied, documents, scaled, nesterov, stretched, momentum, no_exits, layerskip)
-GPT2 = (gpt2_every_head, gpt2_tied, gpt2_documents, gpt2_scaled, gpt2_nesterov, gpt2_layerskip)
+def gpt2_frozen(corpora):
+    return as_gpt2(frozen(corpora))
+
+
+LLAMA = (every_head, tied, documents, scaled, nesterov, stretched, momentum, no_exits, layerskip, frozen)
+GPT2 = (gpt2_every_head, gpt2_tied, gpt2_documents, gpt2_scaled, gpt2_nesterov, gpt2_layerskip, gpt2_frozen)
 ALL = {made.__name__: made for made in (*LLAMA, *GPT2)}

@@ -13,6 +13,7 @@
 #include "checkpoint/state.h"
 #include "tensor/check.h"
 #include "trainer/checkpoint_commands.h"
+#include "trainer/frozen_base.h"
 #include "trainer/resume.h"
 
 namespace offramp {
@@ -88,8 +89,7 @@ void run(const std::string& from, const std::string& tokens, std::int64_t length
   OFFRAMP_CHECK(!ids.empty() && ids.size() % sample == 0, "[logits] {} tokens are no samples of {}", ids.size(), sample);
 
   Machine machine(options, Mesh(), Backing::host, plan_memory(options, Mesh()).peak);
-  CheckpointTensors weights(checkpoint);
-  load_weights(machine, weights, checkpoint.directory());
+  load_weights(machine, *weights_of(checkpoint, config.model), checkpoint.directory());
   machine.share_values();
   Speaker speaker(machine, output);
   for (std::size_t at = 0; at < ids.size(); at += sample) speaker.say(ids.data() + at);

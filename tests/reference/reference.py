@@ -48,11 +48,17 @@ def exit_scale(exit_loss: dict, t: int) -> float:
 class Optimizer:
     """torch's own update rules, with the decay put before the step; SGD's in torch is not decoupled."""
 
-    def __init__(self, config: dict, model: EarlyExitModel):
+    def __init__(self, config: dict, model: EarlyExitModel, frozen: bool):
+        """frozen: exits alone learn, each clipped by its own norm."""
         self.config = config
+        self.clipped = {}  # together, by exit
         scales = {f"exits.{e['layer']}.": float(e["lr_scale"]) for e in model.exits}
         self.groups = []
         for name, weight in model.weights.items():
+            if frozen and not name.startswith("exits."):
+                weight.requires_grad_(False)
+                continue
+            self.clipped.setdefault(name.split(".")[1] if frozen else "all", []).append(weight)
             scale = next((s for prefix, s in scales.items() if name.startswith(prefix)), 1.0)
             decay = float(config.get("weight_decay", 0.1)) if weight.dim() >= 2 else 0.0
             self.groups.append({"params": [weight], "weight_decay": decay, "lr_scale": scale})
@@ -64,16 +70,15 @@ class Optimizer:
 
     def step(self, lr: float) -> float:
         """The gradient norm before clipping."""
-        weights = [w for group in self.rule.param_groups for w in group["params"]]
         clip = float(self.config.get("clip_grad_norm", 1.0))
-        norm = torch.nn.utils.clip_grad_norm_(weights, clip if clip > 0 else math.inf).item()
+        norms = [torch.nn.utils.clip_grad_norm_(weights, clip if clip > 0 else math.inf).item() for weights in self.clipped.values()]
         for group in self.rule.param_groups:
             group["lr"] = lr * group["lr_scale"]
             with torch.no_grad():
                 group["params"][0].mul_(1 - group["lr"] * group.get("decoupled", 0.0))
         self.rule.step()
         self.rule.zero_grad()
-        return norm
+        return math.hypot(*norms)
 
 
 class Reference:
@@ -85,7 +90,8 @@ class Reference:
         self.model = ARCHITECTURES[config["model"].get("architecture", "llama")](exported, config.get("exits", []))
         for weight in self.model.weights.values():  # another fp32 training would be as far from the truth as the one that is checked
             weight.data = weight.data.double()
-        self.optimizer = Optimizer(config["optimizer"], self.model)
+        self.frozen = self.training.get("freeze") == "backbone"
+        self.optimizer = Optimizer(config["optimizer"], self.model, self.frozen)
         self.document_mask = data.get("document_mask", False)
         self.train_samples = Samples(data["train"], self.training["sequence_length"], data.get("loss_mask"))
         self.validation = Samples(data["validation"], self.training["sequence_length"]) if data.get("validation") else None
@@ -95,7 +101,7 @@ class Reference:
         if recipe := self.config.get("layerskip"):
             return layer_skip.weights(recipe, [e["layer"] for e in self.model.exits], self.model.layers, t - 1, self.training["steps"])
         scale = exit_scale(self.config.get("exit_loss", {}), t)
-        return [float(e["loss_weight"]) * scale for e in self.model.exits] + [1.0]
+        return [float(e["loss_weight"]) * scale for e in self.model.exits] + [0.0 if self.frozen else 1.0]
 
     def _skipped(self, samples: range, t: int):
         """[layers, samples]: which layers training passes over; None where it passes over none."""
@@ -112,7 +118,7 @@ class Reference:
         total = sum(w * trained for w, (_, trained) in zip(self._weights(t), pairs, strict=True))
         plain = [loss.item() for loss, _ in pairs]
         exits = {str(e["layer"]): loss for e, loss in zip(self.model.exits, plain)}
-        return total, {"step": t, "loss": total.item(), "final_loss": plain[-1], "exit_losses": exits}
+        return total, {"step": t, "loss": total.item(), "final_loss": None if self.frozen else plain[-1], "exit_losses": exits}
 
     def step(self, t: int) -> dict:
         batch, steps = self.training["global_batch_size"], self.training["steps"]

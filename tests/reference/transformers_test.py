@@ -36,7 +36,7 @@ def test_backbone_loss_equals_transformers(trained, name):
     assert loss == pytest.approx(validation_lines(done.lines)[-1]["final_loss"], rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("name", [*CONFIGURATIONS, "frozen", "gpt2_frozen"])
 @torch.no_grad()
 def test_exits_on_transformers_hidden_states(trained, name):
     done = trained(name)
