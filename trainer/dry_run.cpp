@@ -38,7 +38,7 @@ void dry_run(const Config& config, int ranks) {
   const Partition partition = partition_of(options.layers_per_stage);
   fmt::print("{} ranks: tensor {}{} x pipeline {} x data {}{}, {}, schedule {}, microbatches of {} x {} tokens, {} a rank and step\n\n",
              ranks, degrees.tensor, config.parallel.sequence_parallel ? " (sequence parallel)" : "", degrees.pipeline, degrees.data,
-             options.shard_state ? " (optimizer sharded)" : "", config.training.precision, config.parallel.schedule,
+             options.shard_state ? " (optimizer sharded)" : "", config.training.precision, options.schedule,
              options.micro_batch_size, options.sequence_length, options.microbatches);
   fmt::print(kRow, "stage", "tensor", "layers", "parameters", "gradients", "optimizer", "activations", "transients", "buffers", "peak",
              "+ messages", "ranks");
