@@ -131,9 +131,11 @@ void softmax_stats(Context&, Tensor stats, Tensor argmax, Tensor logits, Tensor 
 // the bits of its argmax [n] i32. stats, argmax =. Of equal maxima the first range's wins, as of equal logits the first does.
 void softmax_merge(Context&, Tensor stats, Tensor argmax, Tensor all);
 
-// What one exit sums over counted tokens, f64 [4], +=: cross-entropy in nats | the same weighted by confidence (equal to it
-// without confidence weights) | tokens whose argmax is the label | counted tokens.
-inline constexpr int kLossSums = 4;
+// What one exit sums over counted tokens, f64 [6], +=: the loss that is trained, a cross-entropy in nats: with the label, or with what
+// the exit learns from a teacher | the same weighted by confidence (equal to it without confidence weights) | tokens whose argmax is the
+// label | counted tokens | expected acceptance, the sum over the vocabulary of min(p_teacher, p) | tokens whose argmax is the teacher's.
+// The last two stay 0 without a teacher.
+inline constexpr int kLossSums = 6;
 struct LossOptions {
   Tensor scale;                     // [1] f32 on the device: weight of this exit / counted tokens of the whole batch
   bool confidence_weights = false;  // weigh each token by its own detached max softmax probability
@@ -141,6 +143,20 @@ struct LossOptions {
 // dlogits [n,V] A = scale * c_i * (softmax(logits) - onehot(label)); if f32 may be logits itself; undefined: sums only.
 void softmax_loss(Context&, Tensor sums, Tensor dlogits, Tensor logits, Tensor stats, Tensor argmax, Tensor labels, std::int64_t first,
                   const LossOptions&);
+
+// A range of the vocabulary with the statistics of the whole of it, as softmax_stats() or softmax_merge() left them.
+struct Scores {
+  Tensor logits, stats, argmax;  // [n,V] f32, [n,3] f32, [n] i32
+};
+// softmax_loss() beside a teacher q, whose logits are of the same tokens and range: from one reading of both come the loss, its gradient
+// and the two measures of how far the teacher would accept the exit's p. What is learned are
+//   targets [n] i32, whose logits the exit's statistics name: the labels, or the teacher's argmax: to the same bits as softmax_loss();
+//   undefined: the teacher's distribution: the loss is - sum_v q log p, and dlogits = scale * c_i * (p - q).
+// c_i is the exit's own confidence with every target. A label < 0 is not counted, whatever the target is.
+// sums: sums over the vocabulary are this range's part, and what is known of a whole row is added where first is 0: so those of all
+// ranges add up to the exit's.
+void softmax_distill(Context&, Tensor sums, Tensor dlogits, const Scores& exit, const Scores& teacher, Tensor labels, Tensor targets,
+                     std::int64_t first, const LossOptions&);
 
 // ---- optimizers, on flat ranges. scalars [4] f32 on the device: learning rate, clip factor (0: touch nothing), and Adam's two
 // bias corrections 1 - beta1^t, 1 - beta2^t. Decay is decoupled and comes first: p -= lr * weight_decay * p.

@@ -53,6 +53,36 @@ void softmax_loss(Context& context, Tensor sums, Tensor dlogits, Tensor logits, 
 
 namespace {
 
+void check_scores(const Expect& expect, const Scores& scores, const Shape& shape) {
+  expect.f32(scores.logits, "logits", shape);
+  expect.f32(scores.stats, "stats", {shape[0], 3});
+  expect.i32(scores.argmax, "argmax", {shape[0]});
+}
+
+}  // namespace
+
+void softmax_distill(Context& context, Tensor sums, Tensor dlogits, const Scores& exit, const Scores& teacher, Tensor labels,
+                     Tensor targets, std::int64_t first, const LossOptions& options) {
+  const Expect expect("softmax_distill");
+  expect.rank(exit.logits, "logits", 2);
+  const Shape shape = exit.logits.shape;
+  check_scores(expect, exit, shape);
+  check_scores(expect, teacher, shape);
+  expect.i32(labels, "labels", {shape[0]});
+  expect.optional(targets, "targets", DType::i32, {shape[0]});
+  expect.optional(sums, "sums", DType::f64, {kLossSums});
+  if (dlogits.defined()) expect.tensor(dlogits, "dlogits", expect.working(dlogits, "dlogits"), shape);
+  if (dlogits.defined()) expect.f32(options.scale, "scale", {1});
+  Scratch scratch(context);
+  const Tensor partial = sums.defined() ? scratch.tensor({shape[0], 2}, DType::f32) : Tensor{};
+  const Operation op(context, "softmax_distill", 12 * count_of(exit.logits),
+                     {sums, dlogits, exit.logits, teacher.logits, exit.stats, teacher.stats, labels, targets});
+  if (op.planned()) return;
+  cpu::softmax_distill(sums, dlogits, exit, teacher, labels, targets, first, options, partial);
+}
+
+namespace {
+
 void check_weight(const Expect& expect, const Tensor& weight, const Tensor& master) {
   expect.rank(weight, "weight", 1);
   expect.tensor(weight, "weight", expect.working(weight, "weight"), weight.shape);

@@ -150,7 +150,7 @@ void Trainer::share_phases() {
   times_ = {};
 }
 
-// From the sums of each exit: cross-entropy | weighted by confidence | right | counted.
+// From the sums of each exit (kLossSums in ops.h): loss | weighted by confidence | right | counted.
 void Trainer::read_losses(std::int64_t t, Outcome& outcome) const {
   const double* sums = machine_->sums().as<double>();
   for (std::size_t e = 0; e < machine_->model().heads.size(); ++e) {

@@ -1,0 +1,128 @@
+#include <cmath>
+#include <limits>
+
+#include "tensor/cpu/element.h"
+#include "tensor/cpu/kernels.h"
+#include "tensor/cpu/vector_math.h"
+
+namespace offramp::cpu {
+namespace {
+
+// A row of a range: the probability of column j is e^(logits[j] - max) / sum.
+struct Row {
+  const float* logits;
+  float max, sum;
+};
+
+Row row_of(const Scores& scores, std::int64_t i) {
+  const float* stats = scores.stats.as<float>() + 3 * i;
+  return {scores.logits.as<float>() + i * scores.logits.shape[1], stats[0], stats[1]};
+}
+
+// Over the columns of a row: the sums of min(p, q) and of q (x - max), where x are p's logits.
+struct Overlap {
+  float shared, mean;
+};
+
+// give(j, e^(x_j - max), the same of the teacher) may write to x's memory. Sums are folded as fold_lanes does it, both at once.
+template <class Give>
+Overlap overlap(const Row& exit, const Row& teacher, std::int64_t columns, Give give) {
+  const float p_scale = 1 / exit.sum, q_scale = 1 / teacher.sum;
+  float shared[kFoldLanes] = {}, mean[kFoldLanes] = {};
+  const auto term = [&](std::int64_t j, int l) {
+    const float x = exit.logits[j] - exit.max;
+    const float e = exp_fast(x), t = exp_fast(teacher.logits[j] - teacher.max);
+    const float p = p_scale * e, q = q_scale * t;
+    shared[l] += p < q ? p : q;  // a NaN of the teacher shows; one of the exit shows in its loss
+    mean[l] += q * x;
+    give(j, e, t);
+  };
+  std::int64_t i = 0;
+  for (; i + kFoldLanes <= columns; i += kFoldLanes) {
+#pragma omp simd
+    for (int l = 0; l < kFoldLanes; ++l) term(i + l, l);
+  }
+  for (int l = 0; i < columns; ++i, ++l) term(i, l);
+  for (int width = kFoldLanes / 2; width > 0; width /= 2) {
+    for (int l = 0; l < width; ++l) shared[l] += shared[l + width], mean[l] += mean[l + width];
+  }
+  return {shared[0], mean[0]};
+}
+
+// What a row is trained towards, and its weight. target: a column, maybe of another range; kDistribution: the teacher's distribution.
+struct Goal {
+  std::int64_t target;
+  float weight;
+};
+constexpr std::int64_t kDistribution = std::numeric_limits<std::int64_t>::min();
+
+// d = weight * (p - q) or weight * (p - onehot), the latter in the operations of softmax_loss; null: not wanted.
+template <class D>
+Overlap learn(D* d, const Row& exit, const Row& teacher, const Goal& goal, std::int64_t columns) {
+  if (!d) return overlap(exit, teacher, columns, [](std::int64_t, float, float) {});
+  const float scale = goal.weight / exit.sum, q_scale = goal.weight / teacher.sum;
+  if (goal.target == kDistribution)
+    return overlap(exit, teacher, columns, [=](std::int64_t j, float e, float t) { d[j] = rounded<D>(scale * e - q_scale * t); });
+  const bool here = goal.target >= 0 && goal.target < columns;
+  const float at_target = here ? scale * exp_fast(exit.logits[goal.target] - exit.max) - goal.weight : 0;  // before d, maybe their memory
+  const Overlap both = overlap(exit, teacher, columns, [=](std::int64_t j, float e, float) { d[j] = rounded<D>(scale * e); });
+  if (here) d[goal.target] = rounded<D>(at_target);
+  return both;
+}
+
+// In row order and in double, as the sums of softmax_loss.
+struct Counting {
+  const float *stats, *overlaps;
+  const std::int32_t *best, *teacher, *label;
+  bool distribution, confidence, whole;  // whole: what is known of whole rows counts here
+
+  void add(double* sums, std::int64_t i) const {
+    if (label[i] < 0) return;
+    const double sum = stats[3 * i + 1], of_row = distribution ? std::log(sum) : stats[3 * i] + std::log(sum) - stats[3 * i + 2];
+    const double loss = (whole ? of_row : 0) - (distribution ? overlaps[2 * i + 1] : 0);
+    sums[0] += loss;
+    sums[1] += confidence ? loss / sum : loss;
+    sums[4] += overlaps[2 * i];
+    if (!whole) return;
+    sums[2] += best[i] == label[i] ? 1 : 0;
+    sums[3] += 1;
+    sums[5] += best[i] == teacher[i] ? 1 : 0;
+  }
+};
+
+}  // namespace
+
+void softmax_distill(Tensor sums, Tensor dlogits, const Scores& exit, const Scores& teacher, Tensor labels, Tensor targets,
+                     std::int64_t first, const LossOptions& options, Tensor partial) {
+  const std::int64_t n = exit.logits.shape[0], columns = exit.logits.shape[1];
+  const std::int32_t *label = labels.as<std::int32_t>(), *target = optional<std::int32_t>(targets);
+  const float scale = dlogits.defined() ? *options.scale.as<float>() : 0;
+  float* overlaps = optional<float>(partial);
+  for_type(dlogits.dtype, [&]<class D>(D) {
+    D* all = optional<D>(dlogits);
+#pragma omp parallel for if (n * columns > kParallelElements)
+    for (std::int64_t i = 0; i < n; ++i) {
+      D* d = all ? all + i * columns : nullptr;
+      if (label[i] < 0) {
+        if (d) std::fill_n(d, columns, D{});
+        continue;
+      }
+      const Row x = row_of(exit, i);
+      const float weight = options.confidence_weights ? scale / x.sum : scale;  // the greatest probability is e^0 / sum
+      const Overlap both = learn(d, x, row_of(teacher, i), {target ? target[i] - first : kDistribution, weight}, columns);
+      if (overlaps) overlaps[2 * i] = both.shared, overlaps[2 * i + 1] = both.mean;
+    }
+  });
+  if (!sums.defined()) return;
+  const Counting counting{.stats = exit.stats.as<float>(),
+                          .overlaps = overlaps,
+                          .best = exit.argmax.as<std::int32_t>(),
+                          .teacher = teacher.argmax.as<std::int32_t>(),
+                          .label = label,
+                          .distribution = !target,
+                          .confidence = options.confidence_weights,
+                          .whole = first == 0};
+  for (std::int64_t i = 0; i < n; ++i) counting.add(sums.as<double>(), i);
+}
+
+}  // namespace offramp::cpu
