@@ -46,6 +46,10 @@ const char* name_of(HeadKind kind);
 // as copies: head and norm of the final ones, an MLP or a layer of the last layer's (final_head) or of the nearest (copy_layer).
 enum class ExitInit : std::uint8_t { random, base, final_head, copy_layer };
 
+// What an exit learns: the labels, or what the model's own final head says of the same tokens, detached: its argmax, or its distribution
+// (self-distillation; Kangaroo's - sum_v p_final log p_exit).
+enum class Target : std::uint8_t { labels, argmax, distribution };
+
 struct ExitSpec {
   int layer = 0;                // counts from 1: the exit reads that layer's output
   HeadKind head = HeadKind::norm;
@@ -53,6 +57,7 @@ struct ExitSpec {
   bool shared_norm = false;     // with the final head; means nothing for a bare head
   double loss_weight = 0;
   bool confidence_weights = false;
+  Target target = Target::labels;
   bool detach = false;          // no gradient into the backbone
   double lr_scale = 1;          // of the exit's own tensors
   ExitInit init = ExitInit::random;

@@ -1,5 +1,7 @@
 #include "models/head.h"
 
+#include "tensor/check.h"
+
 namespace offramp {
 
 Head::Head(ExitSpec spec, int tap, std::vector<ModulePtr> body, std::unique_ptr<Norm> norm, OutputMatrix output)
@@ -11,7 +13,7 @@ void Head::exit(Context& ctx, Tensor d_tap, Tensor sums, const HeadIn& in, const
   const Tensor top = forward(ctx, in.x, slot);
   const bool bare = body_.empty() && !norm_;
   const Tensor d_top = bare || !train ? d_tap : scope.tensor(in.x.shape, in.x.dtype);  // [rows, h]
-  output_.loss(ctx, d_top, sums, top, in.labels, {in.scale, spec_.confidence_weights}, train);
+  output_.loss(ctx, d_top, sums, top, {in.labels, spec_.target, in.teacher}, {in.scale, spec_.confidence_weights}, train);
   if (train) backward(ctx, d_tap, d_top, slot);
 }
 
@@ -22,6 +24,7 @@ void Head::logits(Context& ctx, Tensor logits, Tensor x, const Sequences& sequen
 }
 
 void Head::tap(Context& ctx, Tensor top, Tensor x, Slot& slot) {
+  OFFRAMP_CHECK(spec_.target == Target::labels, "[head] where output matrices are split over the pipeline, exits learn labels only");
   const Tensor out = forward(ctx, x, slot, top);
   if (body_.empty() && !norm_) copy(ctx, top, out);
 }

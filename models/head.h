@@ -16,11 +16,28 @@
 
 namespace offramp {
 
+class OutputMatrix;
+
+// The model's own final head, which an exit may learn from and is measured by: what its output matrix reads, and a copy of that matrix.
+// Its logits are made again beside the exit's, of the same tokens and range of the vocabulary, and it gets no gradient.
+struct Teacher {
+  Tensor x{};  // [rows, h]: this rank's rows of what the final norm gave; undefined: there is no teacher
+  OutputMatrix* output = nullptr;
+};
+
 struct HeadIn {
   Tensor x;       // [rows, h]: this rank's rows of the tap
   Tensor labels;  // [n] i32, < 0: not counted; of all rows
   Tensor scale;   // [1] f32: weight of this exit / counted tokens of the whole batch
   Draws draws{};
+  Teacher teacher{};
+};
+
+// What a head's scores are compared with.
+struct Goal {
+  Tensor labels;  // as in HeadIn
+  Target target = Target::labels;
+  Teacher teacher{};  // of every target but the labels; with them it only measures
 };
 
 // Which of how many parts of every output matrix a pipeline rank has; 0 of 1: they are not split over the pipeline.
@@ -45,8 +62,8 @@ class OutputMatrix {
   };
   OutputMatrix(const Options& options, TensorParallel tensor);
   void logits(Context& ctx, Tensor logits, Tensor x);  // logits [n, V of this rank] f32 = of x [n, h]
-  // x [rows, h]. sums += (see LossOptions in ops.h) on the first tensor rank; train: dx [rows, h] = (undefined: not wanted), dw +=.
-  void loss(Context& ctx, Tensor dx, Tensor sums, Tensor x, Tensor labels, const LossOptions& options, bool train);
+  // x [rows, h]. sums += (kLossSums in ops.h), each tensor rank its part; train: dx [rows, h] = (undefined: not wanted), dw +=.
+  void loss(Context& ctx, Tensor dx, Tensor sums, Tensor x, const Goal& goal, const LossOptions& options, bool train);
   // A part of a split head. statistics [4 n] f32 =: of each token maximum, sum of exponentials and the label's logit, then the bits of
   // the argmax; of the parts of all tensor ranks.
   void scores(Context& ctx, Tensor statistics, const ScoresIn& in);
@@ -60,11 +77,10 @@ class OutputMatrix {
   void visit(const Visitor& visitor) { visitor(weight_); }
 
  private:
-  struct Chunk {
-    Tensor logits, stats, argmax;  // [count, V], [count, 3] f32, [count] i32
-  };
-  Chunk scores(Context& ctx, Scratch& scope, Tensor x, Tensor labels);
-  void loss_of_rows(Context& ctx, Tensor dx, Tensor sums, Tensor x, Tensor labels, const LossOptions& options, bool train);
+  Scores scores(Context& ctx, Scratch& scope, Tensor x, Tensor targets);
+  void loss_of_rows(Context& ctx, Tensor dx, Tensor sums, Tensor x, const Goal& goal, const LossOptions& options, bool train);
+  // The scores of a chunk of tokens, their loss, and its gradient (undefined: not wanted).
+  Tensor loss_of_chunk(Context& ctx, Scratch& scope, Tensor sums, Tensor x, const Goal& goal, const LossOptions& options, bool train);
   Tensor all_rows(Context& ctx, Scratch& scope, Tensor x, std::int64_t tokens) const;
 
   TensorParallel tensor_;

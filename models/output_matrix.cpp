@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "models/head.h"
+#include "tensor/check.h"
 
 namespace offramp {
 namespace {
@@ -16,6 +17,13 @@ Tensor working(Context& ctx, Scratch& scope, Tensor values, DType dtype) {
   const Tensor rounded = scope.tensor(values.shape, dtype);
   copy(ctx, rounded, values);
   return rounded;
+}
+
+// Of tokens [first, first + count).
+Goal part_of(Goal goal, std::int64_t first, std::int64_t count) {
+  goal.labels = goal.labels.narrow(0, first, count);
+  if (goal.teacher.x.defined()) goal.teacher.x = goal.teacher.x.narrow(0, first, count);
+  return goal;
 }
 
 constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -41,30 +49,32 @@ std::int64_t OutputMatrix::chunk(std::int64_t tokens, std::int64_t vocabulary) {
 
 void OutputMatrix::logits(Context& ctx, Tensor logits, Tensor x) { linear(ctx, logits, x, weight_.value); }
 
-void OutputMatrix::loss(Context& ctx, Tensor dx, Tensor sums, Tensor x, Tensor labels, const LossOptions& options, bool train) {
-  if (tensor_.rank() > 0) sums = {};  // each rank knows the same losses: one counts them
-  if (!tensor_.splits_rows()) return loss_of_rows(ctx, dx, sums, x, labels, options, train);
+void OutputMatrix::loss(Context& ctx, Tensor dx, Tensor sums, Tensor x, const Goal& goal, const LossOptions& options, bool train) {
+  const Teacher& teacher = goal.teacher;
+  OFFRAMP_CHECK(goal.target == Target::labels || teacher.x.defined(), "[loss] an exit that learns from the final head has none");
+  OFFRAMP_CHECK(!teacher.x.defined() || teacher.output->range_ == range_, "[loss] the final head has another range of the vocabulary");
+  if (!teacher.x.defined() && tensor_.rank() > 0) sums = {};  // each rank knows the same losses: one counts them
+  if (!tensor_.splits_rows()) return loss_of_rows(ctx, dx, sums, x, goal, options, train);
+  const std::int64_t n = goal.labels.elements();
   Scratch scope(ctx);
-  const Tensor all = scope.tensor({labels.elements(), x.shape[1]}, x.dtype);  // [n, h]
+  Goal of_all = goal;
+  if (teacher.x.defined()) of_all.teacher.x = all_rows(ctx, scope, teacher.x, n);
+  const Tensor all = all_rows(ctx, scope, x, n);  // [n, h]
   const Tensor d_all = train && dx.defined() ? scope.tensor(all.shape, dx.dtype) : Tensor{};
-  all_gather(ctx, all, x, tensor_.group).wait(ctx);
-  loss_of_rows(ctx, d_all, sums, all, labels, options, train);
+  loss_of_rows(ctx, d_all, sums, all, of_all, options, train);
   if (d_all.defined()) reduce_scatter(ctx, dx, d_all, tensor_.group).wait(ctx);
 }
 
 // dx = dlogits w,  dw += dlogits^T x, where f32 dlogits overwrite the logits. Without sequence parallelism the sum of a chunk's dx
 // over the vocabulary's ranges travels while the next chunk is computed.
-void OutputMatrix::loss_of_rows(Context& ctx, Tensor dx, Tensor sums, Tensor x, Tensor labels, const LossOptions& options, bool train) {
+void OutputMatrix::loss_of_rows(Context& ctx, Tensor dx, Tensor sums, Tensor x, const Goal& goal, const LossOptions& options, bool train) {
   const std::int64_t n = x.shape[0], most = chunk(n, range_.count);
   std::vector<Work> travelling;
   for (std::int64_t first = 0; first < n; first += most) {
     const std::int64_t count = std::min(most, n - first);
     Scratch scope(ctx);
-    const Tensor rows = x.narrow(0, first, count), targets = labels.narrow(0, first, count);  // [count, h], [count]
-    const Chunk c = scores(ctx, scope, rows, targets);
-    Tensor d_logits;
-    if (train) d_logits = x.dtype == DType::f32 ? c.logits : scope.tensor(c.logits.shape, x.dtype);
-    softmax_loss(ctx, sums, d_logits, c.logits, c.stats, c.argmax, targets, range_.first, options);
+    const Tensor rows = x.narrow(0, first, count);  // [count, h]
+    const Tensor d_logits = loss_of_chunk(ctx, scope, sums, rows, part_of(goal, first, count), options, train);
     if (train && dx.defined()) {
       const Tensor part = dx.narrow(0, first, count);
       linear_backward_input(ctx, part, d_logits, weight_.value);
@@ -73,6 +83,23 @@ void OutputMatrix::loss_of_rows(Context& ctx, Tensor dx, Tensor sums, Tensor x, 
     if (train && weight_.grad.defined()) linear_backward_weight(ctx, weight_.grad, d_logits, rows);
   }
   for (Work& work : travelling) work.wait(ctx);
+}
+
+Tensor OutputMatrix::loss_of_chunk(Context& ctx, Scratch& scope, Tensor sums, Tensor x, const Goal& goal, const LossOptions& options,
+                                   bool train) {
+  const bool taught = goal.teacher.x.defined();
+  const Scores teacher = taught ? goal.teacher.output->scores(ctx, scope, goal.teacher.x, goal.labels) : Scores{};
+  const Tensor targets = goal.target == Target::argmax ? teacher.argmax : goal.labels;
+  const Scores own = scores(ctx, scope, x, targets);
+  Tensor d_logits;
+  if (train) d_logits = x.dtype == DType::f32 ? own.logits : scope.tensor(own.logits.shape, x.dtype);
+  if (taught) {
+    const bool distribution = goal.target == Target::distribution;
+    softmax_distill(ctx, sums, d_logits, own, teacher, goal.labels, distribution ? Tensor{} : targets, range_.first, options);
+  } else {
+    softmax_loss(ctx, sums, d_logits, own.logits, own.stats, own.argmax, goal.labels, range_.first, options);
+  }
+  return d_logits;
 }
 
 Tensor OutputMatrix::all_rows(Context& ctx, Scratch& scope, Tensor x, std::int64_t tokens) const {
@@ -138,16 +165,16 @@ void OutputMatrix::scores_weight_gradient(Context& ctx, const ScoresIn& in) {
 }
 
 // Logits of this rank's range, statistics of the whole vocabulary.
-OutputMatrix::Chunk OutputMatrix::scores(Context& ctx, Scratch& scope, Tensor x, Tensor labels) {
+Scores OutputMatrix::scores(Context& ctx, Scratch& scope, Tensor x, Tensor targets) {
   const std::int64_t count = x.shape[0];
-  Chunk c;
+  Scores c;
   c.logits = scope.tensor({count, range_.count}, DType::f32);
   const Tensor both = scope.tensor({4 * count}, DType::f32);  // what travels: the statistics, then the bits of the argmax
   c.stats = both.narrow(0, 0, 3 * count).reshape({count, 3});
   c.argmax = both.narrow(0, 3 * count, count);
   c.argmax.dtype = DType::i32;
   this->logits(ctx, c.logits, x);
-  softmax_stats(ctx, c.stats, c.argmax, c.logits, labels, range_.first);
+  softmax_stats(ctx, c.stats, c.argmax, c.logits, targets, range_.first);
   if (!tensor_.splits()) return c;
   Scratch exchange(ctx);
   const Tensor all = exchange.tensor({tensor_.size(), both.elements()}, DType::f32);

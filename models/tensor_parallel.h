@@ -28,6 +28,7 @@ struct TensorParallel {
 // Rows of a vocabulary that a rank holds. Any vocabulary divides: ranges differ by a granule, nothing is padded.
 struct VocabularyRange {
   std::int64_t first = 0, count = 0;
+  bool operator==(const VocabularyRange&) const = default;
 };
 VocabularyRange vocabulary_range(std::int64_t vocabulary, int part, int parts);
 // One of `parts` parts of another range, within it.

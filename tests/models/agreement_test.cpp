@@ -22,6 +22,8 @@ struct Setting {
   DType precision = DType::f32;
   Draws draws;
   bool detach = false;
+  bool taught = false;  // exits stand beside the final head as their teacher
+  Target target = Target::labels;
   int size = 1;  // of the tensor group
   bool sequence = false;
 };
@@ -34,7 +36,7 @@ class Pass {
  public:
   Pass(const Setting& setting, const Group& group) : setting_(setting), tensor_{group, setting.sequence} {
     std::vector<ExitSpec> exits = every_exit();
-    for (ExitSpec& exit : exits) exit.detach = setting.detach, exit.confidence_weights = exit.layer % 2 == 0;
+    for (ExitSpec& exit : exits) exit.detach = setting.detach, exit.confidence_weights = exit.layer % 2 == 0, exit.target = setting.target;
     model_ = make_model(rig_, setting.config, exits, {tensor_, setting.precision});
   }
 
@@ -69,7 +71,8 @@ class Pass {
     const Tensor labels = rig_.integers({kTokens}, [](std::int64_t i) { return i % 5 == 3 ? -1 : i * 7 % 37; });
     *scale.as<float>() = 0.25f;
     fill_zero(rig_.ctx, sums);
-    head(part).exit(rig_.ctx, d_tap, sums, {x, labels, scale, setting_.draws}, two_documents(rig_), true);
+    const Teacher teacher{setting_.taught ? rows("teacher") : Tensor{}, &model_->heads.back().output()};
+    head(part).exit(rig_.ctx, d_tap, sums, {x, labels, scale, setting_.draws, teacher}, two_documents(rig_), true);
     outcome_["sums"].values = {sums.as<double>(), sums.as<double>() + kLossSums};
     if (d_tap.defined()) keep("dx", d_tap);
   }
@@ -188,6 +191,22 @@ TEST_P(Parts, DetachedHeadsOverTensorGroups) {
   Setting s = setting();
   s.detach = true;
   if (!is_unit()) expect_same_at_every_degree(s, part, kAnotherOrder);
+}
+
+TEST_P(Parts, TaughtHeadsOverTensorGroups) {
+  if (is_unit()) return;
+  Setting s = setting();
+  s.taught = true;
+  for (const Target target : {Target::labels, Target::argmax, Target::distribution}) {
+    SCOPED_TRACE("target " + std::to_string(static_cast<int>(target)));
+    s.target = target;
+    s.precision = DType::f32;
+    const Outcome exact = run(s, part);
+    expect_same_at_every_degree(s, part, kAnotherOrder);
+    s.precision = DType::bf16;
+    expect_close(run(s, part), exact, kBf16);
+    expect_same_at_every_degree(s, part, kBf16);
+  }
 }
 
 TEST_P(Parts, Bf16IsF32ButForItsRounding) {

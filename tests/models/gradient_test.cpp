@@ -75,51 +75,57 @@ TEST(Gradient, Accumulates) {
 }
 
 // One token's terms of sums, all other tokens masked.
-std::array<double, 2> token_sums(Rig& rig, Head& head, Tensor x, Tensor labels, const Sequences& sequences, std::int64_t token) {
+std::array<double, 2> token_sums(Rig& rig, Head& head, const HeadIn& in, const Sequences& sequences, std::int64_t token) {
   const std::size_t mark = rig.memory.mark();
-  const Tensor one = rig.integers(labels.shape, [&](std::int64_t i) { return i == token ? labels.as<std::int32_t>()[i] : -1; });
+  HeadIn one = in;
+  one.labels = rig.integers(in.labels.shape, [&](std::int64_t i) { return i == token ? in.labels.as<std::int32_t>()[i] : -1; });
   const Tensor sums = rig.tensor({kLossSums}, DType::f64);
   fill_zero(rig.ctx, sums);
-  head.exit(rig.ctx, {}, sums, {.x = x, .labels = one}, sequences, false);
+  head.exit(rig.ctx, {}, sums, one, sequences, false);
   const std::array<double, 2> result{sums.as<double>()[0], sums.as<double>()[1]};
   rig.memory.release(mark);
   return result;
 }
 
 // The gradient of the sum of c_i CE_i with every c_i frozen where it stood: c is detached.
+void check_confidence(Rig& rig, Head& head, const HeadIn& in) {
+  SCOPED_TRACE(name_of(head.spec().head));
+  const Sequences sequences{.length = kSequence};
+  const Tensor dx = rig.like(in.x), sums = rig.tensor({kLossSums}, DType::f64);
+  const auto visit = [&](const Visitor& visitor) { head.visit(visitor); };
+  zero_gradients(rig, visit);
+  fill_zero(rig.ctx, sums);
+  head.exit(rig.ctx, dx, sums, in, sequences, true);
+  std::vector<double> confidence(kTokens, 0.0);
+  for (std::int64_t i = 0; i < kTokens; ++i) {
+    if (in.labels.as<std::int32_t>()[i] < 0) continue;
+    const auto [plain, weighted] = token_sums(rig, head, in, sequences, i);
+    confidence[static_cast<std::size_t>(i)] = weighted / plain;
+    ASSERT_LT(weighted, plain);  // a confidence of 1 would prove nothing
+  }
+  const auto frozen = [&] {
+    double loss = 0;
+    for (std::int64_t i = 0; i < kTokens; ++i) loss += confidence[static_cast<std::size_t>(i)] * token_sums(rig, head, in, sequences, i)[0];
+    return loss;
+  };
+  EXPECT_NEAR(frozen(), sums.as<double>()[1], 1e-5 * frozen());
+  check("x", frozen, in.x, values(dx));
+  visit([&](Parameter& p) { check(p.name(), frozen, p.value, values(p.grad)); });
+}
+
 TEST(Gradient, ConfidenceWeightsAreConstants) {
   Rig rig(Backing::host);
-  std::vector<ExitSpec> exits = every_exit();
-  for (ExitSpec& exit : exits) exit.confidence_weights = true;
-  const auto model = make_model(rig, tiny_config(), exits);
-  const Sequences sequences{.length = kSequence};
   const Tensor labels = rig.integers({kTokens}, [](std::int64_t i) { return i == 3 ? -1 : i * 7 % 37; });
   const Tensor scale = rig.tensor({1});
   *scale.as<float>() = 1;
-  for (int number = 0; number + 1 < std::ssize(model->heads); ++number) {
-    Head& head = model->heads[static_cast<std::size_t>(number)];
-    SCOPED_TRACE(name_of(head.spec().head));
-    const Tensor x = rig.numbers("x", {kTokens, 16}), dx = rig.like(x), sums = rig.tensor({kLossSums}, DType::f64);
-    const auto visit = [&](const Visitor& visitor) { head.visit(visitor); };
-    zero_gradients(rig, visit);
-    fill_zero(rig.ctx, sums);
-    head.exit(rig.ctx, dx, sums, {.x = x, .labels = labels, .scale = scale}, sequences, true);
-    std::vector<double> confidence(kTokens, 0.0);
-    for (std::int64_t i = 0; i < kTokens; ++i) {
-      if (labels.as<std::int32_t>()[i] < 0) continue;
-      const auto [plain, weighted] = token_sums(rig, head, x, labels, sequences, i);
-      confidence[static_cast<std::size_t>(i)] = weighted / plain;
-      ASSERT_LT(weighted, plain);  // a confidence of 1 would prove nothing
-    }
-    const auto frozen = [&] {
-      double loss = 0;
-      for (std::int64_t i = 0; i < kTokens; ++i)
-        loss += confidence[static_cast<std::size_t>(i)] * token_sums(rig, head, x, labels, sequences, i)[0];
-      return loss;
-    };
-    EXPECT_NEAR(frozen(), sums.as<double>()[1], 1e-5 * frozen());
-    check("x", frozen, x, values(dx));
-    visit([&](Parameter& p) { check(p.name(), frozen, p.value, values(p.grad)); });
+  for (const Target target : {Target::labels, Target::argmax, Target::distribution}) {
+    std::vector<ExitSpec> exits = every_exit_towards(target);
+    for (ExitSpec& exit : exits) exit.confidence_weights = true;
+    const auto model = make_model(rig, tiny_config(), exits);
+    HeadIn in{.x = rig.numbers("x", {kTokens, 16}), .labels = labels, .scale = scale};
+    if (target != Target::labels) in.teacher = {rig.numbers("teacher", in.x.shape), &model->heads.back().output()};
+    for (int number = 0; number + 1 < std::ssize(model->heads); ++number)
+      check_confidence(rig, model->heads[static_cast<std::size_t>(number)], in);
   }
 }
 

@@ -20,6 +20,7 @@ inline constexpr std::int64_t kSequence = 6, kTokens = 12;  // an odd vocabulary
 // Five layers, one for an exit of each kind; two key-value heads, each with two query heads. A GPT-2 has four heads.
 ModelConfig tiny_config(const std::string& architecture = "llama");
 std::vector<ExitSpec> every_exit();  // bare at layer 1, norm 2, mlp 3, block 4, attention 5
+std::vector<ExitSpec> every_exit_towards(Target target);
 
 struct Rig {
   explicit Rig(Backing backing);
@@ -52,7 +53,8 @@ struct Subject {
 };
 std::vector<Subject> subjects(Rig& rig);
 Subject unit_subject(std::string name, std::shared_ptr<Model> model, int unit, Sequences sequences, Draws draws = {});
-Subject head_subject(Rig& rig, std::shared_ptr<Model> model, int head, Draws draws = {});
+// taught: beside a teacher, the model's own final head over numbers of its own.
+Subject head_subject(Rig& rig, std::shared_ptr<Model> model, int head, Draws draws = {}, bool taught = false);
 
 Sequences one_document();
 // Two documents in each sequence, the second of them from row 2 or 4 on: positions restart, and attention stops there.
