@@ -97,6 +97,7 @@ enum Tag : int {
   kTieGradientTag,
   kTieValueTag,
   kGatherTag,
+  kFinalTag,
   kStageTags = 1 << 10,  // from here on two streams a boundary between stages
   kHeadTags = 1 << 14    // from here on three streams an exit, of heads that are split over the pipeline
 };

@@ -1,6 +1,8 @@
 // What a model is: the sizes a user writes, with Hugging Face's names, and the exits attached to it. Values only.
 #pragma once
+#include <algorithm>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -51,16 +53,21 @@ enum class ExitInit : std::uint8_t { random, base, final_head, copy_layer };
 enum class Target : std::uint8_t { labels, argmax, distribution };
 
 struct ExitSpec {
-  int layer = 0;                // counts from 1: the exit reads that layer's output
+  int layer = 0;  // counts from 1: the exit reads that layer's output
   HeadKind head = HeadKind::norm;
-  bool shared_output = false;   // with the final head
-  bool shared_norm = false;     // with the final head; means nothing for a bare head
+  bool shared_output = false;  // with the final head
+  bool shared_norm = false;    // with the final head; means nothing for a bare head
   double loss_weight = 0;
   bool confidence_weights = false;
   Target target = Target::labels;
-  bool detach = false;          // no gradient into the backbone
-  double lr_scale = 1;          // of the exit's own tensors
+  bool detach = false;  // no gradient into the backbone
+  double lr_scale = 1;  // of the exit's own tensors
   ExitInit init = ExitInit::random;
 };
+
+// Whether any exit learns from the final head's output.
+inline bool learns_from_final(std::span<const ExitSpec> exits) {
+  return std::ranges::any_of(exits, [](const ExitSpec& exit) { return exit.target != Target::labels; });
+}
 
 }  // namespace offramp

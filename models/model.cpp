@@ -70,7 +70,10 @@ namespace {
 
 // What bears an exit's name learns; what an exit shares with the backbone does not.
 void freeze_backbone(Model& model) {
-  model.units.erase(model.units.begin() + model.heads.back().tap() + 1, model.units.end());
+  if (model.final)
+    model.final->visit([](Parameter& p) { p.frozen = true; });
+  else
+    model.units.erase(model.units.begin() + model.heads.back().tap() + 1, model.units.end());
   for (Unit& unit : model.units) unit.module->visit([](Parameter& p) { p.frozen = true; });
   for (std::size_t e = 0; e < model.heads.size(); ++e) {
     const std::string own = Names::exit(model.heads[e].spec().layer) + ".";
@@ -103,6 +106,7 @@ Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, co
   }
   if (frozen) {
     OFFRAMP_CHECK(!model.heads.empty(), "[model] nothing learns: the backbone is frozen, and there is no exit");
+    if (learns_from_final(exits)) model.final = make_final_head(model, static_cast<int>(model.units.size()) - 1);
     freeze_backbone(model);
   } else {
     model.heads.push_back(make_final_head(model, static_cast<int>(model.units.size()) - 1));

@@ -1,6 +1,7 @@
 // A model is a list of units and a list of heads that tap between them. Building one takes no memory but for names and shapes:
 // every rank builds the whole model, knows by it where every parameter lives, and binds memory (Flat) only to its own part.
 #pragma once
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,9 +18,12 @@ struct Unit {
 struct Model {
   ModelConfig config;
   TensorParallel tensor;
-  DType precision = DType::f32;        // of weights and activations
-  PipelinePart head_part{};            // of every output matrix
-  bool frozen = false;                 // the backbone is: units end with the last exit's tap, and there is no final head
+  DType precision = DType::f32;  // of weights and activations
+  PipelinePart head_part{};      // of every output matrix
+  // The backbone is frozen: units end with the last exit's tap, and the final head is none of the heads. Where exits learn from it, all
+  // units are there; the last stage has its norm, and every stage with exits a copy of its output matrix.
+  bool frozen = false;
+  std::optional<Head> final{};
   std::vector<Unit> units;             // embedding; then attention and MLP of each layer
   std::vector<Head> heads;             // exits in layer order; then the final head
   std::shared_ptr<Tensor> rope_table;  // [max_position, d], shared by all attention units; null: this architecture has none

@@ -7,6 +7,8 @@
 #include <limits>
 #include <stdexcept>
 
+#include "parallel/taps.h"
+
 namespace offramp {
 namespace {
 
@@ -43,6 +45,9 @@ void check_reach(const Layout& layout) {
 }
 
 void check_exits_and_segments(const Layout& layout) {
+  if (layout.taught && (layout.learns() || layout.split_heads || layout.stages > layout.ranks || !layout.reach.empty()))
+    refuse("exits learn from the final head with a frozen backbone, whole heads, whole microbatches and one stage a rank alone");
+  if (layout.taught && layout.exits.empty()) refuse("no exit learns from the final head");
   for (const ExitPlace& exit : layout.exits) {
     if (exit.stage < 0 || exit.stage >= layout.stages) refuse("an exit on stage {} of {}", exit.stage, layout.stages);
   }
@@ -106,6 +111,8 @@ bool compute_exists(const Action& action, const Layout& layout) {
       return back && (layout.split_backward ? action.index == -1 : segment_exists(action, layout));
     case Op::WeightGrad:
       return back && layout.split_backward && segment_exists(action, layout);
+    case Op::ShareFinal:
+      return action.index == -1 && shares_final(s, layout);
     default:
       return exit_exists(action, layout);
   }
@@ -145,7 +152,7 @@ void append_segments(std::vector<Action>& actions, Op op, int stage, int microba
 
 // Everything that is there once a microbatch and stage, in the order in which a lone rank would run it.
 void append_microbatch(std::vector<Action>& actions, int stage, int microbatch, const Layout& layout) {
-  for (Op op : {Op::RecvActivation, Op::Forward, Op::SendActivation, Op::RecvGradient})
+  for (Op op : {Op::RecvActivation, Op::Forward, Op::SendActivation, Op::ShareFinal, Op::RecvGradient})
     append_if(actions, make_action(op, stage, microbatch), layout);
   for (int e = 0; e < static_cast<int>(layout.exits.size()); ++e) {
     for (Op op :
@@ -189,7 +196,9 @@ bool is_head(Op op) {
 }
 
 bool computes(Op op) { return !is_message(op) && op != Op::ReduceTied && op != Op::ReduceGradients; }
-bool is_message(Op op) { return is_send(op) || is_receive(op) || op == Op::ShareTap || op == Op::ShareScores || op == Op::SumShares; }
+bool is_message(Op op) {
+  return is_send(op) || is_receive(op) || op == Op::ShareTap || op == Op::ShareScores || op == Op::SumShares || op == Op::ShareFinal;
+}
 
 bool is_send(Op op) { return op == Op::SendActivation || op == Op::SendGradient; }
 bool is_receive(Op op) { return op == Op::RecvActivation || op == Op::RecvGradient; }
@@ -208,6 +217,8 @@ std::vector<Action> partners_of(const Action& send, const Layout& layout) {
     if (lower != holders.end() && layout.rank_of(*lower) != layout.rank_of(send.stage))
       partners.push_back(make_action(Op::ReduceTied, *lower, -1, send.index));
   }
+  for (int s = 0; s < layout.stages - 1 && send.op == Op::ShareFinal && send.stage == layout.stages - 1; ++s)
+    if (shares_final(s, layout)) partners.push_back(make_action(Op::ShareFinal, s, send.microbatch));
   if (send.op != Op::ShareTap && send.op != Op::SumShares) return partners;
   const int root = layout.rank_of(layout.exits[size_of(send.index)].stage);
   if (send.op == Op::SumShares && send.stage != root) partners.push_back(make_action(Op::SumShares, root, send.microbatch, send.index));

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "optim/update.h"
+#include "parallel/actions.h"
 #include "parallel/split_head.h"
 #include "parallel/step_schedule.h"
 #include "parallel/ties.h"
@@ -87,7 +88,8 @@ class Measurement {
 
   ExitWork exit(Head& head) {
     const Tensor scale = plan_.memory.tensor({1}, DType::f32), sums = plan_.memory.tensor({kLossSums}, DType::f64);
-    const HeadIn in{slab_, ids_, scale, draws_};
+    HeadIn in{slab_, ids_, scale, draws_};
+    if (model_.final) in.teacher = {slab_, &model_.final->output()};
     ExitWork work;
     if (parts_ == 1) {
       head.exit(plan_.ctx, head.spec().detach ? Tensor{} : slab_, sums, in, sequences_, true);
@@ -186,6 +188,8 @@ Counted work_of(const Action& action, const ModelWork& work, const Partition& pa
     case Op::SendActivation:
     case Op::SendGradient:
       return copies_of(work.message, 1);
+    case Op::ShareFinal:
+      return copies_of(work.message, static_cast<double>(partners_of(action, layout).size()));
     case Op::ShareTap:
       return copies_of(work.message, stands_on(action, layout) ? layout.ranks - 1 : 0);
     case Op::ShareScores:
@@ -318,6 +322,8 @@ double time_of(const Action& action, const TimeTable& table, const Layout& layou
     case Op::SendGradient:
     case Op::SumShares:
       return table.message;
+    case Op::ShareFinal:
+      return table.message * static_cast<double>(partners_of(action, layout).size());
     case Op::ShareTap:
       return table.shared_tap;
     case Op::ShareScores:

@@ -40,6 +40,9 @@ std::vector<Action> needs_of_tap_reader(const Action& exit, const Layout& layout
   // The neighbour waits for the output, nobody waits for the exit: the message leaves first.
   const bool sent = reads_output(exit_at(layout, exit.index), layout) && layout.runs_forward(exit.stage + 1, exit.microbatch);
   if (sent) needs.push_back(make_action(Op::SendActivation, exit.stage, exit.microbatch));
+  const int last = layout.stages - 1;
+  if (shares_final(last, layout)) needs.push_back(make_action(Op::ShareFinal, last, exit.microbatch));
+  if (layout.taught && exit.stage < last) needs.push_back(make_action(Op::ShareFinal, exit.stage, exit.microbatch));
   return needs;
 }
 
@@ -183,6 +186,9 @@ std::vector<Action> dependencies(const Action& action, const Layout& layout) {
       return {};
     case Op::ShareScores:
       return {make_action(Op::Scores, s, m, e)};
+    case Op::ShareFinal:
+      if (is_last(s, layout)) return {make_action(Op::Forward, s, m)};
+      return {};
     case Op::SumShares:
       if (s == layout.rank_of(exit_at(layout, e).stage)) return {};
       return {make_action(Op::HeadBackward, s, m, e)};

@@ -89,6 +89,8 @@ void Interpreter::execute(const Action& action, const Layout& layout, const Step
       return send_slab(action, Hold::Gradient, action.stage - 1);
     case Op::RecvGradient:
       return receive_slab(action, Hold::Gradient, action.stage + 1);
+    case Op::ShareFinal:
+      return share_final(action, layout);
     case Op::ReduceTied:
       return reduce_tied(action, input);
     case Op::ReduceGradients:
@@ -123,6 +125,7 @@ void Interpreter::forward(const Action& action, const Layout& layout, const Step
   const auto destination = [&](int unit) {
     const bool output = unit + 1 == stage_of(action).units().end && live_.contains({Hold::Output, action.stage, action.microbatch});
     if (output) return tensor_of(Hold::Output, action);
+    if (unit == stage_of(action).units().end) return tensor_of(Hold::Final, action);
     const bool tapped = live_.contains({Hold::Tap, action.stage, action.microbatch, static_cast<std::int16_t>(unit)});
     return tapped ? tensor_of(Hold::Tap, action, unit) : Tensor{};
   };
@@ -161,10 +164,27 @@ void Interpreter::exit(const Action& action, const Layout& layout, const StepInp
   in.labels = microbatch.labels;
   in.scale = input.exit_scale[static_cast<std::size_t>(action.index)];
   in.draws = input.draws_of(microbatch);
+  in.teacher = teacher_of(action, layout);
   const bool gradient = layout.learns() && place.gradient;
   const Tensor d_tap = gradient ? tensor_of(Hold::TapGradient, action, action.index) : Tensor{};
   const Tensor sums = input.sums.narrow(0, action.index, 1).reshape({kLossSums});
   head.exit(*ctx_, d_tap, sums, in, microbatch.sequences, layout.backward);
+}
+
+Teacher Interpreter::teacher_of(const Action& action, const Layout& layout) {
+  if (!layout.taught) return {};
+  const Slab final{Hold::Final, action.stage, action.microbatch};
+  if (arriving_.contains(final)) await_arrival(final);
+  return {tensor_of(Hold::Final, action), &on_.final->output()};
+}
+
+void Interpreter::share_final(const Action& action, const Layout& layout) {
+  const int last = layout.stages - 1;
+  const Slab slab{Hold::Final, action.stage, action.microbatch};
+  const Tensor tensor = tensor_of(Hold::Final, action);
+  if (action.stage < last) return arriving_[slab].push_back(receive(*ctx_, tensor, on_.mesh->pipeline, last, kFinalTag));
+  for (const Action& partner : partners_of(action, layout))
+    leaving_[{slab.what, live_.at(slab)}].push_back(send(*ctx_, tensor, on_.mesh->pipeline, partner.stage, kFinalTag));
 }
 
 void Interpreter::backward(const Action& action, const Layout& layout) {

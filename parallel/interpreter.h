@@ -32,6 +32,7 @@ inline constexpr int kPhases = 6;
 struct Equipment {
   std::vector<Stage> stages;  // of this rank, from the lowest
   std::vector<Head>* heads = nullptr;
+  Head* final = nullptr;  // that exits learn from; null: none does
   Flat* flat = nullptr;
   const Mesh* mesh = nullptr;
   std::vector<Pool>* pools = nullptr;  // one a Hold
@@ -86,6 +87,8 @@ class Interpreter {
   void weight_gradient(const Action& action, const Layout& layout);
   void exit(const Action& action, const Layout& layout, const StepInput& input);
   Tensor tap_of(const Action& action, const Layout& layout) const;
+  Teacher teacher_of(const Action& action, const Layout& layout);
+  void share_final(const Action& action, const Layout& layout);
   void backward(const Action& action, const Layout& layout);
   void reduce_tied(const Action& action, const StepInput& input);
   void reduce_gradients(const Action& action, const StepInput& input);

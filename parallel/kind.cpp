@@ -44,6 +44,7 @@ Kind kind_of(Op op) {
     case Op::ShareTap:
     case Op::ShareScores:
     case Op::SumShares:
+    case Op::ShareFinal:
     case Op::ReduceTied:
       break;
   }

@@ -50,7 +50,15 @@ Lifetimes slabs_of_forward(const Action& forward, const Layout& layout) {
   if (forward.stage < layout.stages - 1) slabs.takes.push_back(slab_of(Hold::Output, forward));
   if (forward.stage < layout.stages - 1 && !read) slabs.gives.push_back(slab_of(Hold::Output, forward));  // a partial microbatch's end
   if (!back && forward.stage > 0) slabs.gives.push_back(slab_of(Hold::Input, forward));
+  if (layout.taught && forward.stage == layout.stages - 1) slabs.takes.push_back(slab_of(Hold::Final, forward));
   return slabs;
+}
+
+// Who has no exits only sends it.
+Lifetimes slabs_of_share_final(const Action& action, const Layout& layout) {
+  if (action.stage < layout.stages - 1) return {.takes = {slab_of(Hold::Final, action)}, .gives = {}};
+  if (last_exit_of(action.stage, layout) >= 0) return {};
+  return {.takes = {}, .gives = {slab_of(Hold::Final, action)}};
 }
 
 // What whoever reads the tap does to it: it goes with the last reader, unless a backward comes.
@@ -68,6 +76,7 @@ Lifetimes slabs_of_exit(const Action& action, const Layout& layout) {
   Lifetimes slabs;
   take_tap_gradient(slabs, action, layout);
   give_tap(slabs, action, layout);
+  if (layout.taught && action.index == last_exit_of(action.stage, layout)) slabs.gives.push_back(slab_of(Hold::Final, action));
   return slabs;
 }
 
@@ -172,6 +181,8 @@ Lifetimes lifetimes(const Action& action, const Layout& layout) {
     case Op::SumShares:
       if (action.stage != layout.rank_of(exit_at(layout, e).stage)) return {.takes = {}, .gives = {slab_of(Hold::HeadShare, action, e)}};
       return {.takes = {slab_of(Hold::HeadShares, action, e)}, .gives = {}};
+    case Op::ShareFinal:
+      return slabs_of_share_final(action, layout);
     case Op::ReduceTied:
     case Op::ReduceGradients:
       return {};
@@ -180,9 +191,9 @@ Lifetimes lifetimes(const Action& action, const Layout& layout) {
 }
 
 const char* name_of(Hold hold) {
-  constexpr std::array<const char*, kHolds> kNames = {"input",        "stash",      "deferred",   "tap",        "output",
-                                                      "tap gradient", "gradient",   "head stash", "head input", "head scores",
-                                                      "head stats",   "head share", "head shares"};
+  constexpr std::array<const char*, kHolds> kNames = {"input",        "stash",      "deferred",    "tap",        "output",
+                                                      "tap gradient", "gradient",   "head stash",  "head input", "head scores",
+                                                      "head stats",   "head share", "head shares", "final"};
   return kNames[static_cast<std::size_t>(hold)];
 }
 

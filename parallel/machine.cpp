@@ -45,6 +45,7 @@ Machine::Machine(const MachineOptions& options, const Mesh& mesh, Backing backin
   for (const HeldStage& stage : held_.stages) stages.emplace_back(held_.model, stage.units, stage.segments);
   interpreter_ = std::make_unique<Interpreter>(ctx_, Equipment{.stages = std::move(stages),
                                                                .heads = &held_.model.heads,
+                                                               .final = held_.model.final ? &*held_.model.final : nullptr,
                                                                .flat = &held_.flat,
                                                                .mesh = &mesh_,
                                                                .pools = &pools_,

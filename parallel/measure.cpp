@@ -40,7 +40,9 @@ class Measure {
     const Tensor x = held.number == 0 ? on_.input.ids : slab_;
     const int last = held.units.end - 1;
     const bool again = on_.layout.recomputes(held.number);  // then all outputs lie in the stash
-    const auto destination = [&](int unit) { return !again && (tapped_.contains(unit) || unit == last) ? slab_ : Tensor{}; };
+    const bool sends_on = held.number + 1 < on_.held.partition.stages();
+    const auto outlives = [&](int unit) { return tapped_.contains(unit) || (unit == last && sends_on) || unit > last; };
+    const auto destination = [&](int unit) { return !again && outlives(unit) ? slab_ : Tensor{}; };
     Slot evaluation(scratch_, Keep::nothing, on_.input.sequences);
     stage.forward(ctx_, x, destination, evaluation);
     exits(held.units, false);
@@ -69,7 +71,11 @@ class Measure {
     all_.flops += meter_.total.flops;
   }
 
-  HeadIn head_input(bool train) const { return {slab_, on_.input.labels, on_.scale, train ? draws_ : Draws{}}; }
+  HeadIn head_input(bool train) const {
+    HeadIn in{slab_, on_.input.labels, on_.scale, train ? draws_ : Draws{}};
+    if (on_.held.model.final) in.teacher = {slab_, &on_.held.model.final->output()};
+    return in;
+  }
 
   void exits(Units units, bool train) {
     if (on_.layout.split_heads) return;

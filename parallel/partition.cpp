@@ -70,8 +70,10 @@ std::vector<double> layer_work(const ModelConfig& model, std::span<const ExitSpe
   const double output = options.split_heads ? 0 : output_flops(model).sum();
   const bool frozen = options.frozen_backbone;
   const double of_layer = frozen ? layer.attention.forward + layer.mlp.forward : layer.attention.sum() + layer.mlp.sum();
-  std::vector<double> work(static_cast<std::size_t>(frozen ? exits.back().layer : model.num_hidden_layers), of_layer);
-  for (const ExitSpec& exit : exits) work[static_cast<std::size_t>(exit.layer - 1)] += output + body_flops(exit.head, layer).sum();
+  const bool taught = learns_from_final(exits);
+  std::vector<double> work(static_cast<std::size_t>(frozen && !taught ? exits.back().layer : model.num_hidden_layers), of_layer);
+  const double of_exit = output + (taught ? output_flops(model).forward : 0);
+  for (const ExitSpec& exit : exits) work[static_cast<std::size_t>(exit.layer - 1)] += of_exit + body_flops(exit.head, layer).sum();
   if (!frozen) work.back() += output;
   return work;
 }

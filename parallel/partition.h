@@ -17,7 +17,7 @@ struct PartitionOptions {
   int stages = 1, stages_per_rank = 1;
   std::int64_t sequence_length = 0;
   bool split_heads = false;  // then output matrices are everybody's, and no stage's
-  // Layers run forward alone, and only those up to the last exit are there.
+  // Layers run forward alone, and where no exit learns from the final head only those up to the last exit are there.
   bool frozen_backbone = false;
 };
 

@@ -5,6 +5,7 @@
 
 #include "parallel/actions.h"
 #include "parallel/generators.h"
+#include "parallel/taps.h"
 
 namespace offramp {
 namespace {
@@ -16,6 +17,12 @@ void append_exits(Program& program, int stage, int microbatch, const Layout& lay
   }
 }
 
+// Forwards that come before a microbatch's exits after its own: those that run while what the final head reads comes back.
+int forwards_meanwhile(int stage, const Layout& layout) {
+  const int last = layout.stages - 1;
+  return layout.taught && stage < last ? last - stage + 1 : 0;
+}
+
 // After a forward: its exits, unless those of an earlier microbatch, which add up first, are still to come; then they wait for these.
 class ExitsAfterForwards {
  public:
@@ -24,18 +31,30 @@ class ExitsAfterForwards {
   void append(Program& program, const Action& forward) {
     Line& line = lines_[forward.stage];
     line.ran.insert(forward.microbatch);
-    for (;;) {
-      while (line.next < layout_.microbatches && !runs_exits(forward.stage, line.next)) ++line.next;
-      if (!line.ran.contains(line.next)) return;
-      append_exits(program, forward.stage, line.next++, layout_);
-    }
+    const auto meanwhile = static_cast<std::size_t>(forwards_meanwhile(forward.stage, layout_));
+    append_ready(program, forward.stage, meanwhile);
+  }
+  // Those that no forward comes after.
+  void finish(Program& program) {
+    for (const auto& [stage, line] : lines_) append_ready(program, stage, 0);
   }
 
  private:
   struct Line {
     int next = 0;  // the microbatch whose exits come next
     std::set<int> ran;
+    std::size_t exits = 0;  // microbatches whose exits came
   };
+  void append_ready(Program& program, int stage, std::size_t meanwhile) {
+    Line& line = lines_[stage];
+    for (;;) {
+      while (line.next < layout_.microbatches && !runs_exits(stage, line.next)) ++line.next;
+      const auto next = line.ran.find(line.next);
+      if (next == line.ran.end() || line.ran.size() - line.exits <= meanwhile) return;
+      append_exits(program, stage, line.next++, layout_);
+      ++line.exits;
+    }
+  }
   bool runs_exits(int stage, int microbatch) const { return !layout_.backward || layout_.runs_backward(stage, microbatch); }
   const Layout& layout_;
   std::map<int, Line> lines_;  // by stage
@@ -55,6 +74,8 @@ Program receives_of(const Action& consumer, const Layout& layout) {
   if (is_first_backward(consumer)) append_if(posts, make_action(Op::RecvGradient, s, m), layout);
   if (consumer.op == Op::Scores && s != layout.rank_of(layout.exits[static_cast<std::size_t>(e)].stage))
     append_if(posts, make_action(Op::ShareTap, s, m, e), layout);
+  if (consumer.op == Op::Exit && s < layout.stages - 1 && last_exit_before(e, s, layout) < 0)
+    append_if(posts, make_action(Op::ShareFinal, s, m), layout);
   if (consumer.op == Op::Untap) append_if(posts, make_action(Op::SumShares, layout.rank_of(s), m, e), layout);
   return posts;
 }
@@ -64,6 +85,7 @@ Program producers_of(const Action& post, const Layout& layout) {
   const int s = post.stage, m = post.microbatch, e = post.index;
   if (post.op == Op::RecvActivation) return {make_action(Op::Forward, s - 1, m)};
   if (post.op == Op::RecvGradient) return {make_action(Op::Backward, s + 1, m)};
+  if (post.op == Op::ShareFinal) return {make_action(Op::Forward, layout.stages - 1, m)};
   if (post.op == Op::ShareTap) return {make_action(Op::Tap, layout.exits[static_cast<std::size_t>(e)].stage, m, e)};
   Program producers;
   for (int r = 0; r < layout.ranks; ++r)
@@ -74,6 +96,7 @@ Program producers_of(const Action& post, const Layout& layout) {
 void append_send(Program& program, const Action& producer, const Layout& layout) {
   const int s = producer.stage, m = producer.microbatch, e = producer.index;
   if (producer.op == Op::Forward) append_if(program, make_action(Op::SendActivation, s, m), layout);
+  if (producer.op == Op::Forward && s == layout.stages - 1) append_if(program, make_action(Op::ShareFinal, s, m), layout);
   if (producer.op == Op::Backward && producer == last_backward(s, m, layout))
     append_if(program, make_action(Op::SendGradient, s, m), layout);
   if (producer.op == Op::Tap) append_if(program, make_action(Op::ShareTap, layout.rank_of(s), m, e), layout);
@@ -114,13 +137,18 @@ void append_ties(Program& program, int rank, const Layout& layout) {
 using Posts = std::vector<Program>;
 
 // Posted before the action ahead of its consumer runs, a message travels while that one does. W and R, which no other rank waits for,
-// do not count: what is ahead of them is the pass before.
+// do not count: what is ahead of them is the pass before. What comes back from the last stage is posted once the microbatch has gone on:
+// that stage sends it before it takes the next one.
 Posts posts_one_ahead(const Program& compute, const Layout& layout) {
   Posts posts(compute.size());
   for (std::size_t i = 0; i < compute.size(); ++i) {
     std::size_t at = i == 0 ? 0 : i - 1;
     while (at > 0 && (compute[at].op == Op::WeightGrad || compute[at].op == Op::Recompute)) --at;
-    for (const Action& post : receives_of(compute[i], layout)) posts[at].push_back(post);
+    for (const Action& post : receives_of(compute[i], layout)) {
+      const Action forward = make_action(Op::Forward, post.stage, post.microbatch);
+      const bool comes_back = post.op == Op::ShareFinal;
+      posts[comes_back ? static_cast<std::size_t>(std::ranges::find(compute, forward) - compute.begin()) + 1 : at].push_back(post);
+    }
   }
   return posts;
 }
@@ -200,6 +228,7 @@ Schedule place_exits(Schedule schedule, const Layout& layout, Placement placemen
       placed.push_back(action);
       if (after_forward && action.op == Op::Forward) after.append(placed, action);
     }
+    after.finish(placed);
     program = std::move(placed);
   }
   return schedule;

@@ -34,7 +34,23 @@ Partition even_partition(int layers, int stages) {
   return partition;
 }
 
+namespace {
+
+bool has_exits(Model& model, const Partition& partition, int stage) {
+  return std::ranges::any_of(model.heads, [&](const Head& head) { return partition.stage_of(head.tap()) == stage; });
+}
+
+// Of a final head that exits learn from, what a stage has.
+void visit_final(Model& model, const Partition& partition, int stage, const Visitor& visit) {
+  if (!model.final) return;
+  if (stage == partition.stages() - 1) model.final->visit_below_output(visit);
+  if (has_exits(model, partition, stage)) model.final->output().visit(visit);
+}
+
+}  // namespace
+
 void visit_with_stage(Model& model, const Partition& partition, const std::function<void(Parameter&, int stage)>& visit) {
+  for (int s = 0; s < partition.stages(); ++s) visit_final(model, partition, s, [&](Parameter& p) { visit(p, s); });
   const int parts = model.head_part.parts;
   for (auto& head : model.heads) {
     const int stage = partition.stage_of(head.tap());
@@ -167,6 +183,7 @@ std::vector<FlatEntry> flat_entries(Model& model, const Partition& partition, in
     if (parts > 1 && stage < parts) head.output().visit([&](Parameter& p) { entries.add_part(p); });
     if (parts == 1 && here) head.output().visit(add(0));
   }
+  visit_final(model, partition, stage, add(0));
   for (std::size_t s = 0; s < segments.size(); ++s)
     for (int u = segments[s].end - 1; u >= segments[s].begin; --u)
       model.units[static_cast<std::size_t>(u)].module->visit(add(static_cast<int>(s)));
@@ -179,7 +196,7 @@ Layout make_layout(Model& model, const Partition& partition, const std::vector<T
   layout.ranks = layout.stages / options.stages_per_rank;
   layout.microbatches = options.microbatches;
   layout.backward = options.backward;
-  layout.frozen = model.frozen;
+  layout.frozen = model.frozen, layout.taught = model.final.has_value();
   for (const Head& head : model.heads) {
     const int stage = partition.stage_of(head.tap());
     const bool at_output = stage + 1 < layout.stages && head.tap() + 1 == partition.units(stage).end;

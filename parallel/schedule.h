@@ -39,10 +39,11 @@ enum class Op : std::uint8_t {
   ShareTap,        // HT0.2@3  T's output to all ranks: sent by the exit's rank, its receive posted by the others
   ShareScores,     // HM0.2@3  statistics of S to and from all ranks
   SumShares,       // HU0.2@3  G's share to the exit's rank, which posts the receives of all others'
+  ShareFinal,      // HF2@1    what the final head reads, to all ranks with exits: sent by the last, its receive posted by the others
   ReduceTied,      // Y0@1     tie 0: add what came from the next higher stage that holds it, pass the sum on to the next lower
   ReduceGradients  // D0@1     starts the sum of stage 1's bucket 0 over the data-parallel ranks
 };
-inline constexpr std::size_t kOps = 19;
+inline constexpr std::size_t kOps = 20;
 
 struct Action {
   Op op = Op::Forward;
@@ -75,6 +76,7 @@ struct Layout {
   int ranks = 1, stages = 1, microbatches = 1;
   bool backward = true;                           // false: evaluation: forwards and exits only, nothing is kept
   bool frozen = false;                            // only exits learn: no backward, nothing kept for one
+  bool taught = false;                            // exits learn from what the final head reads; one stage a rank, heads whole
   bool split_backward = false;                    // B gives the input's gradient only, W those of the weights
   bool split_heads = false;                       // every exit is T, S, G, H, U rather than X
   std::vector<bool> recompute;                    // per stage: F keeps nothing, R comes before B; empty: nowhere
@@ -120,9 +122,10 @@ enum class Hold : std::uint8_t {
   HeadScores,   // a rank's part of an exit's logits, then of their gradient: S .. H
   HeadStats,    // every rank's statistics: HM .. G
   HeadShare,    // what G gives: G .. HU, on the exit's rank G .. U
-  HeadShares    // all others' shares: HU .. U
+  HeadShares,   // all others' shares: HU .. U
+  Final         // what the final head reads: on the last stage F, elsewhere HF .. the stage's last exit (or HF, without one)
 };
-inline constexpr int kHolds = 13;
+inline constexpr int kHolds = 14;
 const char* name_of(Hold hold);
 
 struct Slab {

@@ -56,6 +56,7 @@ class Simulation {
   // What takes a while on the wire and leaves its rank free; the other messages only post a receive.
   bool is_transfer(const Action& action) const {
     if (is_send(action.op) || action.op == Op::ShareScores) return true;
+    if (action.op == Op::ShareFinal) return action.stage == layout_.stages - 1;
     const bool shares = action.op == Op::ShareTap || action.op == Op::SumShares;
     if (!shares) return false;
     const bool root = action.stage == layout_.rank_of(layout_.exits[static_cast<std::size_t>(action.index)].stage);

@@ -18,6 +18,8 @@ void Stage::forward(Context& ctx, Tensor x, const Destination& destination, Slot
     unit(u).forward(ctx, y, x, slot);
     x = y;
   }
+  const bool ends = units_.end == static_cast<int>(model_->units.size());
+  if (ends && model_->final) model_->final->tap(ctx, destination(units_.end), x, slot);
 }
 
 void Stage::backward(Context& ctx, Tensor gradient, std::span<const TapGradient> taps, Units segment, Slot& slot) const {

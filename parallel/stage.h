@@ -19,7 +19,8 @@ class Stage {
   // Of the last microbatch's backward; -1: all units.
   Units segment(int index) const { return index < 0 ? units_ : segments_[static_cast<std::size_t>(index)]; }
 
-  // Where a unit's output goes that outlives the stage's slot: a tap, or what is sent on. Undefined: the stage decides.
+  // Where a unit's output goes that outlives the stage's slot: a tap, or what is sent on. Undefined: the stage decides. Behind the last
+  // unit of all it is asked for what the final head reads, where exits learn from that.
   using Destination = std::function<Tensor(int unit)>;
   // x: ids [n] on the first stage, else this rank's rows of them [rows, h].
   void forward(Context& ctx, Tensor x, const Destination& destination, Slot& slot) const;

@@ -34,4 +34,10 @@ int last_exit_before(int end, int stage, const Layout& layout) {
   return -1;
 }
 
+bool shares_final(int stage, const Layout& layout) {
+  if (!layout.taught) return false;
+  if (stage < layout.stages - 1) return last_exit_of(stage, layout) >= 0;
+  return std::ranges::any_of(layout.exits, [&](const ExitPlace& exit) { return exit.stage < stage; });
+}
+
 }  // namespace offramp

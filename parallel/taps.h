@@ -14,6 +14,9 @@ bool is_first_of_tap(int index, const Layout& layout);
 bool is_last_of_tap(int index, const Layout& layout);
 // The highest exit below `end` on this stage, or -1.
 int last_exit_before(int end, int stage, const Layout& layout);
+inline int last_exit_of(int stage, const Layout& layout) { return last_exit_before(exit_count(layout), stage, layout); }
+// Whether a stage sends what the final head reads, or gets it.
+bool shares_final(int stage, const Layout& layout);
 // The action that reads an exit's tap, and the one after which its gradients are complete but for the output matrix.
 inline Op reader_of_tap(const Layout& layout) { return layout.split_heads ? Op::Tap : Op::Exit; }
 inline Op end_of_exit(const Layout& layout) { return layout.split_heads ? Op::Untap : Op::Exit; }

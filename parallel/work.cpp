@@ -60,6 +60,7 @@ Times work_times(const Model& model, const Partition& partition, const Layout& l
   const PassFlops output = tokens * output_flops(model.config);
   const PassFlops part = 1.0 / layout.ranks * output;  // a rank's, where the matrix is split
   const bool split = layout.split_backward, train = layout.backward;
+  const double teacher = layout.taught ? output.forward : 0;
   return [=](const Action& action) {
     const auto stage = static_cast<std::size_t>(action.stage), exit = static_cast<std::size_t>(action.index);
     switch (action.op) {
@@ -71,7 +72,7 @@ Times work_times(const Model& model, const Partition& partition, const Layout& l
       case Op::WeightGrad:
         return stages[stage].weight;
       case Op::Exit:
-        return train ? bodies[exit].sum() + output.sum() : bodies[exit].forward + output.forward;
+        return teacher + (train ? bodies[exit].sum() + output.sum() : bodies[exit].forward + output.forward);
       case Op::Tap:
         return bodies[exit].forward;
       case Op::Untap:

@@ -131,8 +131,8 @@ void softmax_stats(Context&, Tensor stats, Tensor argmax, Tensor logits, Tensor 
 // the bits of its argmax [n] i32. stats, argmax =. Of equal maxima the first range's wins, as of equal logits the first does.
 void softmax_merge(Context&, Tensor stats, Tensor argmax, Tensor all);
 
-// What one exit sums over counted tokens, f64 [6], +=: the loss that is trained, a cross-entropy in nats: with the label, or with what
-// the exit learns from a teacher | the same weighted by confidence (equal to it without confidence weights) | tokens whose argmax is the
+// What one exit sums over counted tokens, f64 [6], +=: the label's cross-entropy in nats | the loss that is trained: the same, or the
+// cross-entropy with what the exit learns from a teacher, weighted by confidence if that is asked for | tokens whose argmax is the
 // label | counted tokens | expected acceptance, the sum over the vocabulary of min(p_teacher, p) | tokens whose argmax is the teacher's.
 // The last two stay 0 without a teacher.
 inline constexpr int kLossSums = 6;
@@ -150,8 +150,9 @@ struct Scores {
 };
 // softmax_loss() beside a teacher q, whose logits are of the same tokens and range: from one reading of both come the loss, its gradient
 // and the two measures of how far the teacher would accept the exit's p. What is learned are
-//   targets [n] i32, whose logits the exit's statistics name: the labels, or the teacher's argmax: to the same bits as softmax_loss();
-//   undefined: the teacher's distribution: the loss is - sum_v q log p, and dlogits = scale * c_i * (p - q).
+//   targets [n] i32, whose logits the exit's statistics name: the labels themselves, or the teacher's argmax: to the bits of
+//   softmax_loss(); undefined: the teacher's distribution: the loss is - sum_v q log p, dlogits = scale * c_i * (p - q), and the statistics
+//   name the labels'.
 // c_i is the exit's own confidence with every target. A label < 0 is not counted, whatever the target is.
 // sums: sums over the vocabulary are this range's part, and what is known of a whole row is added where first is 0: so those of all
 // ranges add up to the exit's.

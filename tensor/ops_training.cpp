@@ -74,7 +74,7 @@ void softmax_distill(Context& context, Tensor sums, Tensor dlogits, const Scores
   if (dlogits.defined()) expect.tensor(dlogits, "dlogits", expect.working(dlogits, "dlogits"), shape);
   if (dlogits.defined()) expect.f32(options.scale, "scale", {1});
   Scratch scratch(context);
-  const Tensor partial = sums.defined() ? scratch.tensor({shape[0], 2}, DType::f32) : Tensor{};
+  const Tensor partial = sums.defined() ? scratch.tensor({shape[0], 3}, DType::f32) : Tensor{};
   const Operation op(context, "softmax_distill", 12 * count_of(exit.logits),
                      {sums, dlogits, exit.logits, teacher.logits, exit.stats, teacher.stats, labels, targets});
   if (op.planned()) return;

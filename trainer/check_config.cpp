@@ -71,6 +71,19 @@ void ConfigChecker::exits() {
   for (std::size_t i = 0; i < config.exits.size(); ++i) exit(i);
 }
 
+// Who learns from the final head needs one that stands still, and its scores of whole rows.
+void ConfigChecker::targets() {
+  for (std::size_t i = 0; i < config.exits.size(); ++i) {
+    const std::string path = fmt::format("exits.{}.target", i);
+    if (config.exits[i].target == Target::labels || !known({path, "training.freeze", "parallel.shard_heads_over_pipeline"})) continue;
+    if (!config.frozen_backbone()) {
+      blame(path, "the final head that it would learn from is learning itself; add training.freeze: backbone, or name labels");
+    } else if (config.parallel.shard_heads_over_pipeline) {
+      blame(path, "heads that are split over the pipeline learn labels alone; set parallel.shard_heads_over_pipeline: false");
+    }
+  }
+}
+
 // What contradicts a frozen backbone. Schedules, and what belongs to them, mean nothing to it, and are left alone.
 void ConfigChecker::freeze() {
   const std::string_view path = "training.freeze";
@@ -179,6 +192,7 @@ void check_config(const Config& config, std::optional<int> world_size, const Loc
   check.model();
   check.exits();
   check.layerskip();
+  check.targets();
   check.freeze();
   check.stages();
   check.virtual_stages();

@@ -90,8 +90,10 @@ struct Config {
   LoggingConfig logging;
 
   bool frozen_backbone() const { return training.freeze == "backbone"; }
-  // Layers that training runs: with a frozen backbone none after the last exit.
-  std::int64_t layers() const { return frozen_backbone() && !exits.empty() ? exits.back().layer : model.num_hidden_layers; }
+  // Layers that training runs: with a frozen backbone none after the last exit, unless exits learn from the final head.
+  std::int64_t layers() const {
+    return frozen_backbone() && !exits.empty() && !learns_from_final(exits) ? exits.back().layer : model.num_hidden_layers;
+  }
   // Microbatches a rank runs a step.
   std::int64_t microbatches(int data_size) const { return training.global_batch_size / (training.micro_batch_size * data_size); }
   std::int64_t last_step() const { return training.stop_at < 0 || training.stop_at > training.steps ? training.steps : training.stop_at; }

@@ -31,6 +31,7 @@ struct ConfigChecker {
   void exits();
   void exit(std::size_t index);
   void layerskip();
+  void targets();
   void freeze();
   void steps();
   void optimizer();

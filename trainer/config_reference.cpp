@@ -14,6 +14,7 @@ struct TypeName {
   std::string operator()(const bool*) const { return "true or false"; }
   std::string operator()(const std::string*) const { return "path"; }
   std::string operator()(const HeadKind*) const { return ""; }
+  std::string operator()(const Target*) const { return ""; }
   std::string operator()(const ExitInit*) const { return ""; }
   std::string operator()(const std::array<double, 2>*) const { return "two numbers"; }
   std::string operator()(const std::array<std::int64_t, 2>*) const { return "two steps"; }

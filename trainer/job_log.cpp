@@ -30,6 +30,8 @@ std::vector<ExitResult> results_of(const Config& config, const ValidationRecord&
   for (std::size_t e = 0; e < config.exits.size(); ++e) {
     results.push_back(
         {"exit", config.exits[e].layer, name_of(config.exits[e].head), record.exit_losses[e].second, record.exit_accuracies[e].second});
+    if (record.exit_acceptances.empty()) continue;
+    results.back().acceptance = record.exit_acceptances[e].second, results.back().agreement = record.exit_agreements[e].second;
   }
   if (record.final_loss) {
     const int last = static_cast<int>(config.model.num_hidden_layers);

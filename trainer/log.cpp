@@ -26,6 +26,13 @@ std::string object(const ByLayer& values) {
   return "{" + text + "}";
 }
 
+// Keys of their own, where exits were compared with the final head.
+template <class Record>
+std::string comparison(const Record& r) {
+  if (r.exit_acceptances.empty()) return "";
+  return fmt::format(",\"exit_acceptances\":{},\"exit_agreements\":{}", object(r.exit_acceptances), object(r.exit_agreements));
+}
+
 std::array<std::pair<const char*, double>, 6> named(const PhaseTimes& p) {
   return {{{"forward", p.forward},
            {"backward", p.backward},
@@ -57,24 +64,26 @@ void add(std::vector<Scalar>& scalars, const std::string& tag, const ByLayer& va
 
 std::string to_json(const StepRecord& r) {
   return fmt::format(
-      "{{\"step\":{},\"loss\":{},\"final_loss\":{},\"exit_losses\":{},\"lr\":{},\"grad_norm\":{},\"tokens\":{},\"step_time_s\":{},"
+      "{{\"step\":{},\"loss\":{},\"final_loss\":{},\"exit_losses\":{}{},\"lr\":{},\"grad_norm\":{},\"tokens\":{},\"step_time_s\":{},"
       "\"tokens_per_s\":{},\"mfu\":{},\"peak_bytes\":{},\"phase_s\":{}}}\n",
-      r.step, number(r.loss), number(r.final_loss), object(r.exit_losses), number(r.lr), number(r.grad_norm), r.tokens,
+      r.step, number(r.loss), number(r.final_loss), object(r.exit_losses), comparison(r), number(r.lr), number(r.grad_norm), r.tokens,
       number(r.step_time_s), number(r.tokens_per_s), number(r.mfu), r.peak_bytes, object(r.phase_s));
 }
 
 std::string to_json(const ValidationRecord& r) {
   return fmt::format(
       "{{\"step\":{},\"split\":\"validation\",\"set\":{},\"loss\":{},\"final_loss\":{},\"exit_losses\":{},\"final_accuracy\":{},"
-      "\"exit_accuracies\":{},\"tokens\":{}}}\n",
+      "\"exit_accuracies\":{}{},\"tokens\":{}}}\n",
       r.step, quoted(r.set), number(r.loss), number(r.final_loss), object(r.exit_losses), number(r.final_accuracy),
-      object(r.exit_accuracies), r.tokens);
+      object(r.exit_accuracies), comparison(r), r.tokens);
 }
 
 std::vector<Scalar> to_scalars(const StepRecord& r) {
   std::vector<Scalar> scalars = {{"loss", r.loss}};
   add(scalars, "final_loss", r.final_loss);
   add(scalars, "exit_losses", r.exit_losses);
+  add(scalars, "exit_acceptances", r.exit_acceptances);
+  add(scalars, "exit_agreements", r.exit_agreements);
   add(scalars, "lr", r.lr);
   add(scalars, "grad_norm", r.grad_norm);
   add(scalars, "step_time_s", r.step_time_s);
@@ -92,6 +101,8 @@ std::vector<Scalar> to_scalars(const ValidationRecord& r) {
   add(scalars, prefix + "exit_losses", r.exit_losses);
   add(scalars, prefix + "final_accuracy", r.final_accuracy);
   add(scalars, prefix + "exit_accuracies", r.exit_accuracies);
+  add(scalars, prefix + "exit_acceptances", r.exit_acceptances);
+  add(scalars, prefix + "exit_agreements", r.exit_agreements);
   return scalars;
 }
 

@@ -27,6 +27,7 @@ struct StepRecord {
   double loss = 0;                   // the weighted total
   std::optional<double> final_loss;  // like the exits' a plain mean cross-entropy in nats
   ByLayer exit_losses;
+  ByLayer exit_acceptances, exit_agreements;  // with the final head's output: sum_v min(p_final, p_exit); equal argmax. Empty: not compared
   double lr = 0;
   double grad_norm = 0;     // before clipping
   std::int64_t tokens = 0;  // of this step's global batch
@@ -42,7 +43,8 @@ struct ValidationRecord {
   double loss = 0;
   std::optional<double> final_loss, final_accuracy;  // accuracy: share of tokens whose likeliest successor is the right one
   ByLayer exit_losses, exit_accuracies;
-  std::int64_t tokens = 0;  // counted
+  ByLayer exit_acceptances, exit_agreements;  // as of a step
+  std::int64_t tokens = 0;                    // counted
 };
 
 // One line each, newline included.

@@ -128,6 +128,11 @@ std::vector<SchemaKey> exit_keys() {
        KEY_AT_EXIT(confidence_weights),
        "Weight of each token in the exit's loss: 1, or the exit's own confidence.",
        {.choices = {"none", "confidence"}}},
+      {"exits[].target",
+       KEY_AT_EXIT(target),
+       "What the exit learns, with `freeze: backbone`: the labels, or what the model's own final head says: its likeliest token, or its "
+       "distribution. With such an exit all layers run, and logs have every exit's agreement with the final head and expected acceptance.",
+       {.choices = {"labels", "argmax", "distribution"}}},
       {"exits[].detach", KEY_AT_EXIT(detach),
        "No gradient from the exit into the backbone; a shared output or norm is still trained by both."},
       {"exits[].lr_scale", KEY_AT_EXIT(lr_scale), "Factor on the learning rate of the exit's own tensors.", {.range = kNotNegative}},

@@ -162,6 +162,7 @@ Wrong assign_choice(const SchemaKey& key, const KeyField& field, const YamlNode&
   if (const auto* text = std::get_if<std::string*>(&field)) **text = node.text;
   if (const auto* flag = std::get_if<bool*>(&field)) **flag = index == 1;
   if (const auto* head = std::get_if<HeadKind*>(&field)) **head = static_cast<HeadKind>(index);
+  if (const auto* target = std::get_if<Target*>(&field)) **target = static_cast<Target>(index);
   if (const auto* init = std::get_if<ExitInit*>(&field)) **init = static_cast<ExitInit>(index);
   return std::nullopt;
 }
@@ -243,6 +244,7 @@ struct Printer {
     return key.rule.choices.empty() ? fmt::format("{}", *value) : std::string(key.rule.choices[*value ? 1 : 0]);
   }
   std::string operator()(const HeadKind* value) const { return std::string(key.rule.choices[static_cast<std::size_t>(*value)]); }
+  std::string operator()(const Target* value) const { return std::string(key.rule.choices[static_cast<std::size_t>(*value)]); }
   std::string operator()(const ExitInit* value) const { return std::string(key.rule.choices[static_cast<std::size_t>(*value)]); }
   std::string operator()(const std::string* value) const { return text(*value); }
   std::string operator()(const InFlight* value) const { return value->text; }

@@ -63,9 +63,10 @@ struct ExitResult {
   int layer = 0;
   std::string head;  // "norm"
   double loss = 0, accuracy = 0;
+  std::optional<double> acceptance{}, agreement{};  // with the final head, where exits were compared with it
 };
 
-// A row a head: layer, head, loss, perplexity, accuracy. Ends with a newline.
+// A row a head: layer, head, loss, perplexity, accuracy; acceptance and agreement, if any has them. Ends with a newline.
 std::string validation_table(const std::string& set, std::int64_t step, const std::vector<ExitResult>& results);
 
 }  // namespace offramp

@@ -150,7 +150,7 @@ void Trainer::share_phases() {
   times_ = {};
 }
 
-// From the sums of each exit (kLossSums in ops.h): loss | weighted by confidence | right | counted.
+// From the sums of each exit (kLossSums in tensor/ops.h).
 void Trainer::read_losses(std::int64_t t, Outcome& outcome) const {
   const double* sums = machine_->sums().as<double>();
   for (std::size_t e = 0; e < machine_->model().heads.size(); ++e) {
@@ -158,6 +158,7 @@ void Trainer::read_losses(std::int64_t t, Outcome& outcome) const {
     const double counted = std::max(1.0, s[3]);
     outcome.exit_losses.push_back(s[0] / counted);
     outcome.accuracies.push_back(s[2] / counted);
+    if (machine_->layout().taught) outcome.acceptances.push_back(s[4] / counted), outcome.agreements.push_back(s[5] / counted);
     outcome.tokens = std::max(outcome.tokens, static_cast<std::int64_t>(s[3]));
     outcome.loss += exit_weight(config_, e, t) * s[1] / counted;
   }
@@ -201,6 +202,8 @@ void Trainer::log_step(std::int64_t t, const Outcome& outcome, double seconds) {
   record.loss = outcome.loss;
   record.final_loss = of_final_head(outcome.exit_losses);
   record.exit_losses = by_layer(outcome.exit_losses);
+  record.exit_acceptances = by_layer(outcome.acceptances);
+  record.exit_agreements = by_layer(outcome.agreements);
   record.lr = learning_rate(config_.optimizer.lr_schedule, config_.optimizer.lr, t, config_.training.steps);
   record.grad_norm = outcome.grad_norm;
   record.tokens = step_samples() * config_.training.sequence_length;
@@ -220,7 +223,8 @@ std::optional<double> Trainer::of_final_head(const std::vector<double>& of_exits
 
 ByLayer Trainer::by_layer(const std::vector<double>& of_exits) const {
   ByLayer values;
-  for (std::size_t e = 0; e < config_.exits.size(); ++e) values.emplace_back(config_.exits[e].layer, of_exits[e]);
+  for (std::size_t e = 0; e < std::min(config_.exits.size(), of_exits.size()); ++e)
+    values.emplace_back(config_.exits[e].layer, of_exits[e]);
   return values;
 }
 

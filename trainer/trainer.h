@@ -39,10 +39,11 @@ class Trainer {
   struct Outcome {
     std::vector<double> exit_losses;  // plain mean cross-entropies; the final one last
     std::vector<double> accuracies;
-    std::int64_t tokens = 0;         // counted
-    double loss = 0, grad_norm = 0;  // the weighted total; before clipping
-    PhaseTimes phases;               // means over ranks
-    bool preempted = false;          // some rank was asked for an end
+    std::vector<double> acceptances, agreements;  // of exits that learn from the final head; empty: none does
+    std::int64_t tokens = 0;                      // counted
+    double loss = 0, grad_norm = 0;               // the weighted total; before clipping
+    PhaseTimes phases;                            // means over ranks
+    bool preempted = false;                       // some rank was asked for an end
   };
 
   std::string lock_directories();

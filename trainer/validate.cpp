@@ -38,6 +38,8 @@ void Trainer::validate(std::int64_t t, ValidationSet& set) {
   record.final_accuracy = of_final_head(outcome.accuracies);
   record.exit_losses = by_layer(outcome.exit_losses);
   record.exit_accuracies = by_layer(outcome.accuracies);
+  record.exit_acceptances = by_layer(outcome.acceptances);
+  record.exit_agreements = by_layer(outcome.agreements);
   record.tokens = outcome.tokens;
   log_->validation(record);
 }

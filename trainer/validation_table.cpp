@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 
 #include "trainer/terminal.h"
@@ -9,7 +8,7 @@
 namespace offramp {
 namespace {
 
-using Row = std::array<std::string, 6>;
+using Row = std::vector<std::string>;
 
 // Readable at any size: 12.3, 54321.0, 1.23e+09.
 std::string perplexity_text(double loss) {
@@ -17,21 +16,27 @@ std::string perplexity_text(double loss) {
   return perplexity < 1e6 ? fmt::format("{:.2f}", perplexity) : fmt::format("{:.3g}", perplexity);
 }
 
+std::string percent(std::optional<double> share) { return share ? fmt::format("{:.2f}%", 100 * *share) : ""; }
+
 Row row_of(const ExitResult& r) {
   return {r.label,
           fmt::format("{}", r.layer),
           r.head,
           fmt::format("{:.4f}", r.loss),
           perplexity_text(r.loss),
-          fmt::format("{:.2f}%", 100 * r.accuracy)};
+          percent(r.accuracy),
+          percent(r.acceptance),
+          percent(r.agreement)};
 }
 
 }  // namespace
 
 std::string validation_table(const std::string& set, std::int64_t step, const std::vector<ExitResult>& results) {
-  std::vector<Row> rows = {{"", "layer", "head", "loss", "perplexity", "accuracy"}};
+  std::vector<Row> rows = {{"", "layer", "head", "loss", "perplexity", "accuracy", "acceptance", "agreement"}};
   for (const auto& result : results) rows.push_back(row_of(result));
-  std::array<std::size_t, std::tuple_size_v<Row>> widths{};
+  const bool compared = std::ranges::any_of(results, [](const ExitResult& r) { return r.acceptance.has_value(); });
+  for (Row& row : rows) row.resize(compared ? 8 : 6);
+  std::vector<std::size_t> widths(rows.front().size(), 0);
   for (const auto& row : rows) {
     for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
   }

@@ -70,19 +70,23 @@ Overlap learn(D* d, const Row& exit, const Row& teacher, const Goal& goal, std::
   return both;
 }
 
+constexpr int kParts = 3;  // of a row: the two sums of an Overlap, and the label's logit
+
 // In row order and in double, as the sums of softmax_loss.
 struct Counting {
-  const float *stats, *overlaps;
+  const float *stats, *parts;
   const std::int32_t *best, *teacher, *label;
-  bool distribution, confidence, whole;  // whole: what is known of whole rows counts here
+  bool argmax, distribution, confidence, whole;  // whole: what is known of whole rows counts here
 
   void add(double* sums, std::int64_t i) const {
     if (label[i] < 0) return;
-    const double sum = stats[3 * i + 1], of_row = distribution ? std::log(sum) : stats[3 * i] + std::log(sum) - stats[3 * i + 2];
-    const double loss = (whole ? of_row : 0) - (distribution ? overlaps[2 * i + 1] : 0);
-    sums[0] += loss;
-    sums[1] += confidence ? loss / sum : loss;
-    sums[4] += overlaps[2 * i];
+    const float* part = parts + kParts * i;
+    const double sum = stats[3 * i + 1], top = stats[3 * i] + std::log(sum), hit = top - stats[3 * i + 2];
+    const double of_label = argmax ? (whole ? top : 0) - part[2] : whole ? hit : 0;
+    const double trained = distribution ? (whole ? std::log(sum) : 0) - part[1] : whole ? hit : 0;
+    sums[0] += of_label;
+    sums[1] += confidence ? trained / sum : trained;
+    sums[4] += part[0];
     if (!whole) return;
     sums[2] += best[i] == label[i] ? 1 : 0;
     sums[3] += 1;
@@ -97,7 +101,7 @@ void softmax_distill(Tensor sums, Tensor dlogits, const Scores& exit, const Scor
   const std::int64_t n = exit.logits.shape[0], columns = exit.logits.shape[1];
   const std::int32_t *label = labels.as<std::int32_t>(), *target = optional<std::int32_t>(targets);
   const float scale = dlogits.defined() ? *options.scale.as<float>() : 0;
-  float* overlaps = optional<float>(partial);
+  float* parts = optional<float>(partial);
   for_type(dlogits.dtype, [&]<class D>(D) {
     D* all = optional<D>(dlogits);
 #pragma omp parallel for if (n * columns > kParallelElements)
@@ -108,17 +112,22 @@ void softmax_distill(Tensor sums, Tensor dlogits, const Scores& exit, const Scor
         continue;
       }
       const Row x = row_of(exit, i);
+      const std::int64_t own = label[i] - first;
+      const float at_label = own >= 0 && own < columns ? x.logits[own] : 0;     // before d, maybe their memory
       const float weight = options.confidence_weights ? scale / x.sum : scale;  // the greatest probability is e^0 / sum
       const Overlap both = learn(d, x, row_of(teacher, i), {target ? target[i] - first : kDistribution, weight}, columns);
-      if (overlaps) overlaps[2 * i] = both.shared, overlaps[2 * i + 1] = both.mean;
+      if (!parts) continue;
+      float* part = parts + kParts * i;
+      part[0] = both.shared, part[1] = both.mean, part[2] = at_label;
     }
   });
   if (!sums.defined()) return;
   const Counting counting{.stats = exit.stats.as<float>(),
-                          .overlaps = overlaps,
+                          .parts = parts,
                           .best = exit.argmax.as<std::int32_t>(),
                           .teacher = teacher.argmax.as<std::int32_t>(),
                           .label = label,
+                          .argmax = target && target != label,
                           .distribution = !target,
                           .confidence = options.confidence_weights,
                           .whole = first == 0};

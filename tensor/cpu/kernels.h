@@ -44,7 +44,7 @@ void softmax_stats(Tensor stats, Tensor argmax, Tensor logits, Tensor labels, st
 void softmax_merge(Tensor stats, Tensor argmax, Tensor all);
 void softmax_loss(Tensor sums, Tensor dlogits, Tensor logits, Tensor stats, Tensor argmax, Tensor labels, std::int64_t first,
                   const LossOptions& options);
-// partial [n, 2] f32 scratch, undefined without sums.
+// partial [n, 3] f32 scratch, undefined without sums.
 void softmax_distill(Tensor sums, Tensor dlogits, const Scores& exit, const Scores& teacher, Tensor labels, Tensor targets,
                      std::int64_t first, const LossOptions& options, Tensor partial);
 

@@ -60,7 +60,7 @@ TEST_P(TaughtHeads, TheArgmaxIsLearnedAsLabelsAre) {
   const Outcome taught = run(Target::argmax), told = run(Target::labels, {}, said);
   EXPECT_EQ(taught.d_tap, told.d_tap);
   EXPECT_EQ(taught.gradients, told.gradients);
-  for (const std::size_t i : {0u, 1u, 3u}) EXPECT_EQ(taught.sums[i], told.sums[i]) << i;
+  for (const std::size_t i : {1u, 3u}) EXPECT_EQ(taught.sums[i], told.sums[i]) << i;
   EXPECT_EQ(taught.sums[5], told.sums[2]);  // who hits what the teacher says agrees with it
   EXPECT_EQ(taught.sums[2], run(Target::labels).sums[2]);
 }
@@ -70,7 +70,8 @@ TEST_P(TaughtHeads, MeasuresDoNotDependOnTheTarget) {
   for (const Target target : {Target::argmax, Target::distribution}) {
     const Outcome other = run(target);
     EXPECT_NE(other.d_tap, labels_learned.d_tap);
-    EXPECT_NE(other.sums[0], labels_learned.sums[0]);
+    EXPECT_NE(other.sums[1], labels_learned.sums[1]);
+    EXPECT_NEAR(other.sums[0], labels_learned.sums[0], 0x1p-20 * labels_learned.sums[0]);
     for (const std::size_t i : {2u, 3u, 4u, 5u}) EXPECT_EQ(other.sums[i], labels_learned.sums[i]) << i;
   }
 }

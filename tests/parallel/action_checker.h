@@ -3,6 +3,7 @@
 #pragma once
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <tuple>
@@ -121,6 +122,10 @@ class ActionChecker {
         need(was(Op::Scores, s, m, e), "there is nothing to share");
         need_slab(Hold::HeadStats, s, m, e);
         break;
+      case Op::ShareFinal:
+        if (top(s)) need(was(Op::Forward, s, m), "there is nothing to share");
+        need_slab(Hold::Final, s, m);
+        break;
       case Op::SumShares:
         if (s != root()) need(was(Op::HeadBackward, s, m, e), "there is no share");
         need_slab(s == root() ? Hold::HeadShares : Hold::HeadShare, s, m, e);
@@ -173,6 +178,10 @@ class ActionChecker {
     } else {
       need_slab(Hold::Tap, a.stage, a.microbatch, exit.tap);
     }
+    if (layout_.taught) need_slab(Hold::Final, a.stage, a.microbatch);
+    if (layout_.taught && !top(a.stage)) need(was(Op::ShareFinal, layout_.stages - 1, a.microbatch), "its teacher has not arrived");
+    const bool waited_for = std::ranges::any_of(layout_.exits, [&](const ExitPlace& other) { return !top(other.stage); });
+    if (layout_.taught && top(a.stage) && waited_for) need(was(Op::ShareFinal, a.stage, a.microbatch), "other stages have to wait for it");
     auto& last = next_exit_[static_cast<std::size_t>(a.stage)];
     const std::pair<int, int> here{a.microbatch, a.index};
     need(last < here && exits_before(a), "exits out of order");

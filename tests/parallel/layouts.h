@@ -66,9 +66,10 @@ inline void add_random_features(Layout& layout, Random& random) {
   layout.split_heads = third();
   layout.frozen = third() && coin(random);
   for (int s = 0; s < layout.stages && third(); ++s) layout.recompute.push_back(coin(random));
+  layout.taught = third() && !layout.learns() && !layout.split_heads && layout.stages == layout.ranks && !layout.exits.empty();
   layout.recompute.resize(layout.recompute.empty() ? 0 : static_cast<std::size_t>(layout.stages));
   for (ExitPlace& exit : layout.exits) exit.matrix = coin(random) ? 0 : -1;
-  if (!third() || layout.frozen || !layout.backward) return;
+  if (!third() || layout.frozen || !layout.backward || layout.taught) return;
   const int whole = pick(random, 0, layout.microbatches - 1);
   for (int m = 0; m < layout.microbatches; ++m) {
     Reach reach{0, layout.stages - 1};

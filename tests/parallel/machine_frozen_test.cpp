@@ -114,6 +114,38 @@ TEST(MachineFrozen, TheBackboneKeepsItsBitsAndEachExitTrainsAsIfAlone) {
     }
 }
 
+// Exits that learn from the final head, by its message from the last stage, and one that is only measured by it.
+TEST(MachineFrozen, ExitsLearnFromTheFinalHeadInAnyLayout) {
+  for (const auto& [architecture, tied] : {std::pair{"llama", true}, {"llama", false}, {"gpt2", true}}) {
+    SmallJob job = frozen(small_job(some_exits(), tied, architecture));
+    job.options.exits[0].target = Target::argmax;
+    job.options.exits[2].target = job.options.exits[4].target = Target::distribution;
+    job.evaluates = true;
+    const StepResult alone = run_small_job(job);
+    for (const Degrees& degrees : {Degrees{1, 2, 1}, Degrees{1, 4, 1}, Degrees{1, 8, 1}, Degrees{2, 2, 2}, Degrees{2, 1, 1}})
+      for (const bool rows : {false, true}) {
+        SmallJob divided = job;
+        divided.tensor = degrees.tensor, divided.pipeline = degrees.pipeline, divided.data = degrees.data;
+        divided.options.sequence_parallel = rows && degrees.tensor > 1, divided.options.shard_state = rows && degrees.data > 1;
+        const StepResult result = run_small_job(divided);
+        const bool same_sums = degrees.tensor == 1 && degrees.data == 1;
+        if (same_sums) {
+          EXPECT_EQ(result.grads, alone.grads) << divided.text();
+        }
+        expect_close(result, alone, 1e-5, divided.text());
+        expect_close(result.evaluated, alone.evaluated, 1e-5, divided.text());
+        expect_all_used(result, divided.text());
+        expect_squares(result, divided.text());
+      }
+    SmallJob of_labels = job;
+    for (ExitSpec& exit : of_labels.options.exits) exit.target = Target::labels;
+    const StepResult labels = run_small_job(of_labels);
+    EXPECT_EQ(alone.grads.at("exits.5.norm.weight"), labels.grads.at("exits.5.norm.weight"));  // measured, but learns the labels
+    EXPECT_NE(alone.grads.at("exits.3.norm.weight"), labels.grads.at("exits.3.norm.weight"));
+    for (std::size_t e = 0; e < job.options.exits.size(); ++e) EXPECT_GT(alone.sums[e * kLossSums + 4], 0);
+  }
+}
+
 TEST(MachineFrozen, OmitsNothingOfTheBackbone) {
   SmallJob job = frozen(small_job(some_exits(), true));
   const StepResult expected = run_small_job(job);

@@ -65,6 +65,7 @@ TEST(Plan, BytesAndMemoryOfAFrozenBackboneAreThoseOfTheStep) {
       for (const int last : {1, 3, 5}) {  // exits: the last one ends within a layer where its head is mlp
         SmallJob job = small_job(exits_of_every_kind(), true);
         job.options.exits.resize(static_cast<std::size_t>(last));
+        if (last == 3 && !split) job.options.exits[1].target = Target::distribution;  // then all layers run
         job.options.frozen_backbone = true, job.options.schedule = "exits_only", job.options.split_heads = split;
         job.tensor = degrees.tensor, job.pipeline = std::min(degrees.pipeline, job.options.exits.back().layer), job.data = degrees.data;
         job.options.sequence_parallel = split && job.tensor > 1, job.options.shard_state = split && job.data > 1;

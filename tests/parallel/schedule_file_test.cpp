@@ -27,7 +27,7 @@ std::string error_of(const std::string& text, const Layout& layout) {
 // A layout that has a backbone to train, and any schedule of it.
 Layout trained_layout(Random& random, int trial) {
   Layout layout = test::random_layout(random, trial % 4 == 0 ? test::pick(random, 2, 4) : 0);
-  layout.backward = true, layout.frozen = false;
+  layout.backward = true, layout.frozen = layout.taught = false;
   return layout;
 }
 Schedule any_schedule(const Layout& layout, Random& random) {

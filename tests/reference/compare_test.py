@@ -15,6 +15,9 @@ def agree(ours: dict, theirs: dict) -> list[str]:
     pairs = {name: (ours[name], theirs[name]) for name in names}
     assert ours["exit_losses"].keys() == theirs["exit_losses"].keys()
     pairs |= {f"exit {layer}": (ours["exit_losses"][layer], loss) for layer, loss in theirs["exit_losses"].items()}
+    for compared in ("exit_acceptances", "exit_agreements"):
+        assert ours.get(compared, {}).keys() == theirs.get(compared, {}).keys()
+        pairs |= {f"{compared} {layer}": (ours[compared][layer], value) for layer, value in theirs.get(compared, {}).items()}
     return [f"step {theirs['step']}, {name}: {a!r}, PyTorch {b!r}, off by {abs(a - b) / abs(b):.2g}"
             for name, (a, b) in pairs.items() if abs(a - b) > TOLERANCE * abs(b)]
 

@@ -26,7 +26,7 @@ class EarlyExitModel:
         self.config = json.loads((exported / "config.json").read_text())
         described = json.loads((exported / "exits.json").read_text())["exits"]
         keys = ("layer", "head", "output", "norm")
-        defaults = {"head": "norm", "output": "own", "norm": "own", "token_weight": "none", "detach": False, "lr_scale": 1.0}
+        defaults = {"head": "norm", "output": "own", "norm": "own", "token_weight": "none", "target": "labels", "detach": False, "lr_scale": 1.0}
         self.exits = [defaults | e for e in sorted(exits, key=lambda e: e["layer"])]
         for ours, theirs in zip(self.exits, described, strict=True):
             assert ours["head"] == "bare" or all(ours[k] == theirs[k] for k in keys), (ours, theirs)
@@ -94,11 +94,23 @@ class EarlyExitModel:
 
     def losses(self, tokens, counted, document_mask=False, skipped=None):
         """tokens [b, s + 1], counted [b, s] -> a pair for each exit and the final head: the mean loss over counted tokens, and
-        the one to train on, whose tokens may be weighted by the exit's confidence."""
-        n, result = counted.sum().clamp(min=1), []
-        specs = self.exits + [{"token_weight": "none"}]
-        for spec, logits in zip(specs, self.logits(tokens[:, :-1], document_mask, skipped), strict=True):
-            each = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")[counted.flatten()]
-            confidence = logits.detach().softmax(-1).amax(-1).flatten()[counted.flatten()]
-            result.append((each.sum() / n, (confidence * each if spec["token_weight"] == "confidence" else each).sum() / n))
+        the one to train on: of labels or of what the final head says, with tokens that may be weighted by the exit's confidence."""
+        n, which, result = counted.sum().clamp(min=1), counted.flatten(), []
+        specs = self.exits + [{"token_weight": "none", "target": "labels"}]
+        of_all = [logits.flatten(0, 1)[which] for logits in self.logits(tokens[:, :-1], document_mask, skipped)]
+        labels, final = tokens[:, 1:].flatten()[which], of_all[-1].detach()
+        targets = {"labels": labels, "argmax": final.argmax(-1), "distribution": final.softmax(-1)}
+        for spec, logits in zip(specs, of_all, strict=True):
+            trained = F.cross_entropy(logits, targets[spec["target"]], reduction="none")
+            confidence = logits.detach().softmax(-1).amax(-1)
+            weighted = confidence * trained if spec["token_weight"] == "confidence" else trained
+            result.append((F.cross_entropy(logits, labels, reduction="sum") / n, weighted.sum() / n))
         return result
+
+    @torch.no_grad()
+    def likeness(self, tokens, counted, document_mask=False):
+        """tokens [b, s + 1], counted [b, s] -> of each exit, the expected acceptance and the agreement of its argmax with the final head's."""
+        of_all = [logits.flatten(0, 1)[counted.flatten()] for logits in self.logits(tokens[:, :-1], document_mask)]
+        final = of_all.pop()
+        return [(torch.minimum(logits.softmax(-1), final.softmax(-1)).sum(-1).mean().item(),
+                 (logits.argmax(-1) == final.argmax(-1)).double().mean().item()) for logits in of_all]

@@ -138,6 +138,15 @@ def frozen(corpora):
         optimizer={"lr": 0.004, "clip_grad_norm": 0.2})
 
 
+def distilled(corpora):
+    """Exits learn what the final head says of the same tokens, and beside them one the labels."""
+    config = frozen(corpora)
+    config["exits"][0] |= {"target": "distribution"}
+    config["exits"][1] |= {"target": "argmax"}
+    config["exits"][2] |= {"target": "distribution"}
+    return config
+
+
 def as_gpt2(config, **model):
     """The same job with a GPT-2, which has no grouped queries, rotations or RMS norms."""
     config["model"] = {key: value for key, value in config["model"].items()
@@ -176,6 +185,6 @@ def gpt2_frozen(corpora):
     return as_gpt2(frozen(corpora))
 
 
-LLAMA = (every_head, tied, documents, scaled, nesterov, stretched, momentum, no_exits, layerskip, frozen)
+LLAMA = (every_head, tied, documents, scaled, nesterov, stretched, momentum, no_exits, layerskip, frozen, distilled)
 GPT2 = (gpt2_every_head, gpt2_tied, gpt2_documents, gpt2_scaled, gpt2_nesterov, gpt2_layerskip, gpt2_frozen)
 ALL = {made.__name__: made for made in (*LLAMA, *GPT2)}

@@ -118,7 +118,12 @@ class Reference:
         total = sum(w * trained for w, (_, trained) in zip(self._weights(t), pairs, strict=True))
         plain = [loss.item() for loss, _ in pairs]
         exits = {str(e["layer"]): loss for e, loss in zip(self.model.exits, plain)}
-        return total, {"step": t, "loss": total.item(), "final_loss": None if self.frozen else plain[-1], "exit_losses": exits}
+        compared = {}
+        if any(e["target"] != "labels" for e in self.model.exits):
+            likeness = list(zip(*self.model.likeness(tokens, counted, self.document_mask), strict=True))
+            compared = {name: {str(e["layer"]): value for e, value in zip(self.model.exits, values, strict=True)}
+                        for name, values in zip(("exit_acceptances", "exit_agreements"), likeness, strict=True)}
+        return total, {"step": t, "loss": total.item(), "final_loss": None if self.frozen else plain[-1], "exit_losses": exits} | compared
 
     def step(self, t: int) -> dict:
         batch, steps = self.training["global_batch_size"], self.training["steps"]

@@ -149,8 +149,8 @@ data: {train: a}
 // And beside these.
 const char* const kTuningKeys = R"(
 model: {num_hidden_layers: 4, hidden_size: 32, intermediate_size: 64, num_attention_heads: 4, vocab_size: 257}
-exits: [{layer: 1, loss_weight: 0.5}, {layer: 3, loss_weight: 2}]
-parallel: {pipeline_parallel_size: 3, partition: [1, 1, 1], schedule: interleaved, virtual_stages: 2}
+exits: [{layer: 1, loss_weight: 0.5}, {layer: 3, loss_weight: 2, target: argmax}]
+parallel: {pipeline_parallel_size: 3, partition: [1, 1, 2], schedule: interleaved, virtual_stages: 2}
 training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 35, steps: 12, freeze: backbone}
 optimizer: {lr: 0.1}
 data: {train: a}
@@ -248,8 +248,11 @@ TEST(Config, AFrozenBackboneTakesAnySchedule) {
   const TemporaryFile tuning(kTuningKeys);
   const Config c = read_config(tuning.path, {});
   EXPECT_TRUE(c.frozen_backbone());
-  EXPECT_EQ(c.layers(), 3);
-  const std::vector<std::string> lines = refusal(tuning.path, {"parallel.partition=[2, 1, 1]", "exits.0.layer=2"});
+  EXPECT_EQ(c.exits[1].target, Target::argmax);
+  EXPECT_EQ(c.layers(), 4);  // all run for the final head
+  const Config of_labels = read_config(tuning.path, std::vector<std::string>{"exits.1.target=labels", "parallel.partition=[1, 1, 1]"});
+  EXPECT_EQ(of_labels.layers(), 3);
+  const std::vector<std::string> lines = refusal(tuning.path, {"parallel.partition=[2, 1, 1]", "exits.1.target=labels"});
   ASSERT_EQ(lines.size(), 1u);
   EXPECT_NE(lines[0].find("adds up to 4 layers, but with a frozen backbone the last exit's layer is 3"), std::string::npos) << lines[0];
 }
