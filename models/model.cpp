@@ -89,6 +89,8 @@ Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, co
   }
   const bool frozen = options.frozen_backbone;
   Model model{.config = config, .tensor = options.tensor, .precision = options.precision, .head_part = options.heads, .frozen = frozen};
+  model.given_taps = options.given_taps;
+  OFFRAMP_CHECK(frozen || !model.given_taps, "[model] a backbone that learns gives its taps itself");
   if (!config.gpt2()) model.rope_table = std::make_shared<Tensor>();
   model.units.push_back({0, make_embedding(config, model.tensor)});
   for (int layer = 1; layer <= config.num_hidden_layers; ++layer) {

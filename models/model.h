@@ -24,6 +24,7 @@ struct Model {
   // units are there; the last stage has its norm, and every stage with exits a copy of its output matrix.
   bool frozen = false;
   std::optional<Head> final{};
+  bool given_taps = false;  // units have names alone, no memory: what exits read comes from elsewhere
   std::vector<Unit> units;             // embedding; then attention and MLP of each layer
   std::vector<Head> heads;             // exits in layer order; then the final head
   std::shared_ptr<Tensor> rope_table;  // [max_position, d], shared by all attention units; null: this architecture has none
@@ -37,6 +38,7 @@ struct ModelOptions {
   PipelinePart heads{};  // of every output matrix, the final one's too
   // EE-Tuning (arXiv 2402.00518): only the exits' own tensors learn, each exit clipped by itself; nothing goes back into a tap.
   bool frozen_backbone = false;
+  bool given_taps = false;  // of a frozen one
 };
 // Throws Error(Exit::configuration) for an architecture it does not know.
 Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, const ModelOptions& options = {});

@@ -43,9 +43,12 @@ class Measurement {
       : options_(options),
         mesh_(Mesh::planned(0, {.tensor = degrees.tensor, .pipeline = 1, .data = 1})),
         parts_(options.split_heads ? degrees.pipeline : 1),
-        model_(build_model(
-            options.model, options.exits,
-            {{mesh_.tensor, options.sequence_parallel}, options.precision, {.part = 0, .parts = parts_}, options.frozen_backbone})),
+        model_(build_model(options.model, options.exits,
+                           {{mesh_.tensor, options.sequence_parallel},
+                            options.precision,
+                            {.part = 0, .parts = parts_},
+                            options.frozen_backbone,
+                            options.given_taps})),
         flat_(plan_.memory, entries(), {.values = options.precision}) {
     model_.prepare(plan_.ctx, plan_.memory);
     const std::int64_t tokens = options.micro_batch_size * options.sequence_length;
@@ -58,9 +61,7 @@ class Measurement {
 
   ModelWork run() {
     ModelWork work;
-    work.embedding = unit(0);
-    work.attention = unit(1);
-    if (model_.units.size() > 2) work.mlp = unit(2);  // a frozen backbone may end before
+    if (!model_.given_taps) units(work);
     for (Head& head : model_.heads) work.exits.push_back(exit(head));
     const auto bytes = static_cast<double>(slab_.bytes());
     work.message = {.name = "send", .cost = {}, .ranks = 2, .wire = name_of(Wire::pipeline), .sent = bytes};
@@ -70,6 +71,12 @@ class Measurement {
   }
 
  private:
+  void units(ModelWork& work) {
+    work.embedding = unit(0);
+    work.attention = unit(1);
+    if (model_.units.size() > 2) work.mlp = unit(2);  // a frozen backbone may end before
+  }
+
   UnitWork unit(std::size_t number) {
     Module& module = *model_.units[number].module;
     UnitWork work;

@@ -22,7 +22,8 @@ PipelinePart head_part(const MachineOptions& options, const Mesh& mesh) {
 
 Model model_of(const MachineOptions& options, const Mesh& mesh) {
   const TensorParallel tensor{mesh.tensor, options.sequence_parallel};
-  return build_model(options.model, options.exits, {tensor, options.precision, head_part(options, mesh), options.frozen_backbone});
+  return build_model(options.model, options.exits,
+                     {tensor, options.precision, head_part(options, mesh), options.frozen_backbone, options.given_taps});
 }
 
 // A frozen backbone may end within its last layer.

@@ -26,6 +26,7 @@ struct MachineOptions {
   std::size_t memory_limit = 0;                       // bytes that a rank's plan may have at most; 0: as many as there are
   std::string recompute = "none";                     // none | selective | full
   bool frozen_backbone = false;                       // only exits learn, and stages end with the last one's tap
+  bool given_taps = false;                            // nor does the backbone run: a forward gets what exits read (Machine::give_taps)
   bool split_heads = false;                           // output matrices by vocabulary over all pipeline ranks
   bool whole_backwards = false;                       // auto may choose that they are not split (parallel/settle.h)
   // That of training, where it was made before: whoever plans many ranks makes it once.

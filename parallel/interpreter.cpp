@@ -120,6 +120,7 @@ std::unique_ptr<Interpreter::KeptForward> Interpreter::keep_forward(const Slab& 
 
 // A frozen backbone omits nothing: exits see what they will see when the model is used.
 void Interpreter::forward(const Action& action, const Layout& layout, const StepInput& input) {
+  if (input.give_tap) return give_taps(action, layout, input);
   const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
   if (action.stage > 0) await_arrival({Hold::Input, action.stage, action.microbatch});
   const auto destination = [&](int unit) {
@@ -140,6 +141,11 @@ void Interpreter::forward(const Action& action, const Layout& layout, const Step
   kept_[stash] = std::move(kept);
 }
 
+void Interpreter::give_taps(const Action& action, const Layout& layout, const StepInput& input) {
+  const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
+  for (const ExitPlace& place : layout.exits) input.give_tap(microbatch, place.tap, tensor_of(Hold::Tap, action, place.tap));
+}
+
 // The same once more, to the same bits. What left the stage, and what exits read, is there already: this time it goes to the stash.
 void Interpreter::recompute(const Action& action, const StepInput& input) {
   const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
@@ -158,6 +164,7 @@ Tensor Interpreter::tap_of(const Action& action, const Layout& layout) const {
 void Interpreter::exit(const Action& action, const Layout& layout, const StepInput& input) {
   const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
   const ExitPlace& place = layout.exits[static_cast<std::size_t>(action.index)];
+  if (input.read_tap) return input.read_tap(microbatch, place.tap, tap_of(action, layout));
   Head& head = (*on_.heads)[static_cast<std::size_t>(action.index)];
   HeadIn in;
   in.x = tap_of(action, layout);

@@ -22,6 +22,9 @@ struct MicrobatchInput {
   std::int64_t first_sample = 0;  // of the whole job's samples
 };
 
+// What exits read of a unit's output: tap [rows, h] of one microbatch on this rank.
+using TapFunction = std::function<void(const MicrobatchInput& microbatch, int unit, Tensor tap)>;
+
 // Where a step's time went, in seconds. Waiting for a message is communication, whoever waits.
 struct PhaseTimes {
   double forward = 0, backward = 0, exits = 0, communication = 0, optimizer = 0, data = 0;
@@ -53,6 +56,8 @@ struct StepInput {
   Trace* trace = nullptr;              // set: what runs is added to it
   // Set: is called in place of whatever computes, while all else is as ever. For measuring schedules in given times.
   std::function<void(const Action&)> stand_in = {};
+  TapFunction give_tap = {};  // of MachineOptions::given_taps: fills a tap, in place of a forward
+  TapFunction read_tap = {};  // set: in place of an exit
 
   Draws draws_of(const MicrobatchInput& microbatch) const {
     Draws of = draws;
@@ -81,6 +86,7 @@ class Interpreter {
   void execute(const Action& action, const Layout& layout, const StepInput& input);
   void await_arrivals(const Action& action, const Layout& layout);
   void forward(const Action& action, const Layout& layout, const StepInput& input);
+  void give_taps(const Action& action, const Layout& layout, const StepInput& input);
   void recompute(const Action& action, const StepInput& input);
   Tensor input_of(const Action& action, const MicrobatchInput& microbatch) const;
   std::unique_ptr<KeptForward> keep_forward(const Slab& stash, Keep keep, const StepInput& input) const;

@@ -14,6 +14,7 @@ namespace offramp {
 Machine::Machine(const MachineOptions& options, const Mesh& mesh, Backing backing, std::size_t bytes, std::function<void()> tick,
                  Activity* activity)
     : options_(settled(options, mesh.degrees)), mesh_(mesh), arena_(backing, bytes), held_(options_, mesh, arena_) {
+  OFFRAMP_CHECK(!options.given_taps || mesh.degrees.pipeline == 1, "[machine] stages whose taps are given have nothing to pass on");
   ctx_.tick = std::move(tick);
   ctx_.activity = activity;
   memory_.parameters = held_.flat.value_bytes();
@@ -189,13 +190,24 @@ void Machine::share_values() {
   for (const TiedHere& here : held_.flat.tied()) share_value(ctx_, here, held_.ties[static_cast<std::size_t>(here.tie)], mesh_.pipeline);
 }
 
-void Machine::evaluate(int microbatches, const std::string& name, PhaseTimes& times) {
+const Machine::Plan& Machine::evaluation(int microbatches) {
   auto it = evaluations_.find(microbatches);
   if (it == evaluations_.end()) it = evaluations_.emplace(microbatches, make_plan(microbatches, false)).first;
-  run(it->second, microbatches, name, times);
+  return it->second;
 }
 
-void Machine::run(const Plan& plan, int microbatches, const std::string& name, PhaseTimes& times) {
+void Machine::evaluate(int microbatches, const std::string& name, PhaseTimes& times) {
+  run(evaluation(microbatches), microbatches, name, times);
+}
+
+void Machine::read_taps(int microbatches, const std::string& name, const TapFunction& read) {
+  OFFRAMP_CHECK(!options_.split_heads, "[machine] a tap that is shared over the pipeline is no exit's alone");
+  PhaseTimes times;
+  run(evaluation(microbatches), microbatches, name, times, read);
+}
+
+void Machine::run(const Plan& plan, int microbatches, const std::string& name, PhaseTimes& times, const TapFunction& read) {
+  OFFRAMP_CHECK(!options_.given_taps || give_tap_, "[machine] nobody gives the taps");
   const Draws draws{.on = plan.layout.backward, .seed = options_.seed, .layer_rates = layer_rates_};
   const StepInput input{std::span(inputs_).first(static_cast<std::size_t>(microbatches)),
                         exit_scale_,
@@ -204,7 +216,9 @@ void Machine::run(const Plan& plan, int microbatches, const std::string& name, P
                         draws,
                         name,
                         plan.layout.backward ? trace_ : nullptr,
-                        stand_in_};
+                        stand_in_,
+                        give_tap_,
+                        read};
   interpreter_->run(plan.program, plan.layout, input, times);
 }
 

@@ -68,12 +68,16 @@ class Machine {
   void trace(Trace* trace) { trace_ = trace; }
   // From now on this is called in place of whatever computes (StepInput).
   void stand_in(std::function<void(const Action&)> compute) { stand_in_ = std::move(compute); }
+  // With MachineOptions::given_taps: what fills, in place of the backbone, what exits read. Before the first step.
+  void give_taps(TapFunction give) { give_tap_ = std::move(give); }
   // Gradients = those of the inputs, summed over data ranks and ties; sums() += this rank's losses.
   void train(const std::string& name, PhaseTimes& times);
   // After an update: brings what other data ranks updated, and passes tied values on.
   void share_values();
   // sums() += losses of the first `microbatches` inputs.
   void evaluate(int microbatches, const std::string& name, PhaseTimes& times);
+  // The same forwards; each tap is read in place of its exit, which does not run. Not where heads are split.
+  void read_taps(int microbatches, const std::string& name, const TapFunction& read);
 
  private:
   struct Plan {
@@ -88,7 +92,8 @@ class Machine {
   std::size_t slab_bytes(Hold hold) const;
   void allocate_buffers();
   std::size_t message_memory() const;
-  void run(const Plan& plan, int microbatches, const std::string& name, PhaseTimes& times);
+  const Plan& evaluation(int microbatches);
+  void run(const Plan& plan, int microbatches, const std::string& name, PhaseTimes& times, const TapFunction& read = {});
 
   MachineOptions options_;
   Mesh mesh_;
@@ -107,6 +112,7 @@ class Machine {
   std::unique_ptr<Interpreter> interpreter_;
   Trace* trace_ = nullptr;
   std::function<void(const Action&)> stand_in_;
+  TapFunction give_tap_;
 };
 
 // What the machine of this rank will take; needs no memory and no communication.

@@ -44,7 +44,7 @@ class Measure {
     const auto outlives = [&](int unit) { return tapped_.contains(unit) || (unit == last && sends_on) || unit > last; };
     const auto destination = [&](int unit) { return !again && outlives(unit) ? slab_ : Tensor{}; };
     Slot evaluation(scratch_, Keep::nothing, on_.input.sequences);
-    stage.forward(ctx_, x, destination, evaluation);
+    if (!on_.options.given_taps) stage.forward(ctx_, x, destination, evaluation);
     exits(held.units, false);
     meter_ = {};
     if (on_.layout.frozen) return frozen_pass(held, x, destination);
@@ -65,7 +65,7 @@ class Measure {
   // The forward is evaluation's.
   void frozen_pass(const HeldStage& held, Tensor x, const Stage::Destination& destination) {
     Slot slot(scratch_, Keep::nothing, on_.input.sequences);
-    Stage(on_.held.model, held.units).forward(ctx_, x, destination, slot);
+    if (!on_.options.given_taps) Stage(on_.held.model, held.units).forward(ctx_, x, destination, slot);
     all_.forward_flops += meter_.total.flops;
     exits(held.units, true);
     all_.flops += meter_.total.flops;

@@ -184,6 +184,7 @@ std::vector<FlatEntry> flat_entries(Model& model, const Partition& partition, in
     if (parts == 1 && here) head.output().visit(add(0));
   }
   visit_final(model, partition, stage, add(0));
+  if (model.given_taps) return std::move(entries).take();
   for (std::size_t s = 0; s < segments.size(); ++s)
     for (int u = segments[s].end - 1; u >= segments[s].begin; --u)
       model.units[static_cast<std::size_t>(u)].module->visit(add(static_cast<int>(s)));

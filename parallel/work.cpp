@@ -55,7 +55,8 @@ Times work_times(const Model& model, const Partition& partition, const Layout& l
   LayerFlops layer = of_head;
   if (options.attention_again) layer.attention.input += layer.scores;
   std::vector<PassFlops> stages, bodies;
-  for (int s = 0; s < partition.stages(); ++s) stages.push_back(tokens * stage_flops(partition.units(s), layer));
+  for (int s = 0; s < partition.stages(); ++s)
+    stages.push_back(model.given_taps ? PassFlops{} : tokens * stage_flops(partition.units(s), layer));
   for (const Head& head : model.heads) bodies.push_back(tokens * body_flops(head.spec().head, of_head));
   const PassFlops output = tokens * output_flops(model.config);
   const PassFlops part = 1.0 / layout.ranks * output;  // a rank's, where the matrix is split

@@ -22,6 +22,7 @@ struct SmallJob {
   std::optional<OptimizerConfig> optimizer;  // none: weights stay as they are
   std::vector<float> layer_rates;            // LayerSkip's, with options.layer_drop
   bool evaluates = false;                    // an evaluation of the same batch first
+  std::function<void(Machine&)> before;      // what to do with a machine that has its inputs and weights
 
   Degrees degrees() const { return {tensor, pipeline, data}; }
   std::string text() const {
@@ -164,6 +165,7 @@ inline RankResult run_rank(SmallJob job, const Group& world, int steps = 1) {
   const LogicalNames names(machine.model());
   machine.flat().initialize(machine.context(), 1234);
   fill_inputs(machine, job);
+  if (job.before) job.before(machine);
   PhaseTimes times;
   std::vector<double> evaluated;
   if (job.evaluates) {
