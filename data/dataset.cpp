@@ -37,14 +37,18 @@ void Dataset::check_options() const {
          options_.corpora.size());
 }
 
-Dataset::Place Dataset::place(std::int64_t g) const {
+Dataset::Sample Dataset::sample(std::int64_t g) const {
   OFFRAMP_CHECK(g >= 0, "sample {}", g);
   const auto [corpus, index] = blend_->at(g);
-  const IndexedTokens& stream = *streams_[corpus];
-  const std::int64_t samples = samples_of(stream), epoch = index / samples;
+  const std::int64_t samples = samples_of(corpus), epoch = index / samples;
   std::int64_t position = index % samples;
   if (options_.shuffle) position = Permutation(samples, Key{options_.seed, Use::shuffle, static_cast<std::uint64_t>(epoch)})(position);
-  return {&stream, position * options_.sequence_length};
+  return {corpus, position};
+}
+
+Dataset::Place Dataset::place(std::int64_t g) const {
+  const auto [corpus, index] = sample(g);
+  return {streams_[corpus].get(), index * options_.sequence_length};
 }
 
 void Dataset::read(std::int64_t g, std::span<std::int32_t> tokens, std::span<std::uint8_t> mask) const {

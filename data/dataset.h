@@ -43,10 +43,18 @@ class Dataset {
 
   std::int64_t samples_per_epoch() const { return samples_; }  // of all corpora together
   std::int64_t tokens() const { return tokens_; }
+  std::int64_t samples_of(std::size_t corpus) const { return samples_of(*streams_[corpus]); }
   bool has_loss_mask() const { return mask_ != nullptr; }
 
   // Global sample g: its s + 1 tokens; with a loss mask, mask[i] is 1 where target i counts (s values, else empty).
   void read(std::int64_t g, std::span<std::int32_t> tokens, std::span<std::uint8_t> mask) const;
+
+  // Which sample of which corpus global sample g is: tokens from index * s on.
+  struct Sample {
+    std::size_t corpus = 0;
+    std::int64_t index = 0;
+  };
+  Sample sample(std::int64_t g) const;
 
   // Global samples [first, first + count) will be read soon: starts to bring their pages from disk, does not wait.
   void prefetch(std::int64_t first, std::int64_t count) const;

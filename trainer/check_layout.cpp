@@ -167,6 +167,19 @@ void ConfigChecker::fills(std::int64_t data) {
         p.pipeline_parallel_size, count);
 }
 
+// Training from features has no other ranks.
+void ConfigChecker::replicas_of_features(int size) {
+  const TrainingConfig& t = config.training;
+  const std::int64_t unit = t.micro_batch_size * size;
+  if (config.parallel.ranks_per_replica() == 1 || t.global_batch_size % unit == 0) return;  // of as many replicas: see world()
+  if (!known({"training.global_batch_size", "training.micro_batch_size"})) return;
+  blame("training.global_batch_size",
+        "{} is not divisible by micro_batch_size {} x {} ranks, which all are replicas when they train from tuning.feature_cache; the "
+        "nearest "
+        "is {}",
+        t.global_batch_size, t.micro_batch_size, size, std::max<std::int64_t>(1, (t.global_batch_size + unit / 2) / unit) * unit);
+}
+
 void ConfigChecker::world(int size) {
   const ParallelConfig& p = config.parallel;
   const std::int64_t replica = p.ranks_per_replica();
@@ -183,6 +196,7 @@ void ConfigChecker::world(int size) {
           product, p.data_parallel_size * replica, size, data);
     return;
   }
+  if (config.caches_features() && known({"tuning.feature_cache"})) replicas_of_features(size);
   const TrainingConfig& t = config.training;
   if (p.data_parallel_size != 0) return;  // see batches()
   microbatches(data);

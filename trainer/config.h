@@ -54,6 +54,10 @@ struct TrainingConfig {
   double timeout_s = 300;
   std::string nan = "abort";  // abort | skip
 };
+struct TuningConfig {
+  std::string feature_cache;           // a directory; empty: the backbone runs in every step
+  std::string feature_dtype = "fp32";  // fp32 | bf16
+};
 struct CorpusConfig {
   std::string path;  // Megatron .bin/.idx prefix
   double weight = 1;
@@ -83,6 +87,7 @@ struct Config {
   LayerSkipConfig layerskip;
   ParallelConfig parallel;
   TrainingConfig training;
+  TuningConfig tuning;
   OptimizerConfig optimizer;
   DataConfig data;
   std::string export_hf;  // empty: no export
@@ -90,6 +95,7 @@ struct Config {
   LoggingConfig logging;
 
   bool frozen_backbone() const { return training.freeze == "backbone"; }
+  bool caches_features() const { return !tuning.feature_cache.empty(); }
   // Layers that training runs: with a frozen backbone none after the last exit, unless exits learn from the final head.
   std::int64_t layers() const {
     return frozen_backbone() && !exits.empty() && !learns_from_final(exits) ? exits.back().layer : model.num_hidden_layers;

@@ -50,6 +50,7 @@ struct ConfigChecker {
   void fill_bubbles();
   void fills(std::int64_t data);
   void world(int size);
+  void replicas_of_features(int size);
 };
 
 }  // namespace offramp

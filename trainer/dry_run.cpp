@@ -29,16 +29,11 @@ std::string ranks_text(int stage, int tensor, const Degrees& degrees) {
   return text;
 }
 
-}  // namespace
-
-void dry_run(const Config& config, int ranks) {
-  omp_set_num_threads(config.training.threads);
-  const Degrees degrees = degrees_of(config, ranks);
-  const MachineOptions options = settled(machine_options(config, degrees), degrees);
+void print_plan(const MachineOptions& options, const Degrees& degrees) {
   const Partition partition = partition_of(options.layers_per_stage);
   fmt::print("{} ranks: tensor {}{} x pipeline {} x data {}{}, {}, schedule {}, microbatches of {} x {} tokens, {} a rank and step\n\n",
-             ranks, degrees.tensor, config.parallel.sequence_parallel ? " (sequence parallel)" : "", degrees.pipeline, degrees.data,
-             options.shard_state ? " (optimizer sharded)" : "", config.training.precision, options.schedule,
+             degrees.world(), degrees.tensor, options.sequence_parallel ? " (sequence parallel)" : "", degrees.pipeline, degrees.data,
+             options.shard_state ? " (optimizer sharded)" : "", options.precision == DType::bf16 ? "bf16" : "fp32", options.schedule,
              options.micro_batch_size, options.sequence_length, options.microbatches);
   fmt::print(kRow, "stage", "tensor", "layers", "parameters", "gradients", "optimizer", "activations", "transients", "buffers", "peak",
              "+ messages", "ranks");
@@ -51,6 +46,21 @@ void dry_run(const Config& config, int ranks) {
                  ranks_text(stage, tensor, degrees));
     }
   }
+}
+
+}  // namespace
+
+void dry_run(const Config& config, int ranks) {
+  omp_set_num_threads(config.training.threads);
+  if (config.caches_features()) {
+    const Degrees degrees = degrees_of(config, ranks);
+    fmt::print("Features, made once, beside what trains from them:\n");
+    print_plan(feature_options(config, degrees), degrees);
+    fmt::print("\nSteps from features:\n");
+  }
+  const Config trained = training_layout(config);
+  const Degrees degrees = degrees_of(trained, ranks);
+  print_plan(settled(machine_options(trained, degrees), degrees), degrees);
 }
 
 }  // namespace offramp

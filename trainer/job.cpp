@@ -61,6 +61,7 @@ MachineOptions machine_options(const Config& config, const Degrees& degrees) {
   options.exits = config.exits;
   options.layers_per_stage = config.parallel.partition.layers;
   options.frozen_backbone = config.frozen_backbone();
+  options.given_taps = config.caches_features();
   options.virtual_stages = options.frozen_backbone ? 1 : config.parallel.virtual_stages;
   const PartitionOptions stages{.stages = degrees.pipeline * options.virtual_stages,
                                 .stages_per_rank = options.virtual_stages,
@@ -85,6 +86,23 @@ MachineOptions machine_options(const Config& config, const Degrees& degrees) {
   options.layer_drop = config.layerskip.enabled;
   options.snapshot = !config.checkpoint.directory.empty();
   options.seed = config.training.seed;
+  return options;
+}
+
+Config training_layout(const Config& config) {
+  if (!config.caches_features()) return config;
+  Config replicas = config;
+  replicas.parallel = {};
+  replicas.parallel.zero_stage = config.parallel.zero_stage;
+  return replicas;
+}
+
+// Nothing learns, and each tap is whole on some rank.
+MachineOptions feature_options(const Config& config, const Degrees& degrees) {
+  MachineOptions options = machine_options(config, degrees);
+  options.given_taps = options.split_heads = options.sequence_parallel = options.shard_state = options.snapshot = false;
+  options.memory_limit = 0;
+  options.optimizer_state.clear();
   return options;
 }
 

@@ -22,6 +22,12 @@ class Loader {
   std::vector<std::int64_t> fill(std::int64_t first, std::int64_t end, std::span<MicrobatchInput> inputs);
   // Asks the system to read ahead what fill(first, ..., inputs) will want for `microbatches` inputs.
   void prefetch(std::int64_t first, std::size_t microbatches) const;
+  // Those samples.
+  template <class F>
+  void each_sample(std::int64_t first, std::size_t microbatches, F&& visit) const {
+    for (std::size_t m = 0; m < microbatches; ++m)
+      for (std::int64_t i = 0; i < options_.micro_batch_size; ++i) visit(first_sample(first, m) + i);
+  }
 
  private:
   std::int64_t first_sample(std::int64_t first, std::size_t microbatch) const;

@@ -145,7 +145,8 @@ std::string flops_text(double flops) {
                    std::array<std::pair<double, const char*>, 4>{{{1e15, "PFLOP"}, {1e12, "TFLOP"}, {1e9, "GFLOP"}, {1e6, "MFLOP"}}});
 }
 
-PlannedJob planned_job(const Config& config, int ranks) {
+PlannedJob planned_job(const Config& configured, int ranks) {
+  const Config config = training_layout(configured);
   const Degrees degrees = degrees_of(config, ranks);
   return {machine_options(config, degrees), degrees, config.optimizer};
 }
@@ -160,6 +161,9 @@ std::string run_plan_command(const PlanArguments& arguments) {
   if (arguments.search && config.parallel.schedule.starts_with(kScheduleFile))
     fail(Exit::configuration, "{}: --search tries layouts that this schedule does not fit; add --set parallel.schedule=1f1b",
          config.parallel.schedule);
+  if (arguments.search && config.caches_features())
+    fail(Exit::configuration,
+         "tuning.feature_cache: all ranks are replicas, --search has nothing to try; add --set tuning.feature_cache=null");
   if (arguments.search) return fmt::format("cluster: {}\n\n", cluster_name(arguments, cluster)) + search_layouts(config, ranks, cluster);
   check_world(located, ranks);
   const PlannedJob job = planned_job(config, ranks);

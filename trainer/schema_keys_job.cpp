@@ -5,6 +5,8 @@ namespace offramp {
 
 namespace {
 
+bool freezes(const Config& config) { return config.frozen_backbone(); }
+bool caches(const Config& config) { return config.caches_features(); }
 bool searches(const Config& config) { return config.parallel.schedule == "auto"; }
 
 }  // namespace
@@ -119,6 +121,23 @@ std::vector<SchemaKey> training_keys() {
        KEY_AT(training.nan),
        "What a NaN or infinite gradient does: end the job (exit 6), or skip the step.",
        {.choices = {"abort", "skip"}}},
+  };
+}
+
+std::vector<SchemaKey> tuning_keys() {
+  return {
+      {"tuning.feature_cache",
+       KEY_AT(tuning.feature_cache),
+       "Directory for what exits read of a frozen backbone: it runs once over all data, in the layout of `parallel`; every step then reads "
+       "the directory, and all ranks are replicas. null: none.",
+       {.means = {freezes, "training.freeze",
+                  "keeps what exits read of a backbone that stays as it is: set training.freeze: backbone, or remove this key"}}},
+      {"tuning.feature_dtype",
+       KEY_AT(tuning.feature_dtype),
+       "Format of the features in that directory.",
+       {.choices = {"fp32", "bf16"},
+        .default_note = "`training.precision`",
+        .means = {caches, "tuning.feature_cache", "is the format of what tuning.feature_cache keeps: name that, or remove this key"}}},
   };
 }
 

@@ -9,27 +9,11 @@
 #include "models/names.h"
 #include "parallel/settle.h"
 #include "tensor/check.h"
+#include "trainer/agreed.h"
 #include "trainer/trainer.h"
 
 namespace offramp {
 namespace {
-
-// Runs one phase on every rank; if it fails on any of them, all throw the same error.
-template <class F>
-void agreed(const Group& world, Activity& activity, const char* phase, F&& body) {
-  activity.begin(phase);
-  Context ctx;
-  ctx.activity = &activity;
-  std::optional<Error> error;
-  try {
-    body();
-  } catch (const AgreedError&) {
-    throw;
-  } catch (const Error& e) {
-    error = e;
-  }
-  agree(ctx, world, error);
-}
 
 std::vector<Corpus> corpora_of(const std::vector<CorpusConfig>& configured) {
   std::vector<Corpus> corpora;
@@ -63,26 +47,12 @@ void check_vocabulary(const std::string& data, std::int64_t vocab_size) {
     fail(Exit::data, "{}: a tokenizer of {} tokens, but model.vocab_size is {}: set it to {} or more", *file, tokens, vocab_size, tokens);
 }
 
-// The bytes that ranks on this rank's host want in all.
-double wanted_on_host(Context& ctx, const Group& world, std::size_t mine) {
-  constexpr std::uint64_t kExact = std::uint64_t{1} << 52;  // of a host's name, as much as a double holds
-  const auto size = static_cast<std::size_t>(world.size()), rank = static_cast<std::size_t>(world.rank());
-  std::vector<double> all(2 * size, 0.0);  // bytes of each rank | its host
-  all[rank] = static_cast<double>(mine);
-  all[size + rank] = static_cast<double>(hash(host_name()) % kExact);
-  all_reduce(ctx, Tensor(all.data(), {static_cast<std::int64_t>(all.size())}, DType::f64), world).wait(ctx);
-  double bytes = 0;
-  for (std::size_t r = 0; r < size; ++r)
-    if (all[size + r] == all[size + rank]) bytes += all[r];
-  return bytes;
-}
-
 }  // namespace
 
 Trainer::Trainer(const Config& config, const std::string& resume, const Group& world, Activity& activity, const Preemption& preemption)
-    : config_(config), world_(world), activity_(activity), preemption_(preemption) {
+    : config_(training_layout(config)), world_(world), activity_(activity), preemption_(preemption) {
   omp_set_num_threads(config.training.threads);
-  const Degrees degrees = degrees_of(config, world.size());
+  const Degrees degrees = degrees_of(config_, world.size());
   activity.begin("splitting the world");
   mesh_ = Mesh(world, degrees);
   agreed(world, activity, "opening data", [&] { open_data(); });
@@ -91,6 +61,7 @@ Trainer::Trainer(const Config& config, const std::string& resume, const Group& w
   agreed(world, activity, "taking memory", [&] { build_machine(); });
   checkpoints_ = std::make_unique<Checkpoints>(config_, world, *machine_, activity, run_id);
   at_ = checkpoints_->resume(resume);
+  if (config.caches_features()) open_features(config, run_id);
   measure_machine();
   agreed(world, activity, "opening logs", [&] {
     if (world_.rank() != 0) return;
@@ -130,13 +101,14 @@ void Trainer::open_data() {
     validation_.push_back({set_name(config_.data.validation, i), Dataset(options)});
     try_validation(validation_.back().data);
   }
+  data_options_ = options;
   for (const CorpusConfig& corpus : config_.data.train) check_vocabulary(corpus.path, config_.model.vocab_size);
 }
 
 // Reads what validation will read: a bad token there must not end a job after its last step.
 void Trainer::try_validation(const Dataset& data) const {
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(config_.training.sequence_length) + 1);
-  const std::int64_t samples = std::min(config_.training.validation_samples, data.samples_per_epoch());
+  const std::int64_t samples = validated_samples(config_, data);
   for (std::int64_t i = 0; i < samples; ++i) {
     data.read(i, tokens, {});
     activity_.beat();
@@ -160,23 +132,22 @@ void Trainer::compare_schedules() {
 }
 
 void Trainer::plan_machine() {
-  Context ctx;
-  ctx.activity = &activity_;
   agreed(world_, activity_, "making the schedule", [&] { options_ = settled(machine_options(config_, mesh_.degrees), mesh_.degrees); });
   compare_schedules();
   MemoryPlan plan;
   agreed(world_, activity_, "planning memory", [&] { plan = plan_memory(options_, Mesh::planned(world_.rank(), mesh_.degrees)); });
   planned_bytes_ = plan.peak;
-  const std::size_t mine = plan.peak + plan.messages;
-  const double here = wanted_on_host(ctx, world_, mine);
-  agreed(world_, activity_, "checking the host's memory", [&] {
-    if (here <= static_cast<double>(host_memory())) return;
-    fail(Exit::memory,
-         "this rank needs {:.2f} GB, all ranks on its host need {:.2f} GB, and the host has {:.2f} GB: reduce the model, micro_batch_size "
-         "or "
-         "sequence_length, use more pipeline stages, or fewer ranks a host",
-         static_cast<double>(mine) / 1e9, here / 1e9, static_cast<double>(host_memory()) / 1e9);
-  });
+  check_host_memory(world_, activity_, plan.peak + plan.messages);
+}
+
+// The backbone may be made for it, beside the machine that trains: it is none the larger for what that has not.
+void Trainer::open_features(const Config& config, const std::string& run_id) {
+  std::vector<const Dataset*> data{&*train_};
+  for (const ValidationSet& set : validation_) data.push_back(&set.data);
+  features_ = std::make_unique<JobFeatures>(
+      FeatureJob{config, world_, activity_, checkpoints_->base(), run_id, data_options_, machine_->memory().peak}, std::move(data));
+  machine_->give_taps(
+      [this](const MicrobatchInput& input, int unit, Tensor tap) { features_->give(machine_->context(), input, unit, tap); });
 }
 
 void Trainer::build_machine() {

@@ -20,7 +20,9 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 
 void Trainer::run() {
   try {
-    if (log_) log_->begin(checkpoints_->notes());
+    std::vector<std::string> notes = checkpoints_->notes();
+    if (features_) notes.push_back(features_->note());
+    if (log_) log_->begin(notes);
     const std::int64_t first = at_.step + 1, last = config_.last_step();
     for (std::int64_t t = first; t <= last; ++t) {
       const bool preempted = step(t).preempted;
@@ -97,6 +99,7 @@ std::vector<double> Trainer::load(std::int64_t t) {
     for (double& n : counted) n *= mesh_.degrees.data;  // without a mask all count
   }
   loader_->prefetch(at_.samples + step_samples(), inputs.size());
+  if (features_) loader_->each_sample(at_.samples + step_samples(), inputs.size(), [&](std::int64_t g) { features_->prefetch(g); });
   times_.data += now() - begin;
   return counted;
 }

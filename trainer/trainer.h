@@ -14,6 +14,7 @@
 #include "trainer/config.h"
 #include "trainer/export.h"
 #include "trainer/job.h"
+#include "trainer/job_features.h"
 #include "trainer/job_log.h"
 #include "trainer/loader.h"
 #include "trainer/preemption.h"
@@ -53,6 +54,7 @@ class Trainer {
   void plan_machine();
   void build_machine();
   void measure_machine();
+  void open_features(const Config& config, const std::string& run_id);
   Outcome step(std::int64_t t);
   [[noreturn]] void end_preempted(std::int64_t t);
   std::int64_t step_samples() const;
@@ -73,7 +75,7 @@ class Trainer {
   ExportOptions export_options() const;
   void export_model();
 
-  Config config_;
+  Config config_;  // that of training (training_layout)
   Group world_;
   Activity& activity_;
   const Preemption& preemption_;
@@ -81,8 +83,10 @@ class Trainer {
   std::unique_ptr<RunLock> run_lock_;  // on rank 0; let go after all that write
   std::optional<Dataset> train_;
   std::vector<ValidationSet> validation_;
+  DatasetOptions data_options_;  // of data as it stands in its files
   MachineOptions options_;
   std::unique_ptr<Machine> machine_;
+  std::unique_ptr<JobFeatures> features_;  // with tuning.feature_cache
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<LogicalNames> names_;
   std::optional<Profiler> profiler_;

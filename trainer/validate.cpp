@@ -6,12 +6,16 @@
 namespace offramp {
 
 void Trainer::validate(std::int64_t t) {
-  for (ValidationSet& set : validation_) validate(t, set);
+  for (std::size_t i = 0; i < validation_.size(); ++i) {
+    if (features_) features_->serve({.dataset = 1 + i, .end = validated_samples(config_, validation_[i].data)});
+    validate(t, validation_[i]);
+  }
+  if (features_) features_->serve({});
 }
 
 void Trainer::validate(std::int64_t t, ValidationSet& set) {
   const std::string name = fmt::format("validation after step {}", t);
-  const std::int64_t samples = std::min(config_.training.validation_samples, set.data.samples_per_epoch());
+  const std::int64_t samples = validated_samples(config_, set.data);
   const std::int64_t wave = config_.training.micro_batch_size * mesh_.degrees.data;  // one microbatch on every data rank
   const std::int64_t most = machine_->options().microbatches;
   Loader loader(set.data, {config_.training.micro_batch_size, config_.training.sequence_length, mesh_.at.data, mesh_.degrees.data});

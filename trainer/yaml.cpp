@@ -101,6 +101,7 @@ void follow_defaults(Config& config, const Locations& at, std::set<std::string>&
          config.training.sequence_length);
   follow("training.stop_at", config.training.stop_at, "training.steps", config.training.steps);
   if (config.parallel.memory_limit > 0 && !at.given("parallel.in_flight")) config.parallel.in_flight.text = "any";
+  if (!at.given("tuning.feature_dtype")) config.tuning.feature_dtype = config.training.precision;
   for (std::size_t i = 0; i < config.exits.size(); ++i)
     if (!config.model_from.empty() && !at.given(fmt::format("exits.{}.init", i))) config.exits[i].init = ExitInit::base;
 }

@@ -1,10 +1,14 @@
 """Exits tuned onto a backbone that stays as it is: what is saved, exported and resumed, and what stands behind it."""
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
+import time
 import unittest
 
-from job import PROGRAM, JobTest, metrics
+from job import PROGRAM, Job, JobTest, metrics
 
 EXITS = "[{layer: 1, head: norm, loss_weight: 0.25, init: final}, {layer: 3, head: block, output: shared, loss_weight: 0.5, init: copy_layer}]"
 
@@ -105,6 +109,124 @@ class Llama(TuneTest):
 
 class Gpt2(Llama):
     architecture = "gpt2"
+
+
+class FeatureCache(TuneTest):
+    """Exits trained from what they read of the backbone, which ran once."""
+
+    def setUp(self):
+        super().setUp()
+        self.cache = self.directory / "features"
+
+    def cached(self, name="cached", **more):
+        return self.tune(name=name, **{"tuning.feature_cache": "features", **more})
+
+    def assert_same_losses(self, a, b):
+        for split in ("train", "validation"):
+            lines = [[(line["step"], line["exit_losses"]) for line in map(json.loads, (self.directory / name / "metrics.jsonl").read_text().splitlines())
+                      if line.get("split", "train") == split] for name in (a, b)]
+            self.assertTrue(lines[0])
+            self.assertEqual(*lines)
+
+    def test_losses_and_exits_are_those_of_the_backbone(self):
+        """Bit for bit, of the same replicas: features are made on any layout, by sample, and serve every order, shuffle and seed."""
+        both = "[{path: data/tiny_train, weight: 3}, {path: data/tiny_valid}]"
+        for kind, more in (("fp32", {"data.shuffle": "true", "data.document_mask": "true", "data.train": both}),
+                           ("bf16", {"training.precision": "bf16", "parallel.zero_stage": 1})):
+            shutil.rmtree(self.cache, ignore_errors=True)
+            for seed, steps in (("7", 4), ("8", 2)):
+                sets = {**more, "exits": EXITS[:-1] + ", {layer: 2, head: mlp, loss_weight: 1, init: copy_layer}]", "training.seed": seed,
+                        "training.steps": steps, "training.micro_batch_size": 2, "training.validation_samples": 11}
+                self.tune(name=f"{kind}-{seed}-plain", **sets, **{"parallel.pipeline_parallel_size": 1})
+                before = self.contents()
+                said = self.cached(f"{kind}-{seed}-cached", **sets)
+                self.assertRegex(said, "training from the features in features" + (", which the backbone has made: .* GB" if seed == "7" else "\n"))
+                self.assertIn(before, ({}, self.contents()))
+                self.assert_same_losses(f"{kind}-{seed}-plain", f"{kind}-{seed}-cached")
+                for file in ("exits", "model"):
+                    self.assert_same(f"{kind}-{seed}-plain/hf/{file}.safetensors", f"{kind}-{seed}-cached/hf/{file}.safetensors")
+
+    def contents(self):
+        return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in self.cache.iterdir() if path.name != "run.lock"} \
+            if self.cache.exists() else {}
+
+    def test_other_layouts_other_exits_and_a_resume_read_the_same_files(self):
+        self.cached("first", ranks=4, **{"parallel.tensor_parallel_size": 2, "parallel.pipeline_parallel_size": 2})
+        there = self.contents()
+        self.cached("one", ranks=1, exits="[{layer: 3, head: norm, loss_weight: 1, init: final}]", **{"parallel.pipeline_parallel_size": 1})
+        self.cached("two", ranks=2, **{"training.stop_at": 2})
+        self.cached("two", ranks=2, resume=True)
+        self.assertEqual(self.contents(), there)
+        self.assertEqual([step["step"] for step in metrics(self.directory, "two")], [1, 2, 3, 4])
+
+    def test_features_of_bf16_are_near_and_half_as_large(self):
+        self.cached("whole")
+        size = sum(len(content) for name, (_, content) in self.contents().items() if name.endswith(".features"))
+        shutil.rmtree(self.cache)
+        self.cached("half", **{"tuning.feature_dtype": "bf16"})
+        self.assertEqual(2 * sum(len(content) for name, (_, content) in self.contents().items() if name.endswith(".features")), size)
+        whole, half = metrics(self.directory, "whole")[-1], metrics(self.directory, "half")[-1]
+        self.assertNotEqual(whole["loss"], half["loss"])
+        self.assertAlmostEqual(whole["loss"], half["loss"], delta=2**-8 * whole["loss"])
+
+    def test_features_of_another_job_are_refused(self):
+        self.cached()
+        advice = "; delete it and the features are made again, or name another directory"
+        self.assertRegex(self.cached(status=3, **{"training.sequence_length": 8}), "features: holds features of another job: .*" + advice)
+        self.assertRegex(self.cached(status=3, exits="[{layer: 2, loss_weight: 1, init: final}]"), "features: has no features of layer-2" + advice)
+        self.assertRegex(self.cached(status=3, **{"training.validation_samples": 1000}), "this job needs .*" + advice)
+        self.assertRegex(self.cached(status=3, base="base/hf"), "features: holds features of another job: backbone is .* here, was .*" + advice)
+        for suffix in (".bin", ".idx"):
+            shutil.copy(self.directory / f"data/tiny_valid{suffix}", self.directory / f"data/tiny_train{suffix}")
+        self.assertRegex(self.cached(status=3, **{"training.global_batch_size": 4}), "features: .*" + advice)
+
+    def test_damaged_features_are_refused(self):
+        self.cached(ranks=1)
+        path = next(self.cache.glob("set-0.layer-1.features"))
+        whole = path.read_bytes()
+        for change, said in ((lambda b: b[:-1], r"is damaged: .*set-0.layer-1.features has \d+ bytes, should have \d+"),
+                             (lambda b: bytes([b[0] ^ 1]) + b[1:], r"is damaged: sample 0 of .*set-0.layer-1.features does not have its checksum")):
+            path.write_bytes(change(whole))
+            self.assertRegex(self.cached(ranks=1, status=3), f"features: {said}; delete it")
+        path.write_bytes(whole)
+        description = self.cache / "cache.json"
+        description.write_text(description.read_text().replace("fp32", "bf16"))
+        self.assertRegex(self.cached(ranks=1, status=3), "features: is damaged: .*cache.json does not have its checksum")
+        description.write_text("{")
+        self.assertRegex(self.cached(ranks=1, status=3), "features: is damaged: .*cache.json")
+
+    def test_what_was_begun_is_begun_again(self):
+        self.cached("whole")
+        there = {name: content for name, (_, content) in self.contents().items()}
+        (self.cache / "cache.json").unlink()
+        (self.cache / "building").touch()
+        (self.cache / "set-0.layer-1.features").write_bytes(b"torn")
+        (self.cache / "set-9.layer-9.features").write_bytes(b"left over")
+        self.cached("again")
+        self.assertEqual({name: content for name, (_, content) in self.contents().items()}, there)
+        self.assert_same_losses("whole", "again")
+
+    def test_a_directory_of_somebody_else_is_left_alone(self):
+        self.cache.mkdir()
+        (self.cache / "mine.features").write_text("mine")
+        self.assertRegex(self.cached(status=3), r"features: holds other files \(mine.features\) and no features; name a new directory")
+        self.assertEqual((self.cache / "mine.features").read_text(), "mine")
+
+    def test_a_killed_build_is_made_again(self):
+        sets = {"exits": EXITS, "model.architecture": self.architecture, "training.freeze": "backbone", "tuning.feature_cache": "features",
+                "training.sequence_length": 1}
+        arguments = self.arguments(2, sets)
+        with Job(self.directory, 2, arguments) as job:
+            end = time.monotonic() + 60
+            while not list(self.cache.glob("*.sums")) and time.monotonic() < end:
+                time.sleep(0.001)
+            for pid in [*job.pids().values(), job.process.pid]:
+                os.kill(pid, signal.SIGKILL)
+            job.process.wait()
+        if not (self.cache / "cache.json").exists():
+            self.assertTrue((self.cache / "building").exists())
+        self.assert_ends(self.run_job(ranks=2, arguments=arguments), 0)
+        self.assertFalse((self.cache / "building").exists())
 
 
 if __name__ == "__main__":

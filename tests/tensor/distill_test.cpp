@@ -171,7 +171,9 @@ TEST(SoftmaxDistill, TargetsGiveTheBitsOfSoftmaxLoss) {
                    {.scale = plain.scale, .confidence_weights = confidence});
       EXPECT_EQ(pair.gradient(), plain.gradient());
       for (const int which : {1, 3}) EXPECT_EQ(pair.sum(which), plain.sum(which)) << which;
-      if (towards == Towards::labels) EXPECT_EQ(pair.sum(0), plain.sum(0));
+      if (towards == Towards::labels) {
+        EXPECT_EQ(pair.sum(0), plain.sum(0));
+      }
       // Right is who hits the label; where the target is the teacher's argmax, who hits that agrees.
       EXPECT_EQ(pair.sum(towards == Towards::labels ? 2 : 5), plain.sum(2));
       EXPECT_GT(plain.sum(2), 0);

@@ -156,6 +156,16 @@ optimizer: {lr: 0.1}
 data: {train: a}
 )";
 
+// And beside exits that learn from the final head.
+const char* const kFeatureKeys = R"(
+model: {num_hidden_layers: 4, hidden_size: 32, intermediate_size: 64, num_attention_heads: 4, vocab_size: 257}
+exits: [{layer: 1, loss_weight: 0.5}, {layer: 3, loss_weight: 2}]
+training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 35, steps: 12, freeze: backbone}
+tuning: {feature_cache: features, feature_dtype: bf16}
+optimizer: {lr: 0.1}
+data: {train: a}
+)";
+
 TEST(Config, EveryKeyReachesItsField) {
   const TemporaryFile file(kEveryKey);
   const Config c = read_config(file.path, {});
@@ -216,10 +226,10 @@ TEST(Config, OtherKeysReachTheirFields) {
 std::string name_of_key(const SchemaKey& key) { return std::string(key.path.substr(key.path.rfind('.') + 1)); }
 
 TEST(Config, PrintedConfigurationReadsBackEqual) {
-  const TemporaryFile every(kEveryKey), other(kOtherKeys), tuning(kTuningKeys);
+  const TemporaryFile every(kEveryKey), other(kOtherKeys), tuning(kTuningKeys), features(kFeatureKeys);
   const TemporaryFile file(fmt::format("extends: {}\nparallel: {{schedule: 'file:a b'}}\n", kGood));
   EXPECT_EQ(read_config(file.path, {}).parallel.schedule, "file:a b");
-  for (const std::string& path : {kGood, every.path, other.path, tuning.path, file.path}) {
+  for (const std::string& path : {kGood, every.path, other.path, tuning.path, features.path, file.path}) {
     const Config config = read_config(path, {});
     const std::string printed = print_config(config);
     const TemporaryFile again(printed);
@@ -234,12 +244,12 @@ TEST(Config, PrintedConfigurationReadsBackEqual) {
   }
   // The texts above move every key that can move, so nothing is compared with itself. (model.from needs a model that is there.)
   const Config fresh = read_config(kGood, {}), one = read_config(every.path, {}), two = read_config(other.path, {}),
-               three = read_config(tuning.path, {});
+               three = read_config(tuning.path, {}), four = read_config(features.path, {});
   for (const SchemaKey& key : schema()) {
     if (key.rule.choices.size() == 1 || key.path == "layerskip.rotation" || key.path == "model.from") continue;
     const std::string value = print_value(key, fresh, 0);
     const auto moved = [&](const Config& config) { return print_value(key, config, 1) != value; };
-    EXPECT_TRUE(moved(one) || moved(two) || moved(three)) << key.path;
+    EXPECT_TRUE(moved(one) || moved(two) || moved(three) || moved(four)) << key.path;
   }
 }
 
@@ -393,6 +403,9 @@ TEST(CheckWorld, BlamesTheKeyThatWasWritten) {
   EXPECT_NE(wrong({"parallel={tensor_parallel_size: 2, data_parallel_size: 2}"}, 8).find("needs 4 ranks, started with 8; the nearest is 4"),
             std::string::npos);
   EXPECT_NE(wrong({"parallel.data_parallel_size=2"}, 4).find("needs 2 ranks, started with 4; the nearest is 4"), std::string::npos);
+  const std::vector<std::string> cached = {"training.freeze=backbone", "tuning.feature_cache=x", "parallel.pipeline_parallel_size=2"};
+  EXPECT_EQ(wrong(cached, 4), "");
+  EXPECT_NE(wrong(cached, 8).find("8 is not divisible by micro_batch_size 2 x 8 ranks, which all are replicas"), std::string::npos);
   EXPECT_TRUE(wrong({}, 3).starts_with(kGood + ":5:73: training.global_batch_size: 8 is not divisible")) << wrong({}, 3);
 }
 

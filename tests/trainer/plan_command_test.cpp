@@ -111,6 +111,26 @@ TEST(PlanCommand, WhatCannotRunIsRefusedAsByTrain) {
   EXPECT_THROW(run_plan_command(arguments), Error);
 }
 
+TEST(PlanCommand, StepsFromFeaturesAreOfReplicasWithoutABackbone) {
+  PlanArguments frozen = quickstart({"training.freeze=backbone"}),
+                cached = quickstart({"training.freeze=backbone", "tuning.feature_cache=x"});
+  frozen.json = cached.json = true;
+  const auto with = nlohmann::json::parse(run_plan_command(frozen)), without = nlohmann::json::parse(run_plan_command(cached));
+  EXPECT_LT(without["step_time_s"], with["step_time_s"]);
+  const auto total = [](const nlohmann::json& plan) {
+    double flops = 0;
+    for (const auto& rank : plan["ranks"]) flops += rank["flops"].get<double>();
+    return flops;
+  };
+  EXPECT_LT(total(without), total(with));
+  for (const auto& rank : without["ranks"]) {
+    EXPECT_EQ(rank["sent_bytes"]["pipeline"], 0);
+    EXPECT_EQ(rank["peak_bytes"], without["ranks"][0]["peak_bytes"]);
+  }
+  cached.search = true;
+  EXPECT_NE(refusal(cached).find("all ranks are replicas, --search has nothing to try"), std::string::npos);
+}
+
 TEST(PlanCommand, TheSearchNamesTheBestAndWhatEachOtherLoses) {
   PlanArguments arguments = quickstart();
   arguments.search = true;
