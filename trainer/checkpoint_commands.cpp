@@ -11,6 +11,7 @@
 #include "checkpoint/export_source.h"
 #include "checkpoint/publish.h"
 #include "tensor/check.h"
+#include "trainer/merge_checkpoints.h"
 #include "trainer/resume.h"
 
 namespace offramp {
@@ -204,6 +205,8 @@ std::string run_checkpoint_command(const CheckpointArguments& arguments) {
       return reshard(arguments);
     case CheckpointArguments::Verb::average:
       return average(arguments);
+    case CheckpointArguments::Verb::merge:
+      return merge_checkpoints(arguments.inputs, arguments.output);
   }
   return "";
 }

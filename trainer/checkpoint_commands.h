@@ -1,4 +1,4 @@
-// offramp checkpoint ls | verify | diff | reshard | average. One process, no ranks.
+// offramp checkpoint ls | verify | diff | reshard | average | merge. One process, no ranks.
 #pragma once
 #include <string>
 #include <vector>
@@ -6,9 +6,9 @@
 namespace offramp {
 
 struct CheckpointArguments {
-  enum class Verb { ls, verify, diff, reshard, average } verb = Verb::ls;
+  enum class Verb { ls, verify, diff, reshard, average, merge } verb = Verb::ls;
   std::vector<std::string> inputs;  // steps' directories, or directories of them
-  std::string output;               // reshard, average: the directory to put step-N into
+  std::string output;               // reshard, average, merge: the directory to put step-N into
   int files = 1;                    // reshard: writers
   int last = 0;                     // average: so many of the newest of a directory; 0: all that are named
 };

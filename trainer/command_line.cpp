@@ -98,7 +98,8 @@ void add_checkpoint(CLI::App& app, CheckpointArguments& to) {
   reshard->add_option("--files", to.files, "Files to divide it into")->type_name("N")->check(CLI::Range(1, 100000))->capture_default_str();
   CLI::App* average = add("average", Verb::average, "Write the mean of the weights of some", 1, -1);
   average->add_option("--last", to.last, "Only so many of the newest")->type_name("K")->check(CLI::PositiveNumber);
-  for (CLI::App* command : {reshard, average})
+  CLI::App* merge = add("merge", Verb::merge, "Put exits that were tuned apart onto one frozen backbone into one checkpoint", 2, -1);
+  for (CLI::App* command : {reshard, average, merge})
     command->add_option("--output", to.output, "Directory to put step-N into")->type_name("DIR")->required();
 }
 

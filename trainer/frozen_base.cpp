@@ -41,11 +41,6 @@ class TunedWeights : public TensorSource {
   std::vector<TensorEntry> entries_;
 };
 
-bool is_frozen(const Manifest& manifest) {
-  const auto it = manifest.configuration.find("training.freeze");
-  return it != manifest.configuration.end() && it->second == "backbone";
-}
-
 std::uint64_t seed_of(const Manifest& manifest) {
   std::uint64_t seed = 0;
   const auto it = manifest.configuration.find("training.seed");
@@ -57,6 +52,11 @@ std::uint64_t seed_of(const Manifest& manifest) {
 
 FrozenBase frozen_base(const BaseModel& base) {
   return {{kDirectory, std::filesystem::absolute(base.directory()).lexically_normal().string()}, {kIdentity, base.identity()}};
+}
+
+bool is_frozen(const Manifest& manifest) {
+  const auto it = manifest.configuration.find("training.freeze");
+  return it != manifest.configuration.end() && it->second == "backbone";
 }
 
 std::unique_ptr<TensorSource> backbone_of(const FrozenBase& base, const ModelConfig& model, std::uint64_t seed) {

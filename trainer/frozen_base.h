@@ -18,6 +18,7 @@ namespace offramp {
 using FrozenBase = std::map<std::string, std::string>;  // "directory", "identity"
 
 FrozenBase frozen_base(const BaseModel& base);
+bool is_frozen(const Manifest& manifest);  // its job left the backbone as it was
 std::unique_ptr<TensorSource> backbone_of(const FrozenBase& base, const ModelConfig& model, std::uint64_t seed);
 // The checkpoint must outlive it.
 std::unique_ptr<TensorSource> weights_of(Checkpoint& checkpoint, const ModelConfig& model);

@@ -111,6 +111,57 @@ class Gpt2(Llama):
     architecture = "gpt2"
 
 
+class Merge(TuneTest):
+    """Exits that were tuned apart are those of one job: bit for bit, with what it needs to go on."""
+    EARLY = "{layer: 2, head: norm, loss_weight: 0.25, init: final}"
+    LATE = "{layer: 3, head: block, output: shared, loss_weight: 0.5, init: copy_layer"
+
+    def merged(self, *names, status=0):
+        result = self.offramp("checkpoint", "merge", *(f"{name}/checkpoints" for name in names), "--output", "merged/checkpoints")
+        self.assertEqual(result.returncode, status, result.stderr)
+        return result.stdout + result.stderr
+
+    def assert_no_difference(self, a, b):
+        said = self.offramp("checkpoint", "diff", a, b)
+        self.assertEqual(said.stdout.splitlines()[-1], "all tensors are equal", said)
+
+    def apart_and_together(self, ranks, late, early_alone, **more):
+        more = {"checkpoint.interval": 2, **more}
+        self.tune(name="early", ranks=ranks, exits=f"[{self.EARLY}]", **more, **early_alone, **{"training.stop_at": 2})
+        self.tune(name="late", ranks=ranks, exits=f"[{late}]", **more, **{"training.stop_at": 2})
+        both = f"[{self.EARLY}, {late}]"
+        self.tune(name="both", ranks=ranks, exits=both, **more)
+        self.assertEqual(self.merged("late", "early"), "merged/checkpoints/step-2: the exits of layers 2, 3, of 2 checkpoints\n")
+        self.assert_no_difference("both/checkpoints/step-2", "merged/checkpoints")
+        for name in ("both/checkpoints/step-2", "merged/checkpoints"):
+            self.assertEqual(self.offramp("export", "hf", name, name.split("/")[0] + "-2").returncode, 0)
+        for file in ("exits.json", "exits.safetensors", "model.safetensors"):
+            self.assert_same(f"both-2/{file}", f"merged-2/{file}")
+        self.assertNotIn("may differ", self.tune(name="merged", ranks=ranks, exits=both, resume=True, **more))
+        self.assert_no_difference("both/checkpoints/step-4", "merged/checkpoints/step-4")
+        self.assert_same("both/hf/exits.safetensors", "merged/hf/exits.safetensors")
+        self.assertEqual([{key: step[key] for key in ("loss", "exit_losses", "grad_norm")} for step in metrics(self.directory, "both")[2:]],
+                         [{key: step[key] for key in ("loss", "exit_losses", "grad_norm")} for step in metrics(self.directory, "merged")])
+
+    def test_on_one_rank_from_features_and_from_the_backbone(self):
+        self.apart_and_together(1, self.LATE + "}", {"tuning.feature_cache": "features"})
+
+    def test_on_two_stages_in_bf16_with_dropout_and_a_target(self):
+        self.apart_and_together(2, self.LATE + ", target: distribution}", {}, **{
+            "training.precision": "bf16", "model.hidden_dropout": 0.25, "data.shuffle": "true", "optimizer.clip_grad_norm": 0.1})
+
+    def test_what_no_job_would_have_tuned_is_refused(self):
+        self.tune(name="early", exits=f"[{self.EARLY}]")
+        self.tune("base/hf", "elsewhere", exits=f"[{self.LATE}}}]")
+        self.tune(name="seed", exits=f"[{self.LATE}}}]", **{"training.seed": 5})
+        for names, said in ((("early", "early"), "has an exit at layer 2, as early/checkpoints/step-4 has"),
+                            (("early", "elsewhere"), r"stands on another base than early/checkpoints/step-4 \(.*/base/hf, and .*/base/checkpoints/step-3"),
+                            (("early", "seed"), "training.seed is 5, not 1234; tune all exits alike"),
+                            (("early", "base"), "has trainable shared tensors")):
+            self.assertRegex(self.merged(*names, status=4), f"^offramp: {names[1]}/checkpoints/step-.*{said}")
+        self.assertFalse((self.directory / "merged").exists())
+
+
 class FeatureCache(TuneTest):
     """Exits trained from what they read of the backbone, which ran once."""
 

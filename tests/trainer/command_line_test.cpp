@@ -55,6 +55,16 @@ TEST(CommandLine, TokenizerAndData) {
   EXPECT_EQ(data.data.validation_fraction, 0.01);
 }
 
+TEST(CommandLine, Merge) {
+  const CommandLine line = parse_command_line({"checkpoint", "merge", "a", "b/step-2", "--output", "c"});
+  EXPECT_EQ(line.verb, CommandLine::Verb::checkpoint);
+  EXPECT_EQ(line.checkpoint.verb, CheckpointArguments::Verb::merge);
+  EXPECT_EQ(line.checkpoint.inputs, (Words{"a", "b/step-2"}));
+  EXPECT_EQ(line.checkpoint.output, "c");
+  EXPECT_TRUE(holds(refusal({"checkpoint", "merge", "a", "--output", "c"}), "At least 2 required"));
+  EXPECT_TRUE(holds(refusal({"checkpoint", "merge", "a", "b"}), "--output is required"));
+}
+
 TEST(CommandLine, HelpEverywhere) {
   for (const Words& words : {Words{"--help"}, Words{"train", "--help"}, Words{"tokenizer", "--help"}, Words{"tokenizer", "train", "--help"},
                              Words{"data", "--help"}, Words{"data", "build", "-h"}}) {
