@@ -14,7 +14,7 @@ namespace offramp {
 void check_mpi(int status, const std::string& what);
 MPI_Datatype mpi_type(DType dtype);  // bf16 as what moves it: MPI can add none
 
-// Of a tensor of so many bytes over so many ranks. Where progress is made only between units of computation, each call moves a few
+// Of a tensor of so many bytes over so many ranks. Where progress is made only between operations, each call moves a few
 // fragments of every message under way, so many pieces must be; small ones fit in a core's cache, too small ones cost latency.
 std::size_t piece_bytes(std::size_t bytes, int ranks);
 // For one other rank's values of this rank's part of a piece, whatever the element type.

@@ -2,8 +2,8 @@
 //
 //   gradient_squares(ctx, flat, names, part, squares);     // one sum a logical tensor
 //   ... squares summed over all ranks ...
-//   for (const auto [group, norm] : enumerate(group_norms(squares, names)))   // every parameter once, in the order of names
-//     set_scalars(scalars.narrow(0, group, 1), {lr, clip_factor(norm, limit), updates}, config);
+//   const auto norms = group_norms(squares, names);        // every parameter once, in the order of names
+//   set_scalars(scalars of group g, {lr, clip_factor(norms[g], limit), updates}, config);   // for every g
 //   apply_update(ctx, flat, config, scalars);
 #pragma once
 #include <map>

@@ -1,4 +1,4 @@
-// What surrounds every operation: counting in plan mode, timing where there is a profile.
+// What surrounds every operation: counting in plan mode, progress of messages, timing where there is a profile.
 #include "tensor/operation.h"
 
 #include <thread>
@@ -55,6 +55,26 @@ TEST(Profile, MeasuresUntilTheEndOfTheScope) {
   }
   EXPECT_GE(profile.operations.at("waiting").seconds, std::chrono::duration<double>(wait).count());
   EXPECT_EQ(profile.operations.at("waiting").cost.flops, 3);
+}
+
+// A peer's failure comes out of it.
+TEST(Operation, LetsMessagesProgressBeforeItRuns) {
+  Adding adding;
+  Activity activity;
+  int ticks = 0;
+  adding.context.activity = &activity;
+  adding.context.tick = [&] { ++ticks; };
+  adding.run(), adding.run();
+  EXPECT_EQ(ticks, 2);
+  EXPECT_EQ(activity.beats(), 2u);
+  Meter meter;
+  adding.context.meter = &meter;
+  adding.run();
+  EXPECT_EQ(ticks, 2) << "a plan has no messages";
+  adding.context.meter = nullptr;
+  fill_zero(adding.context, adding.y);
+  adding.context.tick = [] { fail(Exit::communication, "a peer is gone"); };
+  EXPECT_THROW(adding.run(), Error);
 }
 
 }  // namespace
