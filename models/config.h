@@ -23,6 +23,7 @@ struct ModelConfig {
   std::string architecture = "llama";  // llama | gpt2
   std::int64_t num_hidden_layers = 0, hidden_size = 0, intermediate_size = 0;
   std::int64_t num_attention_heads = 0, num_key_value_heads = 0;  // grouped-query attention where they differ
+  std::int64_t head_dim = 0;                                      // of a head; 0: hidden_size / num_attention_heads
   std::int64_t vocab_size = 0, max_position_embeddings = 0;
   double rope_theta = 10000.0, rms_norm_eps = 1e-5;  // of a Llama
   RopeScaling rope_scaling;                          // of a Llama
@@ -32,7 +33,7 @@ struct ModelConfig {
   double initializer_range = 0.02;
 
   bool gpt2() const { return architecture == "gpt2"; }
-  std::int64_t head_size() const { return hidden_size / num_attention_heads; }
+  std::int64_t head_size() const { return head_dim > 0 ? head_dim : hidden_size / num_attention_heads; }
   std::int64_t queries_per_group() const { return num_attention_heads / num_key_value_heads; }
   bool operator==(const ModelConfig&) const = default;
 };
