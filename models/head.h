@@ -9,6 +9,7 @@
 // pipeline rank scores(), scores_backward() and scores_weight_gradient() of its part. What they exchange, their caller moves. There
 // the logits of a rank's part exist for all tokens.
 #pragma once
+#include <optional>
 #include <vector>
 
 #include "models/config.h"
@@ -31,6 +32,8 @@ struct HeadIn {
   Tensor scale;   // [1] f32: weight of this exit / counted tokens of the whole batch
   Draws draws{};
   Teacher teacher{};
+  std::optional<Target> target{};  // what it learns here in place of its own
+  Subnet subnet{};                 // what of the model runs; x has its width
 };
 
 // What a head's scores are compared with.

@@ -106,12 +106,13 @@ Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, co
     exit.detach = exit.detach || frozen;
     model.heads.push_back(make_head(model, exit, tap_of(exit)));
   }
+  const int last = static_cast<int>(model.units.size()) - 1;
+  if (learns_from_final(exits) || options.teaches) model.final = make_final_head(model, last);
   if (frozen) {
     OFFRAMP_CHECK(!model.heads.empty(), "[model] nothing learns: the backbone is frozen, and there is no exit");
-    if (learns_from_final(exits)) model.final = make_final_head(model, static_cast<int>(model.units.size()) - 1);
     freeze_backbone(model);
   } else {
-    model.heads.push_back(make_final_head(model, static_cast<int>(model.units.size()) - 1));
+    model.heads.push_back(make_final_head(model, last));
   }
   return model;
 }

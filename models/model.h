@@ -20,11 +20,11 @@ struct Model {
   TensorParallel tensor;
   DType precision = DType::f32;  // of weights and activations
   PipelinePart head_part{};      // of every output matrix
-  // The backbone is frozen: units end with the last exit's tap, and the final head is none of the heads. Where exits learn from it, all
-  // units are there; the last stage has its norm, and every stage with exits a copy of its output matrix.
+  // The backbone is frozen: units end with the last exit's tap, unless exits learn from the final head, and that is none of the heads.
   bool frozen = false;
+  // The final head as exits learn from it: the last stage has its norm, and every stage with exits a copy of its output matrix.
   std::optional<Head> final{};
-  bool given_taps = false;  // units have names alone, no memory: what exits read comes from elsewhere
+  bool given_taps = false;             // units have names alone, no memory: what exits read comes from elsewhere
   std::vector<Unit> units;             // embedding; then attention and MLP of each layer
   std::vector<Head> heads;             // exits in layer order; then the final head
   std::shared_ptr<Tensor> rope_table;  // [max_position, d], shared by all attention units; null: this architecture has none
@@ -39,6 +39,7 @@ struct ModelOptions {
   // EE-Tuning (arXiv 2402.00518): only the exits' own tensors learn, each exit clipped by itself; nothing goes back into a tap.
   bool frozen_backbone = false;
   bool given_taps = false;  // of a frozen one
+  bool teaches = false;     // exits learn from the final head, whatever their targets are
 };
 // Throws Error(Exit::configuration) for an architecture it does not know.
 Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, const ModelOptions& options = {});

@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "models/subnet.h"
 #include "tensor/ops.h"
 
 namespace offramp {
@@ -34,11 +35,12 @@ class WeightGradient {  // a leaf whose weight gradient is a function of two ten
 
 class Slot {
  public:
-  Slot(Arena& arena, Keep keep, Sequences sequences, Draws draws = {})
-      : arena_(&arena), keep_(keep), sequences_(sequences), draws_(draws) {}
+  Slot(Arena& arena, Keep keep, Sequences sequences, Draws draws = {}, const Subnet& subnet = {})
+      : arena_(&arena), keep_(keep), sequences_(sequences), draws_(draws), subnet_(subnet) {}
 
   const Sequences& sequences() const { return sequences_; }  // which token sees which, and where it stands
   const Draws& draws() const { return draws_; }
+  const Subnet& subnet() const { return subnet_; }  // what of the model runs
   bool keeps() const { return keep_ != Keep::nothing; }
   bool makes_attention_again() const { return keep_ == Keep::all_but_attention; }
 
@@ -70,6 +72,7 @@ class Slot {
   Keep keep_;
   Sequences sequences_;
   Draws draws_;
+  Subnet subnet_;
   std::vector<Tensor> saved_;
   Arena* deferring_ = nullptr;
   int unit_ = 0;

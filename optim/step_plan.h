@@ -31,7 +31,7 @@ struct Pass {
 };
 
 // What happens before a step's passes.
-struct StepPlan {
+struct StepPasses {
   bool sorts = false;           // elastic axes are put in order of importance
   bool copies_teacher = false;  // the frozen teacher becomes what the model is
   std::vector<Pass> passes;     // the biggest first; the whole, where it is among them, is the first
@@ -60,6 +60,6 @@ struct PlanOf {
   std::function<double(std::int64_t)> rate = {};
 };
 // Of step t, from 1.
-StepPlan step_plan(const SupernetConfig& supernet, const PlanOf& of, std::int64_t t);
+StepPasses step_plan(const SupernetConfig& supernet, const PlanOf& of, std::int64_t t);
 
 }  // namespace offramp

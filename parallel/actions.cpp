@@ -44,10 +44,36 @@ void check_reach(const Layout& layout) {
     if (layout.backward && layout.last_microbatch(s) < 0) refuse("no microbatch goes back on stage {}", s);
 }
 
+void check_pass(std::size_t number, const Layout& layout) {
+  const PassPlace& pass = layout.passes[number];
+  if (pass.exits.size() != layout.exits.size()) refuse("pass {} knows of {} exits of {}", number, pass.exits.size(), layout.exits.size());
+  if (pass.last < 0 || pass.last >= layout.stages) refuse("pass {} up to stage {} of {}", number, pass.last, layout.stages);
+  const bool teaches =
+      std::ranges::any_of(layout.passes, [&](const PassPlace& other) { return other.teacher == static_cast<int>(number); });
+  bool ends = teaches && pass.last == layout.stages - 1, taught = false;
+  for (std::size_t e = 0; e < pass.exits.size(); ++e) {
+    if (pass.exits[e] == ExitRole::absent) continue;
+    if (layout.exits[e].stage > pass.last || !pass.back) refuse("pass {} ends before exit {}, or does not go back", number, e);
+    ends = ends || layout.exits[e].stage == pass.last;
+    taught = taught || pass.exits[e] == ExitRole::taught;
+  }
+  if (!ends) refuse("pass {} goes up to stage {}, where none of its exits is", number, pass.last);
+  if (!taught) return;
+  if (pass.teacher < 0 || size_of(pass.teacher) > number || layout.passes[size_of(pass.teacher)].last != layout.stages - 1)
+    refuse("pass {} learns from pass {}, which is no earlier one up to the last stage", number, pass.teacher);
+  if (layout.split_heads || layout.stages > layout.ranks)
+    refuse("exits learn from the final head with whole heads and one stage a rank alone");
+}
+
+void check_passes(const Layout& layout) {
+  if (layout.passes.empty()) return;
+  if (!layout.reach.empty()) refuse("passes and partial microbatches");
+  if (layout.microbatches % layout.pass_count() != 0)
+    refuse("{} microbatches are no multiple of {} passes", layout.microbatches, layout.pass_count());
+  for (std::size_t k = 0; k < layout.passes.size(); ++k) check_pass(k, layout);
+}
+
 void check_exits_and_segments(const Layout& layout) {
-  if (layout.taught && (layout.learns() || layout.split_heads || layout.stages > layout.ranks || !layout.reach.empty()))
-    refuse("exits learn from the final head with a frozen backbone, whole heads, whole microbatches and one stage a rank alone");
-  if (layout.taught && layout.exits.empty()) refuse("no exit learns from the final head");
   for (const ExitPlace& exit : layout.exits) {
     if (exit.stage < 0 || exit.stage >= layout.stages) refuse("an exit on stage {} of {}", exit.stage, layout.stages);
   }
@@ -96,7 +122,7 @@ bool exit_exists(const Action& action, const Layout& layout) {
   if (is_head(action.op) != layout.split_heads) return false;
   if (action.op == Op::SumShares && layout.ranks == 1) return false;
   const bool training = action.op == Op::HeadWeightGrad || action.op == Op::SumShares || action.op == Op::Untap;
-  return layout.backward ? layout.runs_backward(stage, action.microbatch) : !training;
+  return layout.meets(action.index, action.microbatch) && (layout.backward || !training);
 }
 
 bool compute_exists(const Action& action, const Layout& layout) {
@@ -112,7 +138,7 @@ bool compute_exists(const Action& action, const Layout& layout) {
     case Op::WeightGrad:
       return back && layout.split_backward && segment_exists(action, layout);
     case Op::ShareFinal:
-      return action.index == -1 && shares_final(s, layout);
+      return action.index == -1 && shares_final(s, m, layout);
     default:
       return exit_exists(action, layout);
   }
@@ -218,7 +244,7 @@ std::vector<Action> partners_of(const Action& send, const Layout& layout) {
       partners.push_back(make_action(Op::ReduceTied, *lower, -1, send.index));
   }
   for (int s = 0; s < layout.stages - 1 && send.op == Op::ShareFinal && send.stage == layout.stages - 1; ++s)
-    if (shares_final(s, layout)) partners.push_back(make_action(Op::ShareFinal, s, send.microbatch));
+    if (shares_final(s, send.microbatch, layout)) partners.push_back(make_action(Op::ShareFinal, s, send.microbatch));
   if (send.op != Op::ShareTap && send.op != Op::SumShares) return partners;
   const int root = layout.rank_of(layout.exits[size_of(send.index)].stage);
   if (send.op == Op::SumShares && send.stage != root) partners.push_back(make_action(Op::SumShares, root, send.microbatch, send.index));
@@ -229,6 +255,7 @@ std::vector<Action> partners_of(const Action& send, const Layout& layout) {
 
 void check_layout(const Layout& layout) {
   check_sizes(layout);
+  check_passes(layout);
   check_reach(layout);
   check_exits_and_segments(layout);
   check_ties(layout);

@@ -1,6 +1,7 @@
 // From a schedule's name to every rank's program.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "parallel/actions.h"
@@ -35,7 +36,10 @@ bool places_by_time(const ScheduleOptions& options, const Layout& layout) {
 // What comes between the passes is woven in by the list scheduler where it must know times, or depends on other ranks. With several
 // stages a rank, or partial microbatches, when to post a receive does too.
 bool weaves(const ScheduleOptions& options, const Layout& layout) {
-  return layout.split_heads || layout.stages > layout.ranks || !layout.reach.empty() || places_by_time(options, layout);
+  const bool partial = !layout.reach.empty() || std::ranges::any_of(layout.passes, [&](const PassPlace& pass) {
+    return pass.last < layout.stages - 1 || !pass.back;
+  });
+  return layout.split_heads || layout.stages > layout.ranks || (layout.learns() && partial) || places_by_time(options, layout);
 }
 
 Schedule weave(const ScheduleOptions& options, const Layout& layout) {

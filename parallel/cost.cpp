@@ -43,12 +43,7 @@ class Measurement {
       : options_(options),
         mesh_(Mesh::planned(0, {.tensor = degrees.tensor, .pipeline = 1, .data = 1})),
         parts_(options.split_heads ? degrees.pipeline : 1),
-        model_(build_model(options.model, options.exits,
-                           {{mesh_.tensor, options.sequence_parallel},
-                            options.precision,
-                            {.part = 0, .parts = parts_},
-                            options.frozen_backbone,
-                            options.given_taps})),
+        model_(build_model(options.model, options.exits, model_options(options, mesh_.tensor, {.part = 0, .parts = parts_}))),
         flat_(plan_.memory, entries(), {.values = options.precision}) {
     model_.prepare(plan_.ctx, plan_.memory);
     const std::int64_t tokens = options.micro_batch_size * options.sequence_length;

@@ -12,26 +12,38 @@ bool is_last(int stage, const Layout& layout) { return stage == layout.stages - 
 
 void append_exits(std::vector<Action>& actions, int stage, int microbatch, const Layout& layout) {
   for (int e = 0; e < exit_count(layout); ++e)
-    if (exit_at(layout, e).stage == stage) actions.push_back(make_action(end_of_exit(layout), stage, microbatch, e));
+    if (exit_at(layout, e).stage == stage && layout.meets(e, microbatch))
+      actions.push_back(make_action(end_of_exit(layout), stage, microbatch, e));
 }
 
-// What completes a stage's gradients once its last microbatch has gone back: its exits, and of split heads its rank's parts.
+// The last microbatch up to `last` that an exit learns from, or -1.
+int last_that_meets(int exit, int last, const Layout& layout) {
+  while (last >= 0 && !layout.meets(exit, last)) --last;
+  return last;
+}
+
+// What completes a stage's gradients once its last microbatch has gone back: its exits, which run in an order, and of split heads its
+// rank's parts.
 void append_last_exits(std::vector<Action>& actions, int stage, const Layout& layout) {
-  append_exits(actions, stage, layout.last_microbatch(stage), layout);
-  if (!layout.split_heads) return;
-  for (int e = 0; e < exit_count(layout); ++e)
-    actions.push_back(make_action(Op::HeadWeightGrad, layout.rank_of(stage), layout.last_microbatch(exit_at(layout, e).stage), e));
+  if (const Met last = last_met(stage, layout); last != Met{}) append_exits(actions, stage, last.microbatch, layout);
+  for (int e = 0; e < exit_count(layout) && layout.split_heads; ++e)
+    actions.push_back(make_action(Op::HeadWeightGrad, layout.rank_of(stage), last_that_meets(e, layout.microbatches - 1, layout), e));
 }
 
 // What adds to an exit's own gradients runs in (microbatch, exit) order on a stage: heads that share a tensor then always add up in
 // the same order, and the last reader of a tap is known beforehand.
 void append_exit_order(std::vector<Action>& needs, const Action& exit, const Layout& layout) {
-  int m = exit.microbatch, e = last_exit_before(exit.index, exit.stage, layout);
-  if (e < 0) {
-    m = layout.backward ? layout.backward_before(exit.stage, m) : m - 1;
-    e = last_exit_before(exit_count(layout), exit.stage, layout);
-  }
-  if (m >= 0) needs.push_back(make_action(exit.op, exit.stage, m, e));
+  const Met before = met_before({exit.microbatch, exit.index}, exit.stage, layout);
+  if (before != Met{}) needs.push_back(make_action(exit.op, exit.stage, before.microbatch, before.exit));
+}
+
+// What the final head reads leaves the last stage before its own exits run, and is elsewhere before those that it teaches do.
+void append_teacher(std::vector<Action>& needs, const Action& exit, const Layout& layout) {
+  const int last = layout.stages - 1, teacher = layout.teacher_of(exit.microbatch);
+  if (layout.role_of(exit.index, exit.microbatch) != ExitRole::taught) return;
+  if (exit.stage == last && teacher != exit.microbatch) needs.push_back(make_action(Op::Forward, last, teacher));
+  if (shares_final(last, teacher, layout)) needs.push_back(make_action(Op::ShareFinal, last, teacher));
+  if (exit.stage < last) needs.push_back(make_action(Op::ShareFinal, exit.stage, teacher));
 }
 
 std::vector<Action> needs_of_tap_reader(const Action& exit, const Layout& layout) {
@@ -40,17 +52,12 @@ std::vector<Action> needs_of_tap_reader(const Action& exit, const Layout& layout
   // The neighbour waits for the output, nobody waits for the exit: the message leaves first.
   const bool sent = reads_output(exit_at(layout, exit.index), layout) && layout.runs_forward(exit.stage + 1, exit.microbatch);
   if (sent) needs.push_back(make_action(Op::SendActivation, exit.stage, exit.microbatch));
-  const int last = layout.stages - 1;
-  if (shares_final(last, layout)) needs.push_back(make_action(Op::ShareFinal, last, exit.microbatch));
-  if (layout.taught && exit.stage < last) needs.push_back(make_action(Op::ShareFinal, exit.stage, exit.microbatch));
+  append_teacher(needs, exit, layout);
   return needs;
 }
 
 // Of the microbatches that one exit learns from, the one before.
-int before_at_exit(const Action& action, const Layout& layout) {
-  const int stage = exit_at(layout, action.index).stage;
-  return layout.backward ? layout.backward_before(stage, action.microbatch) : action.microbatch - 1;
-}
+int before_at_exit(const Action& action, const Layout& layout) { return last_that_meets(action.index, action.microbatch - 1, layout); }
 
 // In the order of microbatches, as what all ranks send each other for an exit is told apart by order alone.
 std::vector<Action> needs_of_scores(const Action& scores, const Layout& layout) {
@@ -80,7 +87,7 @@ std::vector<Action> needs_of_head_weight(const Action& action, const Layout& lay
   std::vector<Action> needs{make_action(Op::HeadBackward, action.stage, action.microbatch, e)};
   for (int other = e - 1, m = action.microbatch; m >= 0; --m, other = exit_count(layout) - 1) {
     for (; other >= 0; --other) {
-      if (!shares_matrix(other, e, layout) || !layout.runs_backward(exit_at(layout, other).stage, m)) continue;
+      if (!shares_matrix(other, e, layout) || !layout.meets(other, m)) continue;
       needs.push_back(make_action(Op::HeadWeightGrad, action.stage, m, other));
       return needs;
     }

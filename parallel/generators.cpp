@@ -22,6 +22,15 @@ void append(Program& program, Op op, int stage, int begin, int end) {
   for (int m = begin; m < end; ++m) program.push_back(make_action(op, stage, m));
 }
 
+// Of passes that end early, or only teach, what they run.
+Schedule without_absent(Schedule schedule, const Layout& layout) {
+  const auto absent = [&](const Action& a) {
+    return a.op == Op::Forward ? !layout.runs_forward(a.stage, a.microbatch) : !layout.runs_backward(a.stage, a.microbatch);
+  };
+  for (Program& program : schedule) std::erase_if(program, absent);
+  return schedule;
+}
+
 }  // namespace
 
 // Several stages a rank go one after the other, up and down again.
@@ -32,7 +41,7 @@ Schedule gpipe(const Layout& layout) {
     append(schedule[static_cast<std::size_t>(layout.rank_of(s))], Op::Forward, s, 0, layout.microbatches);
   for (int s = layout.stages - 1; s >= 0; --s)
     append(schedule[static_cast<std::size_t>(layout.rank_of(s))], Op::Backward, s, 0, layout.microbatches);
-  return schedule;
+  return without_absent(std::move(schedule), layout);
 }
 
 Schedule one_f_one_b(const Layout& layout) {
@@ -49,7 +58,7 @@ Schedule one_f_one_b(const Layout& layout) {
     }
     append(program, Op::Backward, s, layout.microbatches - ahead, layout.microbatches);
   }
-  return schedule;
+  return without_absent(std::move(schedule), layout);
 }
 
 // The k-th forward of a rank is of chunk (k / P) mod v; P microbatches go through one chunk, then the same through the next.
@@ -74,7 +83,7 @@ Schedule interleaved(const Layout& layout) {
     for (int k = ahead; k < total; ++k) add(Op::Forward, k), add(Op::Backward, k - ahead);
     for (int k = total - ahead; k < total; ++k) add(Op::Backward, k);
   }
-  return schedule;
+  return without_absent(std::move(schedule), layout);
 }
 
 // Stage s does its weight gradients s microbatches late: no more than P microbatches are ever in flight, as on 1F1B's first stage.
@@ -92,7 +101,7 @@ Schedule zero_bubble(const Layout& layout) {
     }
     append(program, Op::WeightGrad, s, layout.microbatches - late, layout.microbatches);
   }
-  return schedule;
+  return without_absent(std::move(schedule), layout);
 }
 
 Schedule forward_only(const Layout& layout) {

@@ -21,9 +21,7 @@ PipelinePart head_part(const MachineOptions& options, const Mesh& mesh) {
 }
 
 Model model_of(const MachineOptions& options, const Mesh& mesh) {
-  const TensorParallel tensor{mesh.tensor, options.sequence_parallel};
-  return build_model(options.model, options.exits,
-                     {tensor, options.precision, head_part(options, mesh), options.frozen_backbone, options.given_taps});
+  return build_model(options.model, options.exits, model_options(options, mesh.tensor, head_part(options, mesh)));
 }
 
 // A frozen backbone may end within its last layer.
@@ -53,6 +51,21 @@ std::vector<FlatEntry> entries_of(Holdings& held) {
 }
 
 }  // namespace
+
+bool distills(const MachineOptions& options) {
+  return std::ranges::any_of(options.step_passes, [](const std::vector<Pass>& passes) {
+    return std::ranges::any_of(passes, [](const Pass& pass) { return pass.teaching != Teaching::labels; });
+  });
+}
+
+ModelOptions model_options(const MachineOptions& options, const Group& tensor, const PipelinePart& heads) {
+  return {.tensor = {tensor, options.sequence_parallel},
+          .precision = options.precision,
+          .heads = heads,
+          .frozen_backbone = options.frozen_backbone,
+          .given_taps = options.given_taps,
+          .teaches = distills(options)};
+}
 
 Holdings::Holdings(const MachineOptions& options, const Mesh& mesh, Arena& arena)
     : rank(mesh.at.pipeline),

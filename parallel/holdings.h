@@ -41,10 +41,18 @@ struct MachineOptions {
   bool sequence_parallel = false;  // divides what lies between split matrices over the tensor ranks
   bool shard_state = false;        // ZeRO-1: each data rank keeps and updates its part
   bool layer_drop = false;         // LayerSkip: samples may fall out of layers
-  bool snapshot = false;           // memory for a copy of this rank's shards, to save
+  Space space;                     // of a supernet
+  // What steps may run (optim/step_plan.h), each list once: memory is taken for all. Empty: one pass of the whole.
+  std::vector<std::vector<Pass>> step_passes;
+  std::vector<Subnet> evaluated;  // besides the whole
+  double temperature = 1;         // of what passes learn from others
+  bool snapshot = false;          // memory for a copy of this rank's shards, to save
   std::uint64_t seed = 0;
   std::int64_t bucket_elements = std::int64_t{1} << 22;
 };
+
+bool distills(const MachineOptions& options);  // some pass learns from another
+ModelOptions model_options(const MachineOptions& options, const Group& tensor, const PipelinePart& heads);
 
 // A stage of a rank.
 struct HeldStage {

@@ -1,8 +1,10 @@
 #include "parallel/interpreter.h"
 
+#include <algorithm>
 #include <chrono>
 
 #include "parallel/actions.h"
+#include "parallel/work.h"
 #include "tensor/check.h"
 
 namespace offramp {
@@ -41,6 +43,10 @@ double& phase_of(Op op, PhaseTimes& times) {
 }  // namespace
 
 void Interpreter::run(const Program& program, const Layout& layout, const StepInput& input, PhaseTimes& times) {
+  OFFRAMP_CHECK(std::ssize(input.passes) == layout.pass_count(), "[interpreter] {} passes for a program of {}", input.passes.size(),
+                layout.pass_count());
+  widths_.clear();
+  for (const PassInput& pass : input.passes) widths_.push_back(pass.subnet.hidden_size > 0 ? pass.subnet.hidden_size : on_.activations[1]);
   for (const Action& action : program) {
     if (ctx_->activity) ctx_->activity->begin(fmt::format("{}, {}", input.name, to_text(action)));
     const double begin = now();
@@ -78,7 +84,7 @@ void Interpreter::execute(const Action& action, const Layout& layout, const Step
     case Op::Backward:
       return backward(action, layout);
     case Op::Recompute:
-      return recompute(action, input);
+      return recompute(action, layout, input);
     case Op::WeightGrad:
       return weight_gradient(action, layout);
     case Op::SendActivation:
@@ -112,47 +118,55 @@ Tensor Interpreter::input_of(const Action& action, const MicrobatchInput& microb
 }
 
 std::unique_ptr<Interpreter::KeptForward> Interpreter::keep_forward(const Slab& stash, Keep keep, const StepInput& input) const {
-  const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(stash.microbatch)];
+  const int m = stash.microbatch;
   const Pool& pool = (*on_.pools)[static_cast<std::size_t>(stash.what)];
   std::byte* memory = pool.memory(live_.at(stash));
-  return std::make_unique<KeptForward>(memory, pool.slab_bytes(), keep, microbatch.sequences, input.draws_of(microbatch));
+  return std::make_unique<KeptForward>(memory, pool.slab_bytes(), keep, input.samples(m).sequences, input.draws_of(m),
+                                       input.pass(m).subnet);
+}
+
+Units Interpreter::units_of(const Action& action, const Layout& layout, Units units) const {
+  return {units.begin, std::clamp(end_of_pass(layout.pass_of(action.microbatch), on_.units, layout), units.begin, units.end)};
 }
 
 // A frozen backbone omits nothing: exits see what they will see when the model is used.
 void Interpreter::forward(const Action& action, const Layout& layout, const StepInput& input) {
   if (input.give_tap) return give_taps(action, layout, input);
-  const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
+  const MicrobatchInput& microbatch = input.samples(action.microbatch);
+  const Stage& stage = stage_of(action);
+  const int end = units_of(action, layout, stage.units()).end;
   if (action.stage > 0) await_arrival({Hold::Input, action.stage, action.microbatch});
   const auto destination = [&](int unit) {
-    const bool output = unit + 1 == stage_of(action).units().end && live_.contains({Hold::Output, action.stage, action.microbatch});
+    const bool output = unit + 1 == stage.units().end && live_.contains({Hold::Output, action.stage, action.microbatch});
     if (output) return tensor_of(Hold::Output, action);
-    if (unit == stage_of(action).units().end) return tensor_of(Hold::Final, action);
+    if (unit == end) return live_.contains({Hold::Final, action.stage, action.microbatch}) ? tensor_of(Hold::Final, action) : Tensor{};
     const bool tapped = live_.contains({Hold::Tap, action.stage, action.microbatch, static_cast<std::int16_t>(unit)});
     return tapped ? tensor_of(Hold::Tap, action, unit) : Tensor{};
   };
   const Slab stash{Hold::Stash, action.stage, action.microbatch};
   if (!live_.contains(stash)) {
-    const Draws draws = layout.frozen ? Draws{} : input.draws_of(microbatch);
-    Slot slot(*ctx_->scratch, Keep::nothing, microbatch.sequences, draws);
-    return stage_of(action).forward(*ctx_, input_of(action, microbatch), destination, slot);
+    const Draws draws = layout.frozen ? Draws{} : input.draws_of(action.microbatch);
+    Slot slot(*ctx_->scratch, Keep::nothing, microbatch.sequences, draws, input.pass(action.microbatch).subnet);
+    return stage.forward(*ctx_, input_of(action, microbatch), destination, slot, end);
   }
   auto kept = keep_forward(stash, on_.keep, input);
-  stage_of(action).forward(*ctx_, input_of(action, microbatch), destination, kept->slot);
+  stage.forward(*ctx_, input_of(action, microbatch), destination, kept->slot, end);
   kept_[stash] = std::move(kept);
 }
 
 void Interpreter::give_taps(const Action& action, const Layout& layout, const StepInput& input) {
-  const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
+  const MicrobatchInput& microbatch = input.samples(action.microbatch);
   for (const ExitPlace& place : layout.exits) input.give_tap(microbatch, place.tap, tensor_of(Hold::Tap, action, place.tap));
 }
 
 // The same once more, to the same bits. What left the stage, and what exits read, is there already: this time it goes to the stash.
-void Interpreter::recompute(const Action& action, const StepInput& input) {
-  const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
+void Interpreter::recompute(const Action& action, const Layout& layout, const StepInput& input) {
   const Slab stash{Hold::Stash, action.stage, action.microbatch};
   auto kept = keep_forward(stash, on_.keep, input);
-  stage_of(action).forward(
-      *ctx_, input_of(action, microbatch), [](int) { return Tensor{}; }, kept->slot);
+  const Stage& stage = stage_of(action);
+  stage.forward(
+      *ctx_, input_of(action, input.samples(action.microbatch)), [](int) { return Tensor{}; }, kept->slot,
+      units_of(action, layout, stage.units()).end);
   kept_[stash] = std::move(kept);
 }
 
@@ -162,27 +176,31 @@ Tensor Interpreter::tap_of(const Action& action, const Layout& layout) const {
 }
 
 void Interpreter::exit(const Action& action, const Layout& layout, const StepInput& input) {
-  const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
+  const MicrobatchInput& microbatch = input.samples(action.microbatch);
+  const PassInput& pass = input.pass(action.microbatch);
   const ExitPlace& place = layout.exits[static_cast<std::size_t>(action.index)];
   if (input.read_tap) return input.read_tap(microbatch, place.tap, tap_of(action, layout));
   Head& head = (*on_.heads)[static_cast<std::size_t>(action.index)];
   HeadIn in;
   in.x = tap_of(action, layout);
   in.labels = microbatch.labels;
-  in.scale = input.exit_scale[static_cast<std::size_t>(action.index)];
-  in.draws = input.draws_of(microbatch);
+  in.scale = pass.exit_scale[static_cast<std::size_t>(action.index)];
+  in.draws = input.draws_of(action.microbatch);
   in.teacher = teacher_of(action, layout);
+  in.target = pass.target;
+  in.subnet = pass.subnet;
   const bool gradient = layout.learns() && place.gradient;
   const Tensor d_tap = gradient ? tensor_of(Hold::TapGradient, action, action.index) : Tensor{};
-  const Tensor sums = input.sums.narrow(0, action.index, 1).reshape({kLossSums});
+  const Tensor sums = pass.sums.narrow(0, action.index, 1).reshape({kLossSums});
   head.exit(*ctx_, d_tap, sums, in, microbatch.sequences, layout.backward);
 }
 
 Teacher Interpreter::teacher_of(const Action& action, const Layout& layout) {
-  if (!layout.taught) return {};
-  const Slab final{Hold::Final, action.stage, action.microbatch};
+  if (layout.role_of(action.index, action.microbatch) != ExitRole::taught) return {};
+  const Action teacher = make_action(Op::Forward, action.stage, layout.teacher_of(action.microbatch));
+  const Slab final{Hold::Final, teacher.stage, teacher.microbatch};
   if (arriving_.contains(final)) await_arrival(final);
-  return {tensor_of(Hold::Final, action), &on_.final->output()};
+  return {tensor_of(Hold::Final, teacher), &on_.final->output()};
 }
 
 void Interpreter::share_final(const Action& action, const Layout& layout) {
@@ -205,10 +223,10 @@ void Interpreter::backward(const Action& action, const Layout& layout) {
   std::vector<TapGradient> taps;
   for (std::size_t e = 0; e < layout.exits.size(); ++e) {
     const ExitPlace& place = layout.exits[e];
-    if (place.stage == action.stage && place.gradient)
+    if (place.stage == action.stage && place.gradient && layout.meets(static_cast<int>(e), action.microbatch))
       taps.push_back({place.tap, tensor_of(Hold::TapGradient, action, static_cast<int>(e))});
   }
-  const Units segment = stage_of(action).segment(action.index);
+  const Units segment = units_of(action, layout, stage_of(action).segment(action.index));
   KeptForward& kept = *kept_.at(stash);
   if (layout.split_backward) {
     const Pool& pool = (*on_.pools)[static_cast<std::size_t>(Hold::Deferred)];
@@ -294,7 +312,8 @@ void Interpreter::give(const Slab& slab) {
 }
 
 Tensor Interpreter::tensor_of(Hold what, const Action& action, int index) const {
-  return tensor_of({what, action.stage, action.microbatch, static_cast<std::int16_t>(index)}, on_.activations, on_.precision);
+  const Shape shape{on_.activations[0], widths_[static_cast<std::size_t>(action.microbatch) % widths_.size()]};
+  return tensor_of({what, action.stage, action.microbatch, static_cast<std::int16_t>(index)}, shape, on_.precision);
 }
 
 Tensor Interpreter::tensor_of(const Slab& slab, Shape shape, DType dtype) const {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "comm/mesh.h"
@@ -34,34 +35,47 @@ inline constexpr int kPhases = 6;
 // What the interpreter runs on; all of it belongs to the Machine (parallel/machine.h).
 struct Equipment {
   std::vector<Stage> stages;  // of this rank, from the lowest
+  int units = 0;              // of the whole model
   std::vector<Head>* heads = nullptr;
   Head* final = nullptr;  // that exits learn from; null: none does
   Flat* flat = nullptr;
   const Mesh* mesh = nullptr;
   std::vector<Pool>* pools = nullptr;  // one a Hold
   const std::vector<Tie>* ties = nullptr;
-  Shape activations;  // [rows, h] of a microbatch on this rank
+  Shape activations;  // [rows, h] of a microbatch on this rank, of the whole model's width
   DType precision = DType::f32;
   bool sequence_parallel = false;
   Keep keep = Keep::everything;  // of a forward whose backward comes
 };
 
-struct StepInput {
-  std::span<const MicrobatchInput> microbatches;
+// Of a layout's passes one.
+struct PassInput {
+  Subnet subnet{};
   std::span<const Tensor> exit_scale;  // [1] f32 an exit: weight / counted tokens that it sees
-  Tensor gradient_scale;               // [1] f32: of all that this stage adds up, before others add to it; undefined: none
   Tensor sums;                         // [exits, kLossSums] f64, +=
-  Draws draws;                         // first_sample is each microbatch's own
-  std::string name;                    // "step 12": for the watchdog and for errors
-  Trace* trace = nullptr;              // set: what runs is added to it
+  bool regularise = true;              // dropout and LayerSkip are on, where draws are
+  std::optional<Target> target{};      // of exits that another pass teaches
+};
+
+struct StepInput {
+  std::span<const MicrobatchInput> microbatches;  // one for the microbatches of all passes
+  std::vector<PassInput> passes;                  // of the layout
+  Tensor gradient_scale;                          // [1] f32: of all that this stage adds up, before others add to it; undefined: none
+  Draws draws;                                    // first_sample is each microbatch's own
+  std::string name;                               // "step 12": for the watchdog and for errors
+  Trace* trace = nullptr;                         // set: what runs is added to it
   // Set: is called in place of whatever computes, while all else is as ever. For measuring schedules in given times.
   std::function<void(const Action&)> stand_in = {};
   TapFunction give_tap = {};  // of MachineOptions::given_taps: fills a tap, in place of a forward
   TapFunction read_tap = {};  // set: in place of an exit
 
-  Draws draws_of(const MicrobatchInput& microbatch) const {
+  // By a layout's microbatches.
+  const PassInput& pass(int microbatch) const { return passes[static_cast<std::size_t>(microbatch) % passes.size()]; }
+  const MicrobatchInput& samples(int microbatch) const { return microbatches[static_cast<std::size_t>(microbatch) / passes.size()]; }
+  Draws draws_of(int microbatch) const {
+    if (!pass(microbatch).regularise) return {};
     Draws of = draws;
-    of.first_sample = microbatch.first_sample;
+    of.first_sample = samples(microbatch).first_sample;
     return of;
   }
 };
@@ -75,8 +89,8 @@ class Interpreter {
 
  private:
   struct KeptForward {  // of a forward, until its backward
-    KeptForward(std::byte* memory, std::size_t bytes, Keep keep, Sequences sequences, Draws draws)
-        : arena(memory, bytes, "stash"), slot(arena, keep, sequences, draws) {}
+    KeptForward(std::byte* memory, std::size_t bytes, Keep keep, Sequences sequences, Draws draws, const Subnet& subnet)
+        : arena(memory, bytes, "stash"), slot(arena, keep, sequences, draws, subnet) {}
     Arena arena, deferred;
     Slot slot;
   };
@@ -87,7 +101,9 @@ class Interpreter {
   void await_arrivals(const Action& action, const Layout& layout);
   void forward(const Action& action, const Layout& layout, const StepInput& input);
   void give_taps(const Action& action, const Layout& layout, const StepInput& input);
-  void recompute(const Action& action, const StepInput& input);
+  void recompute(const Action& action, const Layout& layout, const StepInput& input);
+  // Of the stage, what the microbatch's pass runs.
+  Units units_of(const Action& action, const Layout& layout, Units units) const;
   Tensor input_of(const Action& action, const MicrobatchInput& microbatch) const;
   std::unique_ptr<KeptForward> keep_forward(const Slab& stash, Keep keep, const StepInput& input) const;
   void weight_gradient(const Action& action, const Layout& layout);
@@ -115,7 +131,7 @@ class Interpreter {
 
   void take(const Slab& slab);
   void give(const Slab& slab);
-  Tensor tensor_of(Hold what, const Action& action, int index = -1) const;  // [rows, h]
+  Tensor tensor_of(Hold what, const Action& action, int index = -1) const;  // [rows, h] of the microbatch's pass
   Tensor tensor_of(const Slab& slab, Shape shape, DType dtype) const;       // at the slab's start
   void await(Work&& work);
   void await_arrival(const Slab& slab);
@@ -134,6 +150,7 @@ class Interpreter {
     bool ended = false;
   };
   std::vector<Reduction> reductions_;
+  std::vector<std::int64_t> widths_;  // of the running step's passes
   double waited_ = 0;
 };
 

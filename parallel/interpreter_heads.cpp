@@ -42,13 +42,13 @@ void Interpreter::execute_head(const Action& action, const Layout& layout, const
 }
 
 void Interpreter::tap(const Action& action, const Layout& layout, const StepInput& input) {
-  const MicrobatchInput& microbatch = input.microbatches[static_cast<std::size_t>(action.microbatch)];
+  const MicrobatchInput& microbatch = input.samples(action.microbatch);
   Head& head = (*on_.heads)[static_cast<std::size_t>(action.index)];
   const Tensor x = tap_of(action, layout);
   const Tensor top = tensor_of(slab_of(Hold::HeadInput, layout.rank_of(action.stage), action), on_.activations, on_.precision);
   if (!layout.backward) {
     Scratch scope(*ctx_);
-    Slot slot(*ctx_->scratch, Keep::nothing, microbatch.sequences, input.draws_of(microbatch));
+    Slot slot(*ctx_->scratch, Keep::nothing, microbatch.sequences, input.draws_of(action.microbatch));
     return head.tap(*ctx_, top, x, slot);
   }
   const Slab stash = slab_of(Hold::HeadStash, action.stage, action);
@@ -62,13 +62,13 @@ ScoresIn Interpreter::scores_in(const Action& action, const StepInput& input) {
   const Slab top = slab_of(Hold::HeadInput, action.stage, action), scores = slab_of(Hold::HeadScores, action.stage, action);
   const bool waits = action.op == Op::Scores && arriving_.contains(top);  // the exit's own rank made it itself
   if (waits) await_arrival(top);
-  const Tensor labels = input.microbatches[static_cast<std::size_t>(action.microbatch)].labels;
+  const Tensor labels = input.samples(action.microbatch).labels;
   const std::int64_t words = (*on_.heads)[static_cast<std::size_t>(action.index)].output().vocabulary();
   return {tensor_of(top, on_.activations, on_.precision), labels, tensor_of(scores, {labels.elements(), words}, DType::f32)};
 }
 
 Tensor Interpreter::own_statistics(const Action& action, const StepInput& input) const {
-  const std::int64_t tokens = input.microbatches[static_cast<std::size_t>(action.microbatch)].labels.elements();
+  const std::int64_t tokens = input.samples(action.microbatch).labels.elements();
   const std::int64_t words = (*on_.heads)[static_cast<std::size_t>(action.index)].output().vocabulary();
   const Slab scores = slab_of(Hold::HeadScores, action.stage, action);
   return tensor_of(scores, {tokens * (words + 4)}, DType::f32).narrow(0, tokens * words, tokens * 4);
@@ -84,8 +84,8 @@ void Interpreter::head_backward(const Action& action, const Layout& layout, cons
   const Tensor share =
       layout.backward ? tensor_of(slab_of(Hold::HeadShare, action.stage, action), on_.activations, on_.precision) : Tensor{};
   const bool counts = action.stage == layout.rank_of(layout.exits[static_cast<std::size_t>(action.index)].stage);
-  const Tensor sums = counts ? input.sums.narrow(0, action.index, 1).reshape({kLossSums}) : Tensor{};
-  const LossOptions options{input.exit_scale[static_cast<std::size_t>(action.index)], head.spec().confidence_weights};
+  const Tensor sums = counts ? input.passes.front().sums.narrow(0, action.index, 1).reshape({kLossSums}) : Tensor{};
+  const LossOptions options{input.passes.front().exit_scale[static_cast<std::size_t>(action.index)], head.spec().confidence_weights};
   head.output().scores_backward(*ctx_, share, sums, in, statistics, options);
 }
 

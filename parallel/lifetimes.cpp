@@ -20,7 +20,7 @@ bool sends_on(int stage, int microbatch, const Layout& layout) {
 
 // Whether this microbatch's exits run here: in training only where its backward does.
 bool runs_exits(int stage, int microbatch, const Layout& layout) {
-  return layout.backward ? layout.runs_backward(stage, microbatch) : true;
+  return layout.backward ? layout.runs_backward(stage, microbatch) : layout.runs_forward(stage, microbatch);
 }
 
 bool goes_back(const Action& action, const Layout& layout) {
@@ -28,7 +28,7 @@ bool goes_back(const Action& action, const Layout& layout) {
 }
 
 bool taps_output(const Action& action, const Layout& layout) {
-  return runs_exits(action.stage, action.microbatch, layout) && output_is_tapped(action.stage, layout);
+  return runs_exits(action.stage, action.microbatch, layout) && output_is_tapped(action.stage, action.microbatch, layout);
 }
 
 // Taps of the stage, each once, but not its output.
@@ -36,9 +36,17 @@ void append_taps(std::vector<Slab>& slabs, const Action& action, const Layout& l
   if (!runs_exits(action.stage, action.microbatch, layout)) return;
   for (int e = 0; e < exit_count(layout); ++e) {
     const ExitPlace& exit = exit_at(layout, e);
-    if (exit.stage != action.stage || reads_output(exit, layout) || !is_first_of_tap(e, layout)) continue;
+    if (exit.stage != action.stage || reads_output(exit, layout)) continue;
+    if (!layout.meets(e, action.microbatch) || !is_first_of_tap(e, action.microbatch, layout)) continue;
     slabs.push_back(slab_of(Hold::Tap, action, exit.tap));
   }
+}
+
+// On the last stage: whether somebody learns from what the final head reads of this microbatch.
+bool keeps_final(const Action& forward, const Layout& layout) {
+  const int last = layout.stages - 1;
+  return forward.stage == last &&
+         (last_taught(last, forward.microbatch, layout) != Met{} || shares_final(last, forward.microbatch, layout));
 }
 
 Lifetimes slabs_of_forward(const Action& forward, const Layout& layout) {
@@ -50,21 +58,21 @@ Lifetimes slabs_of_forward(const Action& forward, const Layout& layout) {
   if (forward.stage < layout.stages - 1) slabs.takes.push_back(slab_of(Hold::Output, forward));
   if (forward.stage < layout.stages - 1 && !read) slabs.gives.push_back(slab_of(Hold::Output, forward));  // a partial microbatch's end
   if (!back && forward.stage > 0) slabs.gives.push_back(slab_of(Hold::Input, forward));
-  if (layout.taught && forward.stage == layout.stages - 1) slabs.takes.push_back(slab_of(Hold::Final, forward));
+  if (keeps_final(forward, layout)) slabs.takes.push_back(slab_of(Hold::Final, forward));
   return slabs;
 }
 
-// Who has no exits only sends it.
+// Who has no exits that it teaches only sends it.
 Lifetimes slabs_of_share_final(const Action& action, const Layout& layout) {
   if (action.stage < layout.stages - 1) return {.takes = {slab_of(Hold::Final, action)}, .gives = {}};
-  if (last_exit_of(action.stage, layout) >= 0) return {};
+  if (last_taught(action.stage, action.microbatch, layout) != Met{}) return {};
   return {.takes = {}, .gives = {slab_of(Hold::Final, action)}};
 }
 
 // What whoever reads the tap does to it: it goes with the last reader, unless a backward comes.
 void give_tap(Lifetimes& slabs, const Action& reader, const Layout& layout) {
   const ExitPlace& exit = exit_at(layout, reader.index);
-  if (layout.learns() || !is_last_of_tap(reader.index, layout)) return;
+  if (layout.learns() || !is_last_of_tap(reader.index, reader.microbatch, layout)) return;
   slabs.gives.push_back(reads_output(exit, layout) ? slab_of(Hold::Output, reader) : slab_of(Hold::Tap, reader, exit.tap));
 }
 
@@ -76,7 +84,9 @@ Lifetimes slabs_of_exit(const Action& action, const Layout& layout) {
   Lifetimes slabs;
   take_tap_gradient(slabs, action, layout);
   give_tap(slabs, action, layout);
-  if (layout.taught && action.index == last_exit_of(action.stage, layout)) slabs.gives.push_back(slab_of(Hold::Final, action));
+  const int teacher = layout.teacher_of(action.microbatch);
+  if (teacher < 0 || last_taught(action.stage, teacher, layout) != Met{action.microbatch, action.index}) return slabs;
+  slabs.gives.push_back({Hold::Final, action.stage, static_cast<std::int16_t>(teacher)});
   return slabs;
 }
 
@@ -125,9 +135,9 @@ Lifetimes slabs_of_backward(const Action& backward, const Layout& layout) {
   append_taps(slabs.gives, backward, layout);
   for (int e = 0; e < exit_count(layout); ++e) {
     const ExitPlace& exit = exit_at(layout, e);
-    if (exit.stage == s && exit.gradient) slabs.gives.push_back(slab_of(Hold::TapGradient, backward, e));
+    if (exit.stage == s && exit.gradient && layout.meets(e, m)) slabs.gives.push_back(slab_of(Hold::TapGradient, backward, e));
   }
-  if (output_is_tapped(s, layout)) slabs.gives.push_back(slab_of(Hold::Output, backward));
+  if (output_is_tapped(s, m, layout)) slabs.gives.push_back(slab_of(Hold::Output, backward));
   if (s == layout.reach_of(m).first) slabs.gives.push_back(slab_of(Hold::Gradient, backward));
   return slabs;
 }

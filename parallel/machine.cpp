@@ -20,7 +20,7 @@ Machine::Machine(const MachineOptions& options, const Mesh& mesh, Backing backin
   memory_.parameters = held_.flat.value_bytes();
   memory_.gradients = held_.flat.gradient_bytes();
   memory_.optimizer = held_.flat.state_bytes();
-  training_ = make_plan(options.microbatches, true);
+  plan_steps();
   allocate_buffers();
   Meter uncounted;
   if (backing == Backing::none) ctx_.meter = &uncounted;
@@ -32,10 +32,12 @@ Machine::Machine(const MachineOptions& options, const Mesh& mesh, Backing backin
                             .layout = training_.layout,
                             .input = inputs_.front(),
                             .scale = exit_scale_.front(),
-                            .sums = sums_.narrow(0, 0, 1).reshape({kLossSums}),
+                            .sums = sums().narrow(0, 0, 1).reshape({kLossSums}),
                             .squares = squares_,
                             .activations = activations(),
-                            .keep = keep()});
+                            .keep = keep(),
+                            .passes = measured_passes_,
+                            .evaluated = options_.evaluated});
   allocate_pools();
   memory_.peak = arena_.used();
   memory_.buffers = memory_.peak - memory_.parameters - memory_.gradients - memory_.optimizer - memory_.activations - memory_.transients;
@@ -45,6 +47,7 @@ Machine::Machine(const MachineOptions& options, const Mesh& mesh, Backing backin
   std::vector<Stage> stages;
   for (const HeldStage& stage : held_.stages) stages.emplace_back(held_.model, stage.units, stage.segments);
   interpreter_ = std::make_unique<Interpreter>(ctx_, Equipment{.stages = std::move(stages),
+                                                               .units = static_cast<int>(held_.model.units.size()),
                                                                .heads = &held_.model.heads,
                                                                .final = held_.model.final ? &*held_.model.final : nullptr,
                                                                .flat = &held_.flat,
@@ -63,13 +66,43 @@ Shape Machine::activations() const {
   return {held_.model.tensor.rows(options_.micro_batch_size * options_.sequence_length), options_.model.hidden_size};
 }
 
-Machine::Plan Machine::make_plan(int microbatches, bool backward) {
+Machine::Plan Machine::make_plan(int microbatches, bool backward, const std::vector<Pass>& passes) {
   Plan plan;
-  plan.layout = step_layout(options_, held_, microbatches, backward);
-  const bool known = backward && options_.known_schedule;
+  plan.passes = passes.empty() ? std::vector{Pass{}} : passes;
+  plan.layout = step_layout(options_, held_, microbatches, backward, passes);
+  const bool known = backward && options_.known_schedule && passes.empty();
   plan.program = known ? (*options_.known_schedule)[static_cast<std::size_t>(mesh_.at.pipeline)]
-                       : build_program(step_schedule(options_, held_, plan.layout), plan.layout, mesh_.at.pipeline);
+                       : build_program(step_schedule(options_, held_, plan.layout, passes), plan.layout, mesh_.at.pipeline);
   return plan;
+}
+
+namespace {
+
+bool is_plain(const std::vector<Pass>& passes) { return passes.size() == 1 && passes.front().subnet == Subnet{}; }
+
+// That differ in what they compute.
+void add_measured(std::vector<Pass>& all, const Pass& pass) {
+  const auto alike = [&](const Pass& other) { return other.subnet == pass.subnet && other.teaching == pass.teaching; };
+  if (std::ranges::none_of(all, alike)) all.push_back({.subnet = pass.subnet, .weight = 1, .teaching = pass.teaching, .regularise = true});
+}
+
+}  // namespace
+
+void Machine::plan_steps() {
+  training_ = make_plan(options_.microbatches, true);
+  add_measured(measured_passes_, Pass{});
+  for (const std::vector<Pass>& passes : options_.step_passes) {
+    for (const Pass& pass : passes) add_measured(measured_passes_, pass);
+    const std::vector<PassPlace> places = place_passes(passes, held_.model, training_.layout);
+    if (!is_plain(passes) && !steps_.contains(places)) steps_.emplace(places, make_plan(options_.microbatches, true, passes));
+  }
+}
+
+void Machine::set_passes(const std::vector<Pass>& passes) {
+  const auto step = is_plain(passes) ? steps_.end() : steps_.find(place_passes(passes, held_.model, training_.layout));
+  OFFRAMP_CHECK(step != steps_.end() || is_plain(passes), "[machine] a step of passes that no options name");
+  training_now_ = step == steps_.end() ? &training_ : &step->second;
+  training_now_->passes = passes;
 }
 
 void Machine::allocate_buffers() {
@@ -84,16 +117,19 @@ void Machine::allocate_buffers() {
     input.sequences.positions = arena_.tensor({tokens}, DType::i32);
     input.sequences.first_key = arena_.tensor({tokens}, DType::i32);
   }
-  for (std::int64_t e = 0; e < exits; ++e) exit_scale_.push_back(arena_.tensor({1}, DType::f32));
+  std::size_t passes = 1;
+  for (const auto& [places, plan] : steps_) passes = std::max(passes, plan.passes.size());
+  for (std::size_t e = 0; e < passes * held_.model.heads.size(); ++e) exit_scale_.push_back(arena_.tensor({1}, DType::f32));
   if (options_.fill_bubbles == Fill::cooldown) gradient_scale_ = arena_.tensor({1}, DType::f32);
   if (options_.layer_drop) layer_rates_.assign(static_cast<std::size_t>(options_.model.num_hidden_layers), 0.0f);
   const LogicalNames names(held_.model);
   const std::int64_t squares = names.size();
-  statistics_ = arena_.tensor({exits * kLossSums + squares + kPhases + kVotes}, DType::f64);
-  sums_ = statistics_.narrow(0, 0, exits * kLossSums).reshape({exits, kLossSums});
-  squares_ = statistics_.narrow(0, exits * kLossSums, squares);
-  phases_ = statistics_.narrow(0, exits * kLossSums + squares, kPhases);
-  votes_ = statistics_.narrow(0, exits * kLossSums + squares + kPhases, kVotes);
+  const std::int64_t sums = static_cast<std::int64_t>(passes) * exits * kLossSums;
+  statistics_ = arena_.tensor({sums + squares + kPhases + kVotes}, DType::f64);
+  sums_ = statistics_.narrow(0, 0, sums).reshape({static_cast<std::int64_t>(passes), exits, kLossSums});
+  squares_ = statistics_.narrow(0, sums, squares);
+  phases_ = statistics_.narrow(0, sums + squares, kPhases);
+  votes_ = statistics_.narrow(0, sums + squares + kPhases, kVotes);
   scalars_ = arena_.tensor({names.clip_groups(), 4}, DType::f32);
   if (!options_.snapshot) return;
   std::int64_t elements = 0;
@@ -133,11 +169,19 @@ std::size_t Machine::slab_bytes(Hold hold) const {
 }
 
 void Machine::allocate_pools() {
-  const Plan& evaluation = evaluations_[options_.microbatches] = make_plan(options_.microbatches, false);
-  const SlabCounts training = peak_slabs(training_.program, training_.layout);
-  const SlabCounts evaluating = peak_slabs(evaluation.program, evaluation.layout);
+  SlabCounts evaluating{}, counts{};
+  const auto raise = [](SlabCounts& to, const SlabCounts& by) {
+    for (std::size_t h = 0; h < to.size(); ++h) to[h] = std::max(to[h], by[h]);
+  };
+  evaluation(options_.microbatches);
+  for (const Subnet& subnet : options_.evaluated) evaluation(options_.microbatches, subnet);
+  for (const auto& [key, plan] : evaluations_) raise(evaluating, peak_slabs(plan.program, plan.layout));
+  const auto add = [&](const Plan& plan) {
+    raise(counts, pooled_slabs(peak_slabs(plan.program, plan.layout), evaluating, plan.layout.microbatches));
+  };
+  add(training_);
+  for (const auto& [places, plan] : steps_) add(plan);
   const std::size_t before = arena_.used();
-  const SlabCounts counts = pooled_slabs(training, evaluating, training_.layout.microbatches);
   for (int h = 0; h < kHolds; ++h) {
     const auto hold = static_cast<Hold>(h);
     pools_.emplace_back(arena_, name_of(hold), aligned(slab_bytes(hold)), counts[static_cast<std::size_t>(h)]);
@@ -149,35 +193,53 @@ void Machine::allocate_pools() {
 
 // What a rank runs was generated for it alone; whether the ranks fit together is seen in the whole.
 void Machine::check_schedules() {
-  const auto whole = [&](const Layout& layout) { return build_schedule(step_schedule(options_, held_, layout), layout); };
-  validate(options_.known_schedule ? *options_.known_schedule : whole(training_.layout), training_.layout);
-  const Layout& evaluation = evaluations_.at(options_.microbatches).layout;
-  validate(whole(evaluation), evaluation);
+  const auto whole = [&](const Plan& plan) {
+    const bool alone = is_plain(plan.passes);
+    return build_schedule(step_schedule(options_, held_, plan.layout, alone ? std::vector<Pass>{} : plan.passes), plan.layout);
+  };
+  validate(options_.known_schedule ? *options_.known_schedule : whole(training_), training_.layout);
+  for (const auto& [places, plan] : steps_) validate(whole(plan), plan.layout);
+  for (const auto& [key, plan] : evaluations_) validate(whole(plan), plan.layout);
 }
 
 // Partial microbatches have one stage a rank.
 double Machine::step_flops() const {
   const Layout& layout = training_.layout;
-  if (layout.reach.empty()) return measured_.flops * layout.microbatches;
   double flops = 0;
-  for (int m = 0; m < layout.microbatches; ++m) {
+  for (const Pass& pass : training_now_->passes) {
+    const auto alike = [&](const Pass& other) { return other.subnet == pass.subnet && other.teaching == pass.teaching; };
+    const auto number = std::ranges::find_if(measured_passes_, alike) - measured_passes_.begin();
+    flops += measured_.passes.at(static_cast<std::size_t>(number)).flops * (layout.reach.empty() ? layout.microbatches : 0);
+  }
+  for (int m = 0; m < layout.microbatches && !layout.reach.empty(); ++m) {
     const int stage = held_.rank;
-    flops += layout.runs_backward(stage, m) ? measured_.flops : layout.runs_forward(stage, m) ? measured_.forward_flops : 0;
+    const PassMeasure& whole = measured_.passes.front();
+    flops += layout.runs_backward(stage, m) ? whole.flops : layout.runs_forward(stage, m) ? whole.forward_flops : 0;
   }
   return flops;
+}
+
+std::span<const Tensor> Machine::exit_scale(std::size_t pass) const {
+  return std::span(exit_scale_).subspan(pass * held_.model.heads.size(), held_.model.heads.size());
+}
+
+Tensor Machine::sums(std::size_t pass) const {
+  return sums_.narrow(0, static_cast<std::int64_t>(pass), 1).reshape({sums_.shape[1], kLossSums});
 }
 
 RankBytes Machine::rank_bytes() const {
   RankBytes bytes{.rest = memory_.peak - memory_.activations, .slab = {}, .evaluation = {}};
   for (std::size_t h = 0; h < pools_.size(); ++h) bytes.slab[h] = pools_[h].slab_bytes();
-  const Plan& evaluation = evaluations_.at(options_.microbatches);
-  bytes.evaluation = peak_slabs(evaluation.program, evaluation.layout);
+  for (const auto& [key, plan] : evaluations_) {
+    const SlabCounts slabs = peak_slabs(plan.program, plan.layout);
+    for (std::size_t h = 0; h < slabs.size(); ++h) bytes.evaluation[h] = std::max(bytes.evaluation[h], slabs[h]);
+  }
   return bytes;
 }
 
 void Machine::train(const std::string& name, PhaseTimes& times) {
   fill_zero(ctx_, held_.flat.all_gradients());
-  run(training_, training_.layout.microbatches, name, times);
+  run(*training_now_, training_.layout.microbatches, name, times);
 }
 
 void Machine::share_values() {
@@ -190,14 +252,18 @@ void Machine::share_values() {
   for (const TiedHere& here : held_.flat.tied()) share_value(ctx_, here, held_.ties[static_cast<std::size_t>(here.tie)], mesh_.pipeline);
 }
 
-const Machine::Plan& Machine::evaluation(int microbatches) {
-  auto it = evaluations_.find(microbatches);
-  if (it == evaluations_.end()) it = evaluations_.emplace(microbatches, make_plan(microbatches, false)).first;
+const Machine::Plan& Machine::evaluation(int microbatches, const Subnet& subnet) {
+  const std::vector<Pass> passes = {{.subnet = subnet}};
+  std::pair key{microbatches, place_passes(passes, held_.model, training_.layout)};
+  auto it = evaluations_.find(key);
+  if (it == evaluations_.end())
+    it = evaluations_.emplace(key, make_plan(microbatches, false, is_plain(passes) ? std::vector<Pass>{} : passes)).first;
+  it->second.passes = passes;
   return it->second;
 }
 
-void Machine::evaluate(int microbatches, const std::string& name, PhaseTimes& times) {
-  run(evaluation(microbatches), microbatches, name, times);
+void Machine::evaluate(int microbatches, const std::string& name, PhaseTimes& times, const Subnet& subnet) {
+  run(evaluation(microbatches, subnet), microbatches, name, times);
 }
 
 void Machine::read_taps(int microbatches, const std::string& name, const TapFunction& read) {
@@ -206,19 +272,28 @@ void Machine::read_taps(int microbatches, const std::string& name, const TapFunc
   run(evaluation(microbatches), microbatches, name, times, read);
 }
 
+std::vector<PassInput> Machine::pass_inputs(const Plan& plan) const {
+  std::vector<PassInput> inputs(static_cast<std::size_t>(plan.layout.pass_count()) - plan.passes.size());  // one that only teaches
+  for (std::size_t p = 0; p < plan.passes.size(); ++p) {
+    const Pass& pass = plan.passes[p];
+    PassInput& input = inputs.emplace_back();
+    input = {pass.subnet, exit_scale(p), sums(p), pass.regularise, {}};
+    if (pass.teaching != Teaching::labels) input.target = Target::distribution;
+  }
+  return inputs;
+}
+
 void Machine::run(const Plan& plan, int microbatches, const std::string& name, PhaseTimes& times, const TapFunction& read) {
   OFFRAMP_CHECK(!options_.given_taps || give_tap_, "[machine] nobody gives the taps");
-  const Draws draws{.on = plan.layout.backward, .seed = options_.seed, .layer_rates = layer_rates_};
-  const StepInput input{std::span(inputs_).first(static_cast<std::size_t>(microbatches)),
-                        exit_scale_,
-                        plan.layout.backward ? gradient_scale_ : Tensor{},
-                        sums_,
-                        draws,
-                        name,
-                        plan.layout.backward ? trace_ : nullptr,
-                        stand_in_,
-                        give_tap_,
-                        read};
+  StepInput input;
+  input.microbatches = std::span(inputs_).first(static_cast<std::size_t>(microbatches));
+  input.passes = pass_inputs(plan);
+  input.draws = {.on = plan.layout.backward, .seed = options_.seed, .layer_rates = layer_rates_};
+  input.name = name;
+  if (plan.layout.backward) input.gradient_scale = gradient_scale_, input.trace = trace_;
+  input.stand_in = stand_in_;
+  input.give_tap = give_tap_;
+  input.read_tap = read;
   interpreter_->run(plan.program, plan.layout, input, times);
 }
 

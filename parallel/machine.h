@@ -41,10 +41,10 @@ class Machine {
   Flat& flat() { return held_.flat; }
   const MemoryPlan& memory() const { return memory_; }
   RankBytes rank_bytes() const;
-  double flops() const { return measured_.flops; }  // of this rank, for one microbatch: forward, exits, backward
-  double step_flops() const;                        // of this rank, for all of a step's, partial ones included
+  double flops() const { return measured_.passes.front().flops; }  // of this rank, for one microbatch: forward, exits, backward
+  double step_flops() const;  // of this rank, for all passes of the next train(), partial microbatches included
   const Program& program() const { return training_.program; }
-  const Layout& layout() const { return training_.layout; }
+  const Layout& layout() const { return training_.layout; }  // of one pass of the whole model
   const Arena& scratch() const { return scratch_; }
   const std::vector<Pool>& pools() const { return pools_; }
 
@@ -52,14 +52,18 @@ class Machine {
   std::span<MicrobatchInput> inputs() { return inputs_; }
   // LayerSkip: the chance of each layer to be left out in the next train().
   std::span<float> layer_rates() { return layer_rates_; }
-  std::span<const Tensor> exit_scale() const { return exit_scale_; }  // [1] f32 each
-  Tensor gradient_scale() const { return gradient_scale_; }           // [1] f32, see StepInput; undefined unless the cool-down is filled
-  Tensor sums() const { return sums_; }                               // [exits, kLossSums] f64, of the running step
-  Tensor squares() const { return squares_; }                         // [logical tensors] f64
-  Tensor phases() const { return phases_; }                           // [6] f64, seconds by PhaseTimes' members
-  Tensor votes() const { return votes_; }                             // [kVotes] f64: what ranks tell each other besides
-  Tensor statistics() const { return statistics_; }                   // all of the above in a row: one reduction
-  Tensor scalars() const { return scalars_; }                         // [clip groups, 4] f32, see adamw in ops.h
+  // What the next train() runs over each microbatch: one of options().step_passes. At first one pass of the whole model.
+  void set_passes(const std::vector<Pass>& passes);
+  const std::vector<Pass>& passes() const { return training_now_->passes; }
+  // By a pass's number:
+  std::span<const Tensor> exit_scale(std::size_t pass = 0) const;  // [1] f32 each
+  Tensor sums(std::size_t pass = 0) const;                         // [exits, kLossSums] f64, of the running step
+  Tensor gradient_scale() const { return gradient_scale_; }        // [1] f32, see StepInput; undefined unless the cool-down is filled
+  Tensor squares() const { return squares_; }                      // [logical tensors] f64
+  Tensor phases() const { return phases_; }                        // [6] f64, seconds by PhaseTimes' members
+  Tensor votes() const { return votes_; }                          // [kVotes] f64: what ranks tell each other besides
+  Tensor statistics() const { return statistics_; }                // all of the above in a row: one reduction
+  Tensor scalars() const { return scalars_; }                      // [clip groups, 4] f32, see adamw in ops.h
 
   // [1 + kinds of optimizer state, elements] f32: room for a copy of this rank's shards; undefined unless options ask for it.
   Tensor snapshot() const { return snapshot_; }
@@ -74,26 +78,29 @@ class Machine {
   void train(const std::string& name, PhaseTimes& times);
   // After an update: brings what other data ranks updated, and passes tied values on.
   void share_values();
-  // sums() += losses of the first `microbatches` inputs.
-  void evaluate(int microbatches, const std::string& name, PhaseTimes& times);
+  // sums() += losses of the first `microbatches` inputs; of a subnet (options().evaluated) of its last exit.
+  void evaluate(int microbatches, const std::string& name, PhaseTimes& times, const Subnet& subnet = {});
   // The same forwards; each tap is read in place of its exit, which does not run. Not where heads are split.
   void read_taps(int microbatches, const std::string& name, const TapFunction& read);
 
  private:
   struct Plan {
     Layout layout;
-    Program program;  // of this rank
+    Program program;           // of this rank
+    std::vector<Pass> passes;  // one or more
   };
   Keep keep() const;  // of a forward
-  Plan make_plan(int microbatches, bool backward);
+  Plan make_plan(int microbatches, bool backward, const std::vector<Pass>& passes = {});
+  void plan_steps();
   Shape activations() const;  // [rows, h] of a microbatch on this rank
   void check_schedules();
   void allocate_pools();
   std::size_t slab_bytes(Hold hold) const;
   void allocate_buffers();
   std::size_t message_memory() const;
-  const Plan& evaluation(int microbatches);
+  const Plan& evaluation(int microbatches, const Subnet& subnet = {});
   void run(const Plan& plan, int microbatches, const std::string& name, PhaseTimes& times, const TapFunction& read = {});
+  std::vector<PassInput> pass_inputs(const Plan& plan) const;
 
   MachineOptions options_;
   Mesh mesh_;
@@ -101,7 +108,10 @@ class Machine {
   Context ctx_;
   Holdings held_;
   Plan training_;
-  std::map<int, Plan> evaluations_;  // by number of microbatches
+  std::map<std::vector<PassPlace>, Plan> steps_;  // of several passes: those that differ in nothing but width share a program
+  Plan* training_now_ = &training_;
+  std::map<std::pair<int, std::vector<PassPlace>>, Plan> evaluations_;  // by number of microbatches
+  std::vector<Pass> measured_passes_;                                   // in the order of measured_.passes
   std::vector<Pool> pools_;
   std::vector<MicrobatchInput> inputs_;
   std::vector<Tensor> exit_scale_;

@@ -6,10 +6,14 @@
 
 namespace offramp {
 
+// Of one microbatch through all stages of the rank. What is made again does not count.
+struct PassMeasure {
+  double forward_flops = 0;
+  double flops = 0;  // forward, exits, backward
+};
 struct RankMeasure {
   std::size_t stash = 0, deferred = 0, head_stash = 0, scratch = 0;  // bytes of the largest
-  double forward_flops = 0;
-  double flops = 0;  // of one microbatch through all stages of the rank: forward, exits, backward; what is made again does not count
+  std::vector<PassMeasure> passes;
 };
 
 struct MeasuredRank {
@@ -21,6 +25,8 @@ struct MeasuredRank {
   Tensor scale, sums, squares;  // [1] f32, [kLossSums] f64, [logical tensors] f64
   Shape activations;
   Keep keep = Keep::everything;
+  std::vector<Pass> passes{};       // that training runs
+  std::vector<Subnet> evaluated{};  // besides
 };
 RankMeasure measure_rank(const MeasuredRank& rank);
 

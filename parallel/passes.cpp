@@ -18,9 +18,9 @@ void append_exits(Program& program, int stage, int microbatch, const Layout& lay
 }
 
 // Forwards that come before a microbatch's exits after its own: those that run while what the final head reads comes back.
-int forwards_meanwhile(int stage, const Layout& layout) {
-  const int last = layout.stages - 1;
-  return layout.taught && stage < last ? last - stage + 1 : 0;
+int forwards_meanwhile(int stage, int microbatch, const Layout& layout) {
+  const int last = layout.stages - 1, teacher = layout.teacher_of(microbatch);
+  return teacher >= 0 && stage < last && shares_final(stage, teacher, layout) ? last - stage + 1 : 0;
 }
 
 // After a forward: its exits, unless those of an earlier microbatch, which add up first, are still to come; then they wait for these.
@@ -31,12 +31,13 @@ class ExitsAfterForwards {
   void append(Program& program, const Action& forward) {
     Line& line = lines_[forward.stage];
     line.ran.insert(forward.microbatch);
-    const auto meanwhile = static_cast<std::size_t>(forwards_meanwhile(forward.stage, layout_));
-    append_ready(program, forward.stage, meanwhile);
+    append_ready(program, forward.stage, true, layout_.microbatches);
   }
+  // Those that its backward waits for.
+  void before(Program& program, const Action& backward) { append_ready(program, backward.stage, false, backward.microbatch + 1); }
   // Those that no forward comes after.
   void finish(Program& program) {
-    for (const auto& [stage, line] : lines_) append_ready(program, stage, 0);
+    for (const auto& [stage, line] : lines_) append_ready(program, stage, false, layout_.microbatches);
   }
 
  private:
@@ -45,17 +46,21 @@ class ExitsAfterForwards {
     std::set<int> ran;
     std::size_t exits = 0;  // microbatches whose exits came
   };
-  void append_ready(Program& program, int stage, std::size_t meanwhile) {
+  void append_ready(Program& program, int stage, bool more_to_come, int end) {
     Line& line = lines_[stage];
     for (;;) {
       while (line.next < layout_.microbatches && !runs_exits(stage, line.next)) ++line.next;
+      if (line.next >= end) return;
       const auto next = line.ran.find(line.next);
-      if (next == line.ran.end() || line.ran.size() - line.exits <= meanwhile) return;
+      const int meanwhile = more_to_come ? forwards_meanwhile(stage, line.next, layout_) : 0;
+      if (next == line.ran.end() || line.ran.size() - line.exits <= static_cast<std::size_t>(meanwhile)) return;
       append_exits(program, stage, line.next++, layout_);
       ++line.exits;
     }
   }
-  bool runs_exits(int stage, int microbatch) const { return !layout_.backward || layout_.runs_backward(stage, microbatch); }
+  bool runs_exits(int stage, int microbatch) const {
+    return layout_.backward ? layout_.runs_backward(stage, microbatch) : layout_.runs_forward(stage, microbatch);
+  }
   const Layout& layout_;
   std::map<int, Line> lines_;  // by stage
 };
@@ -74,8 +79,8 @@ Program receives_of(const Action& consumer, const Layout& layout) {
   if (is_first_backward(consumer)) append_if(posts, make_action(Op::RecvGradient, s, m), layout);
   if (consumer.op == Op::Scores && s != layout.rank_of(layout.exits[static_cast<std::size_t>(e)].stage))
     append_if(posts, make_action(Op::ShareTap, s, m, e), layout);
-  if (consumer.op == Op::Exit && s < layout.stages - 1 && last_exit_before(e, s, layout) < 0)
-    append_if(posts, make_action(Op::ShareFinal, s, m), layout);
+  if (const int teacher = consumer.op == Op::Exit && s < layout.stages - 1 ? layout.teacher_of(m) : -1; teacher >= 0)
+    if (first_taught(s, teacher, layout) == Met{m, e}) append_if(posts, make_action(Op::ShareFinal, s, teacher), layout);
   if (consumer.op == Op::Untap) append_if(posts, make_action(Op::SumShares, layout.rank_of(s), m, e), layout);
   return posts;
 }
@@ -225,6 +230,7 @@ Schedule place_exits(Schedule schedule, const Layout& layout, Placement placemen
     for (const Action& action : program) {
       const bool before = action.op == Op::Backward && action.index <= 0;
       if (!after_forward && before) append_exits(placed, action.stage, action.microbatch, layout);
+      if (after_forward && before) after.before(placed, action);
       placed.push_back(action);
       if (after_forward && action.op == Op::Forward) after.append(placed, action);
     }

@@ -191,13 +191,75 @@ std::vector<FlatEntry> flat_entries(Model& model, const Partition& partition, in
   return std::move(entries).take();
 }
 
+namespace {
+
+// The head that a subnet ends with.
+std::size_t head_of(const Subnet& subnet, const Model& model) {
+  const std::int64_t depth = subnet.num_hidden_layers;
+  if (depth == 0 || depth == model.config.num_hidden_layers) return model.heads.size() - 1;
+  const auto at_depth = [&](const Head& head) { return head.spec().layer == depth; };
+  const auto head = std::ranges::find_if(model.heads, at_depth);
+  OFFRAMP_CHECK(head != model.heads.end(), "[passes] a subnet of {} layers, where no exit is", depth);
+  return static_cast<std::size_t>(head - model.heads.begin());
+}
+
+bool is_whole(const Pass& pass, const ModelConfig& config) { return shortened(pass.subnet, config) == Subnet{}; }
+
+// Exits of the whole learn from its own final head if that is their target; beside a frozen backbone all are measured by it.
+std::vector<ExitRole> roles_of_whole(const Pass& pass, const Model& model) {
+  std::vector<ExitRole> roles;
+  for (const Head& head : model.heads) {
+    const bool by_own = model.final && (model.frozen || head.spec().target != Target::labels);
+    roles.push_back(by_own || pass.teaching == Teaching::frozen ? ExitRole::taught : ExitRole::alone);
+  }
+  return roles;
+}
+
+PassPlace place_of(const Pass& pass, const Model& model, const Layout& layout) {
+  PassPlace place;
+  const bool distills = pass.teaching != Teaching::labels;
+  if (is_whole(pass, model.config)) {
+    place.exits = roles_of_whole(pass, model);
+  } else {
+    place.exits.assign(model.heads.size(), ExitRole::absent);
+    place.exits[head_of(pass.subnet, model)] = distills ? ExitRole::taught : ExitRole::alone;
+  }
+  for (std::size_t e = 0; e < place.exits.size(); ++e)
+    if (place.exits[e] != ExitRole::absent) place.last = std::max(place.last, layout.exits[e].stage);
+  const bool taught = std::ranges::count(place.exits, ExitRole::taught) > 0;
+  if (taught && model.final && is_whole(pass, model.config)) place.last = layout.stages - 1;
+  return place;
+}
+
+// One pass, of which a Layout without passes says as much.
+bool is_plain(const std::vector<PassPlace>& passes) {
+  return passes.size() == 1 && std::ranges::count(passes.front().exits, ExitRole::alone) == std::ssize(passes.front().exits);
+}
+
+}  // namespace
+
+std::vector<PassPlace> place_passes(const std::vector<Pass>& passes, const Model& model, const Layout& layout) {
+  std::vector<PassPlace> places;
+  const bool frozen = std::ranges::any_of(passes, [](const Pass& pass) { return pass.teaching == Teaching::frozen; });
+  if (frozen)
+    places.push_back({.last = layout.stages - 1, .exits = std::vector(model.heads.size(), ExitRole::absent), .teacher = -1, .back = false});
+  for (const Pass& pass : passes) {
+    const int number = static_cast<int>(places.size());
+    PassPlace place = place_of(pass, model, layout);
+    const bool taught = std::ranges::count(place.exits, ExitRole::taught) > 0;
+    if (taught) place.teacher = is_whole(pass, model.config) && pass.teaching != Teaching::frozen ? number : 0;
+    places.push_back(std::move(place));
+  }
+  return places;
+}
+
 Layout make_layout(Model& model, const Partition& partition, const std::vector<Tie>& ties, const LayoutOptions& options) {
   Layout layout;
   layout.stages = partition.stages();
   layout.ranks = layout.stages / options.stages_per_rank;
   layout.microbatches = options.microbatches;
   layout.backward = options.backward;
-  layout.frozen = model.frozen, layout.taught = model.final.has_value();
+  layout.frozen = model.frozen;
   for (const Head& head : model.heads) {
     const int stage = partition.stage_of(head.tap());
     const bool at_output = stage + 1 < layout.stages && head.tap() + 1 == partition.units(stage).end;
@@ -205,6 +267,8 @@ Layout make_layout(Model& model, const Partition& partition, const std::vector<T
   }
   layout.split_heads = model.head_part.parts > 1;
   number_matrices(model, layout);
+  if (const auto places = place_passes(options.passes.empty() ? std::vector{Pass{}} : options.passes, model, layout); !is_plain(places))
+    layout.passes = places, layout.microbatches *= layout.pass_count();
   if (!options.backward) return layout;
   for (const Tie& tie : ties) layout.ties.push_back(tie.stages);
   if (!options.reduce) return layout;

@@ -6,6 +6,7 @@
 
 #include "models/flat.h"
 #include "models/model.h"
+#include "optim/step_plan.h"
 #include "parallel/schedule.h"
 
 namespace offramp {
@@ -52,7 +53,11 @@ struct LayoutOptions {
   bool backward = true;
   bool reduce = false;  // sum gradients over data-parallel ranks
   std::int64_t bucket_elements = std::int64_t{1} << 22;
+  std::vector<Pass> passes{};  // over the samples of each microbatch; empty: one, of the whole model
 };
+// What each pass runs: all exits of the whole model, and of a subnet the head that it ends with. Where passes learn from the model as it
+// was, one that only teaches comes before them.
+std::vector<PassPlace> place_passes(const std::vector<Pass>& passes, const Model& model, const Layout& layout);
 Layout make_layout(Model& model, const Partition& partition, const std::vector<Tie>& ties, const LayoutOptions& options);
 
 }  // namespace offramp

@@ -39,8 +39,8 @@ enum class Op : std::uint8_t {
   ShareTap,        // HT0.2@3  T's output to all ranks: sent by the exit's rank, its receive posted by the others
   ShareScores,     // HM0.2@3  statistics of S to and from all ranks
   SumShares,       // HU0.2@3  G's share to the exit's rank, which posts the receives of all others'
-  ShareFinal,      // HF2@1    what the final head reads, to all ranks with exits: sent by the last, its receive posted by the others
-  ReduceTied,      // Y0@1     tie 0: add what came from the next higher stage that holds it, pass the sum on to the next lower
+  ShareFinal,  // HF2@1    what the final head reads, to all ranks with exits that it teaches: sent by the last, its receive posted there
+  ReduceTied,  // Y0@1     tie 0: add what came from the next higher stage that holds it, pass the sum on to the next lower
   ReduceGradients  // D0@1     starts the sum of stage 1's bucket 0 over the data-parallel ranks
 };
 inline constexpr std::size_t kOps = 20;
@@ -72,15 +72,25 @@ struct BucketPlace {
 struct Reach {
   int first = 0, last = 0;
 };
+// What of the model one pass runs. Supernets run several over the same samples: of P passes, microbatch m of the layout is pass m mod P
+// over samples m / P. A pass goes forward up to its last exit's stage, and back from there.
+enum class ExitRole : std::uint8_t { absent, alone, taught };  // taught: by what the final head reads in the pass of its teacher
+struct PassPlace {
+  int last = 0;                 // stage
+  std::vector<ExitRole> exits;  // of all exits, in their order
+  int teacher = -1;             // which pass that is, not behind this one; -1: nobody is taught
+  bool back = true;             // false: it only teaches, and no exit runs in it
+  auto operator<=>(const PassPlace&) const = default;
+};
 struct Layout {
   int ranks = 1, stages = 1, microbatches = 1;
   bool backward = true;                           // false: evaluation: forwards and exits only, nothing is kept
   bool frozen = false;                            // only exits learn: no backward, nothing kept for one
-  bool taught = false;                            // exits learn from what the final head reads; one stage a rank, heads whole
   bool split_backward = false;                    // B gives the input's gradient only, W those of the weights
   bool split_heads = false;                       // every exit is T, S, G, H, U rather than X
   std::vector<bool> recompute;                    // per stage: F keeps nothing, R comes before B; empty: nowhere
   std::vector<Reach> reach;                       // per microbatch, in the order in which they add up; empty: all are whole
+  std::vector<PassPlace> passes;                  // empty: one, of all exits, none of them taught
   std::vector<ExitPlace> exits;                   // in layer order
   std::vector<int> segments;                      // per stage: into how many the last backward is cut; empty: 1 each
   std::vector<std::vector<BucketPlace>> buckets;  // per stage; empty: no data-parallel reduction
@@ -90,7 +100,30 @@ struct Layout {
   int segments_of(int stage) const { return segments.empty() ? 1 : segments[static_cast<std::size_t>(stage)]; }
   bool recomputes(int stage) const { return !recompute.empty() && recompute[static_cast<std::size_t>(stage)]; }
   bool learns() const { return backward && !frozen; }  // the backbone does
-  Reach reach_of(int microbatch) const { return reach.empty() ? Reach{0, stages - 1} : reach[static_cast<std::size_t>(microbatch)]; }
+  int pass_count() const { return passes.empty() ? 1 : static_cast<int>(passes.size()); }
+  int pass_of(int microbatch) const { return microbatch % pass_count(); }
+  int samples_of(int microbatch) const { return microbatch / pass_count(); }
+  Reach reach_of(int microbatch) const {
+    if (!passes.empty()) {
+      const PassPlace& pass = passes[static_cast<std::size_t>(pass_of(microbatch))];
+      return {pass.back ? 0 : stages, pass.last};
+    }
+    return reach.empty() ? Reach{0, stages - 1} : reach[static_cast<std::size_t>(microbatch)];
+  }
+  ExitRole role_of(int exit, int microbatch) const {
+    if (passes.empty()) return ExitRole::alone;
+    return passes[static_cast<std::size_t>(pass_of(microbatch))].exits[static_cast<std::size_t>(exit)];
+  }
+  // The microbatch whose final head teaches those of this one that are taught; -1: none.
+  int teacher_of(int microbatch) const {
+    const int teacher = passes.empty() ? -1 : passes[static_cast<std::size_t>(pass_of(microbatch))].teacher;
+    return teacher < 0 ? -1 : microbatch - pass_of(microbatch) + teacher;
+  }
+  // Whether an exit runs: in training where the backward does.
+  bool meets(int exit, int microbatch) const {
+    const int stage = exits[static_cast<std::size_t>(exit)].stage;
+    return role_of(exit, microbatch) != ExitRole::absent && (backward ? runs_backward(stage, microbatch) : runs_forward(stage, microbatch));
+  }
   bool runs_forward(int stage, int microbatch) const { return stage <= reach_of(microbatch).last; }
   bool runs_backward(int stage, int microbatch) const {
     return backward && runs_forward(stage, microbatch) && stage >= reach_of(microbatch).first;
@@ -123,7 +156,7 @@ enum class Hold : std::uint8_t {
   HeadStats,    // every rank's statistics: HM .. G
   HeadShare,    // what G gives: G .. HU, on the exit's rank G .. U
   HeadShares,   // all others' shares: HU .. U
-  Final         // what the final head reads: on the last stage F, elsewhere HF .. the stage's last exit (or HF, without one)
+  Final         // what the final head reads: on the last stage F, elsewhere HF .. the last exit that it teaches (or HF, without one)
 };
 inline constexpr int kHolds = 14;
 const char* name_of(Hold hold);

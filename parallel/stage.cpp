@@ -2,11 +2,12 @@
 
 namespace offramp {
 
-void Stage::forward(Context& ctx, Tensor x, const Destination& destination, Slot& slot) const {
-  const Shape shape{units_.begin == 0 ? model_->tensor.rows(x.shape[0]) : x.shape[0], model_->config.hidden_size};
+void Stage::forward(Context& ctx, Tensor x, const Destination& destination, Slot& slot, int end) const {
+  const std::int64_t hidden = slot.subnet().hidden_size;
+  const Shape shape{units_.begin == 0 ? model_->tensor.rows(x.shape[0]) : x.shape[0], hidden > 0 ? hidden : model_->config.hidden_size};
   Scratch outputs(ctx);
   std::array<Tensor, 2> passing;  // without a backward, outputs that nobody reads later take turns in two buffers
-  for (int u = units_.begin; u < units_.end; ++u) {
+  for (int u = units_.begin; u < end; ++u) {
     Tensor y = destination(u);
     if (!y.defined() && slot.keeps()) y = slot.tensor(shape, model_->precision);
     if (!y.defined()) {
@@ -18,8 +19,12 @@ void Stage::forward(Context& ctx, Tensor x, const Destination& destination, Slot
     unit(u).forward(ctx, y, x, slot);
     x = y;
   }
-  const bool ends = units_.end == static_cast<int>(model_->units.size());
-  if (ends && model_->final) model_->final->tap(ctx, destination(units_.end), x, slot);
+  if (end < static_cast<int>(model_->units.size()) || !model_->final) return;
+  const Tensor top = destination(end);
+  if (!top.defined()) return;
+  Scratch temporaries(ctx);
+  Slot apart(*ctx.scratch, Keep::nothing, slot.sequences());  // the final head itself keeps what its backward needs
+  model_->final->tap(ctx, top, x, apart);
 }
 
 void Stage::backward(Context& ctx, Tensor gradient, std::span<const TapGradient> taps, Units segment, Slot& slot) const {

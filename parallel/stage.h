@@ -20,10 +20,12 @@ class Stage {
   Units segment(int index) const { return index < 0 ? units_ : segments_[static_cast<std::size_t>(index)]; }
 
   // Where a unit's output goes that outlives the stage's slot: a tap, or what is sent on. Undefined: the stage decides. Behind the last
-  // unit of all it is asked for what the final head reads, where exits learn from that.
+  // unit of all it is asked for what the final head reads, where exits learn from that; undefined: they do not now.
   using Destination = std::function<Tensor(int unit)>;
-  // x: ids [n] on the first stage, else this rank's rows of them [rows, h].
-  void forward(Context& ctx, Tensor x, const Destination& destination, Slot& slot) const;
+  // Runs the units up to `end`, all or fewer. x: ids [n] on the first stage, else this rank's rows of them [rows, h], h the width that the
+  // slot's subnet has.
+  void forward(Context& ctx, Tensor x, const Destination& destination, Slot& slot, int end) const;
+  void forward(Context& ctx, Tensor x, const Destination& destination, Slot& slot) const { forward(ctx, x, destination, slot, units_.end); }
   // Walks `segment` of the stage backwards. gradient [rows, h] is that of the segment's output and becomes that of its input, in
   // place; every tap's gradient is added at its unit, in the order given.
   void backward(Context& ctx, Tensor gradient, std::span<const TapGradient> taps, Units segment, Slot& slot) const;

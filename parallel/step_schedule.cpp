@@ -27,20 +27,29 @@ bool splits_backward(const MachineOptions& options) {
   return splits_backward(options.schedule) && !options.whole_backwards;
 }
 
-Layout step_layout(const MachineOptions& options, Holdings& held, int microbatches, bool backward) {
+Layout step_layout(const MachineOptions& options, Holdings& held, int microbatches, bool backward, const std::vector<Pass>& passes) {
   Layout layout = make_layout(held.model, held.partition, held.ties,
                               {.microbatches = microbatches,
                                .stages_per_rank = options.virtual_stages,
                                .backward = backward,
                                .reduce = held.reduces(),
-                               .bucket_elements = options.bucket_elements});
+                               .bucket_elements = options.bucket_elements,
+                               .passes = passes});
   layout.split_backward = backward && splits_backward(options);
   if (backward && options.recompute == "full") layout.recompute.assign(static_cast<std::size_t>(layout.stages), true);
   if (backward && options.fill_bubbles != Fill::none) add_partial(layout, options);
   return layout;
 }
 
-ScheduleOptions step_schedule(const MachineOptions& options, Holdings& held, const Layout& layout) {
+// Of each pass of a layout, which has one more where a frozen model teaches.
+std::vector<Subnet> subnets_of(const std::vector<Pass>& passes, const Layout& layout) {
+  if (passes.empty()) return {};
+  std::vector<Subnet> subnets(static_cast<std::size_t>(layout.pass_count()) - passes.size());
+  for (const Pass& pass : passes) subnets.push_back(pass.subnet);
+  return subnets;
+}
+
+ScheduleOptions step_schedule(const MachineOptions& options, Holdings& held, const Layout& layout, const std::vector<Pass>& passes) {
   ScheduleOptions made{.name = options.schedule, .file = options.schedule_file};
   made.placement = options.exit_placement == "after_forward"     ? Placement::after_forward
                    : options.exit_placement == "before_backward" ? Placement::before_backward
@@ -49,7 +58,8 @@ ScheduleOptions step_schedule(const MachineOptions& options, Holdings& held, con
   made.times = work_times(held.model, held.partition, layout,
                           {.micro_batch_size = options.micro_batch_size,
                            .sequence_length = options.sequence_length,
-                           .attention_again = options.recompute == "selective"});
+                           .attention_again = options.recompute == "selective",
+                           .passes = subnets_of(passes, layout)});
   return made;
 }
 

@@ -8,7 +8,8 @@ namespace offramp {
 // Whether weight gradients are actions of their own.
 bool splits_backward(const MachineOptions& options);
 
-Layout step_layout(const MachineOptions& options, Holdings& held, int microbatches, bool backward);
-ScheduleOptions step_schedule(const MachineOptions& options, Holdings& held, const Layout& layout);
+// passes: empty for one of the whole model.
+Layout step_layout(const MachineOptions& options, Holdings& held, int microbatches, bool backward, const std::vector<Pass>& passes = {});
+ScheduleOptions step_schedule(const MachineOptions& options, Holdings& held, const Layout& layout, const std::vector<Pass>& passes = {});
 
 }  // namespace offramp

@@ -1,5 +1,9 @@
 #include "parallel/work.h"
 
+#include <algorithm>
+
+#include "parallel/taps.h"
+
 namespace offramp {
 namespace {
 
@@ -49,35 +53,73 @@ PassFlops output_flops(const ModelConfig& model) {
   return of_matrices(static_cast<double>(model.vocab_size) * static_cast<double>(model.hidden_size));
 }
 
-Times work_times(const Model& model, const Partition& partition, const Layout& layout, const WorkOptions& options) {
+int end_of_pass(int pass, int units, const Layout& layout) {
+  if (layout.passes.empty()) return units;
+  const auto teaches = [&](const PassPlace& other) { return other.teacher == pass; };
+  if (std::ranges::any_of(layout.passes, teaches)) return units;
+  int end = 0;
+  for (int e = 0; e < exit_count(layout); ++e)
+    if (layout.passes[static_cast<std::size_t>(pass)].exits[static_cast<std::size_t>(e)] != ExitRole::absent)
+      end = std::max(end, exit_at(layout, e).tap + 1);
+  return end;
+}
+
+namespace {
+
+// What one pass costs on every stage, and at every exit.
+struct PassWork {
+  std::vector<PassFlops> stages, bodies;
+  PassFlops output;
+};
+
+PassWork pass_work(int pass, const Model& model, const Partition& partition, const Layout& layout, const WorkOptions& options) {
   const auto tokens = static_cast<double>(options.micro_batch_size * options.sequence_length);
-  const LayerFlops of_head = layer_flops(model.config, options.sequence_length);
+  const ModelConfig config = options.passes.empty() ? model.config : narrowed(model.config, options.passes[static_cast<std::size_t>(pass)]);
+  const int end = end_of_pass(pass, static_cast<int>(model.units.size()), layout);
+  const LayerFlops of_head = layer_flops(config, options.sequence_length);
   LayerFlops layer = of_head;
   if (options.attention_again) layer.attention.input += layer.scores;
-  std::vector<PassFlops> stages, bodies;
-  for (int s = 0; s < partition.stages(); ++s)
-    stages.push_back(model.given_taps ? PassFlops{} : tokens * stage_flops(partition.units(s), layer));
-  for (const Head& head : model.heads) bodies.push_back(tokens * body_flops(head.spec().head, of_head));
-  const PassFlops output = tokens * output_flops(model.config);
-  const PassFlops part = 1.0 / layout.ranks * output;  // a rank's, where the matrix is split
-  const bool split = layout.split_backward, train = layout.backward;
-  const double teacher = layout.taught ? output.forward : 0;
-  return [=](const Action& action) {
+  PassWork work;
+  for (int s = 0; s < partition.stages(); ++s) {
+    const Units units = partition.units(s);
+    work.stages.push_back(model.given_taps ? PassFlops{} : tokens * stage_flops({units.begin, std::min(units.end, end)}, layer));
+  }
+  for (const Head& head : model.heads) work.bodies.push_back(tokens * body_flops(head.spec().head, of_head));
+  work.output = tokens * output_flops(config);
+  return work;
+}
+
+double exit_flops(const Action& exit, const std::vector<PassWork>& passes, const Layout& layout) {
+  const PassWork& work = passes[static_cast<std::size_t>(layout.pass_of(exit.microbatch))];
+  const PassFlops& body = work.bodies[static_cast<std::size_t>(exit.index)];
+  const int teacher = layout.role_of(exit.index, exit.microbatch) == ExitRole::taught ? layout.teacher_of(exit.microbatch) : -1;
+  const double taught = teacher < 0 ? 0 : passes[static_cast<std::size_t>(layout.pass_of(teacher))].output.forward;
+  return taught + (layout.backward ? body.sum() + work.output.sum() : body.forward + work.output.forward);
+}
+
+}  // namespace
+
+Times work_times(const Model& model, const Partition& partition, const Layout& layout, const WorkOptions& options) {
+  std::vector<PassWork> passes;
+  for (int p = 0; p < layout.pass_count(); ++p) passes.push_back(pass_work(p, model, partition, layout, options));
+  const PassFlops part = 1.0 / layout.ranks * passes.front().output;  // a rank's, where the matrix is split
+  return [passes, part, layout](const Action& action) {
     const auto stage = static_cast<std::size_t>(action.stage), exit = static_cast<std::size_t>(action.index);
+    const PassWork& work = passes[static_cast<std::size_t>(layout.pass_of(action.microbatch < 0 ? 0 : action.microbatch))];
     switch (action.op) {
       case Op::Forward:
       case Op::Recompute:
-        return stages[stage].forward;
+        return work.stages[stage].forward;
       case Op::Backward:
-        return stages[stage].input + (split ? 0 : stages[stage].weight);
+        return work.stages[stage].input + (layout.split_backward ? 0 : work.stages[stage].weight);
       case Op::WeightGrad:
-        return stages[stage].weight;
+        return work.stages[stage].weight;
       case Op::Exit:
-        return teacher + (train ? bodies[exit].sum() + output.sum() : bodies[exit].forward + output.forward);
+        return exit_flops(action, passes, layout);
       case Op::Tap:
-        return bodies[exit].forward;
+        return work.bodies[exit].forward;
       case Op::Untap:
-        return bodies[exit].input + bodies[exit].weight;
+        return work.bodies[exit].input + work.bodies[exit].weight;
       case Op::Scores:
         return part.forward;
       case Op::HeadBackward:

@@ -24,7 +24,10 @@ PassFlops output_flops(const ModelConfig& model);
 struct WorkOptions {
   std::int64_t micro_batch_size = 1, sequence_length = 0;
   bool attention_again = false;  // backwards make it again: selective recompute
+  std::vector<Subnet> passes{};  // what each of the layout's runs; empty: the whole
 };
+// The unit behind the last that a pass runs; `units`: of the whole model.
+int end_of_pass(int pass, int units, const Layout& layout);
 // "Seconds" at 1 FLOP a second, of one microbatch. Messages take none.
 Times work_times(const Model& model, const Partition& partition, const Layout& layout, const WorkOptions& options);
 

@@ -161,7 +161,8 @@ void Trainer::read_losses(std::int64_t t, Outcome& outcome) const {
     const double counted = std::max(1.0, s[3]);
     outcome.exit_losses.push_back(s[0] / counted);
     outcome.accuracies.push_back(s[2] / counted);
-    if (machine_->layout().taught) outcome.acceptances.push_back(s[4] / counted), outcome.agreements.push_back(s[5] / counted);
+    if (machine_->model().final && config_.frozen_backbone())
+      outcome.acceptances.push_back(s[4] / counted), outcome.agreements.push_back(s[5] / counted);
     outcome.tokens = std::max(outcome.tokens, static_cast<std::int64_t>(s[3]));
     outcome.loss += exit_weight(config_, e, t) * s[1] / counted;
   }

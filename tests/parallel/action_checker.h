@@ -57,14 +57,22 @@ class ActionChecker {
   bool gradient_is_ready(int s, int m) const { return next_backward_[static_cast<std::size_t>(s)].first > m; }
   bool exits_are_done(int s, int m) const {
     for (std::size_t e = 0; e < layout_.exits.size(); ++e) {
-      if (layout_.exits[e].stage == s && !was(layout_.split_heads ? Op::Untap : Op::Exit, s, m, static_cast<int>(e))) return false;
+      const int exit = static_cast<int>(e);
+      const bool here = layout_.exits[e].stage == s && layout_.meets(exit, m);
+      if (here && !was(layout_.split_heads ? Op::Untap : Op::Exit, s, m, exit)) return false;
     }
+    return true;
+  }
+  bool all_exits_are_done(int s) const {
+    for (int m = 0; m < layout_.microbatches; ++m)
+      if (!exits_are_done(s, m)) return false;
     return true;
   }
 
   bool heads_are_done(int s) const {
     for (std::size_t e = 0; e < layout_.exits.size() && layout_.split_heads; ++e) {
-      const int last = layout_.last_microbatch(layout_.exits[e].stage);
+      int last = layout_.microbatches - 1;
+      while (!layout_.meets(static_cast<int>(e), last)) --last;
       if (!was(Op::HeadWeightGrad, layout_.rank_of(s), last, static_cast<int>(e))) return false;
     }
     return true;
@@ -178,24 +186,31 @@ class ActionChecker {
     } else {
       need_slab(Hold::Tap, a.stage, a.microbatch, exit.tap);
     }
-    if (layout_.taught) need_slab(Hold::Final, a.stage, a.microbatch);
-    if (layout_.taught && !top(a.stage)) need(was(Op::ShareFinal, layout_.stages - 1, a.microbatch), "its teacher has not arrived");
-    const bool waited_for = std::ranges::any_of(layout_.exits, [&](const ExitPlace& other) { return !top(other.stage); });
-    if (layout_.taught && top(a.stage) && waited_for) need(was(Op::ShareFinal, a.stage, a.microbatch), "other stages have to wait for it");
+    if (layout_.role_of(a.index, a.microbatch) == ExitRole::taught) learn(a);
     auto& last = next_exit_[static_cast<std::size_t>(a.stage)];
     const std::pair<int, int> here{a.microbatch, a.index};
     need(last < here && exits_before(a), "exits out of order");
     last = here;
   }
 
+  void learn(const Action& exit) {
+    const int teacher = layout_.teacher_of(exit.microbatch);
+    need_slab(Hold::Final, exit.stage, teacher);
+    need(was(Op::Forward, layout_.stages - 1, teacher), "its teacher has not run");
+    if (!top(exit.stage)) need(was(Op::ShareFinal, layout_.stages - 1, teacher), "its teacher has not arrived");
+    bool waited_for = false;
+    for (int m = teacher; m < layout_.microbatches && layout_.samples_of(m) == layout_.samples_of(teacher); ++m)
+      for (std::size_t e = 0; e < layout_.exits.size(); ++e)
+        waited_for = waited_for || (layout_.teacher_of(m) == teacher && !top(layout_.exits[e].stage) &&
+                                    layout_.role_of(static_cast<int>(e), m) == ExitRole::taught);
+    if (top(exit.stage) && waited_for) need(was(Op::ShareFinal, exit.stage, teacher), "other stages have to wait for it");
+  }
+
   bool exits_before(const Action& a) const {
-    for (int e = 0; e < a.index; ++e) {
-      if (layout_.exits[static_cast<std::size_t>(e)].stage == a.stage && !was(a.op, a.stage, a.microbatch, e)) return false;
-    }
-    for (int m = 0; m < a.microbatch; ++m) {
-      for (std::size_t e = 0; e < layout_.exits.size(); ++e) {
-        const bool here = layout_.exits[e].stage == a.stage && (!layout_.backward || layout_.runs_backward(a.stage, m));
-        if (here && !was(a.op, a.stage, m, static_cast<int>(e))) return false;
+    for (int m = 0; m <= a.microbatch; ++m) {
+      for (int e = 0; e < static_cast<int>(layout_.exits.size()) && (m < a.microbatch || e < a.index); ++e) {
+        const bool here = layout_.exits[static_cast<std::size_t>(e)].stage == a.stage && layout_.meets(e, m);
+        if (here && !was(a.op, a.stage, m, e)) return false;
       }
     }
     return true;
@@ -212,7 +227,7 @@ class ActionChecker {
     if (s > 0) need_slab(Hold::Input, s, m);
     for (std::size_t e = 0; e < layout_.exits.size(); ++e) {
       const ExitPlace& exit = layout_.exits[e];
-      if (exit.stage != s) continue;
+      if (exit.stage != s || !layout_.meets(static_cast<int>(e), m)) continue;
       at_output(exit) ? need_slab(Hold::Output, s, m) : need_slab(Hold::Tap, s, m, exit.tap);
       if (exit.gradient) need_slab(Hold::TapGradient, s, m, static_cast<int>(e));
     }
@@ -239,7 +254,7 @@ class ActionChecker {
   void run_tie(const Action& a) {
     const int last = layout_.last_microbatch(a.stage);
     if (layout_.learns()) need(gradient_is_ready(a.stage, last), "its gradients are not final");
-    need(exits_are_done(a.stage, last) && heads_are_done(a.stage), "its exits are not final");
+    need(all_exits_are_done(a.stage) && heads_are_done(a.stage), "its exits are not final");
     for (int holder : layout_.ties[static_cast<std::size_t>(a.index)]) {
       if (holder > a.stage) need(was(Op::ReduceTied, holder, -1, a.index), "a higher stage comes first");
     }
@@ -248,7 +263,7 @@ class ActionChecker {
   void run_bucket(const Action& a) {
     const BucketPlace bucket = layout_.buckets[static_cast<std::size_t>(a.stage)][static_cast<std::size_t>(a.index)];
     const int last = layout_.last_microbatch(a.stage);
-    need(exits_are_done(a.stage, last) && heads_are_done(a.stage), "its exits are not final");
+    need(all_exits_are_done(a.stage) && heads_are_done(a.stage), "its exits are not final");
     if (bucket.tie >= 0) need(was(Op::ReduceTied, a.stage, -1, bucket.tie), "its tie is not summed");
     const auto [next, segment] = next_backward_[static_cast<std::size_t>(a.stage)];
     need(bucket.tie >= 0 || !layout_.learns() || next > last || (next == last && segment >= bucket.segment), "its segment is not final");

@@ -58,18 +58,43 @@ inline void add_random_buckets(Layout& layout, Random& random) {
   }
 }
 
-// What else a layout may ask for, each in a third of the cases: split backwards, split heads, recompute, a frozen backbone, and
-// microbatches that go part of the way.
+// Several passes over the same samples: of all exits, and of one exit each, learning from the first's final head or not; and where the
+// backbone learns, one before them that only teaches.
+inline void add_random_passes(Layout& layout, Random& random) {
+  const int exits = static_cast<int>(layout.exits.size());
+  const bool may_teach = !layout.split_heads && layout.stages == layout.ranks;
+  const auto stage_of = [&](int e) { return layout.exits[static_cast<std::size_t>(e)].stage; };
+  if (exits == 0 || stage_of(exits - 1) != layout.stages - 1) return;
+  const auto all = [&](ExitRole role) { return std::vector(static_cast<std::size_t>(exits), role); };
+  if (layout.learns() && may_teach && coin(random))
+    layout.passes.push_back({.last = layout.stages - 1, .exits = all(ExitRole::absent), .teacher = -1, .back = false});
+  layout.passes.push_back({.last = layout.stages - 1, .exits = all(ExitRole::alone)});
+  if (may_teach && coin(random)) layout.passes.back().exits = all(ExitRole::taught), layout.passes.back().teacher = 0;
+  for (int more = layout.frozen ? 0 : pick(random, 0, 3); more > 0; --more) {
+    const int exit = pick(random, 0, exits - 1);
+    PassPlace pass{.last = stage_of(exit), .exits = all(ExitRole::absent)};
+    const bool taught = may_teach && coin(random);
+    pass.exits[static_cast<std::size_t>(exit)] = taught ? ExitRole::taught : ExitRole::alone;
+    pass.teacher = taught ? 0 : -1;
+    layout.passes.push_back(pass);
+  }
+  const bool teaches = std::ranges::any_of(layout.passes, [](const PassPlace& pass) { return pass.teacher == 0; });
+  if (!teaches && !layout.passes.front().back) layout.passes.erase(layout.passes.begin());
+  layout.microbatches *= layout.pass_count();
+}
+
+// What else a layout may ask for, each in a third of the cases: split backwards, split heads, recompute, a frozen backbone, several
+// passes, and microbatches that go part of the way.
 inline void add_random_features(Layout& layout, Random& random) {
   const auto third = [&] { return pick(random, 0, 2) == 0; };
   layout.split_backward = third();
   layout.split_heads = third();
   layout.frozen = third() && coin(random);
   for (int s = 0; s < layout.stages && third(); ++s) layout.recompute.push_back(coin(random));
-  layout.taught = third() && !layout.learns() && !layout.split_heads && layout.stages == layout.ranks && !layout.exits.empty();
   layout.recompute.resize(layout.recompute.empty() ? 0 : static_cast<std::size_t>(layout.stages));
   for (ExitPlace& exit : layout.exits) exit.matrix = coin(random) ? 0 : -1;
-  if (!third() || layout.frozen || !layout.backward || layout.taught) return;
+  if (third()) add_random_passes(layout, random);
+  if (!third() || layout.frozen || !layout.backward || !layout.passes.empty()) return;
   const int whole = pick(random, 0, layout.microbatches - 1);
   for (int m = 0; m < layout.microbatches; ++m) {
     Reach reach{0, layout.stages - 1};

@@ -27,7 +27,7 @@ std::string error_of(const std::string& text, const Layout& layout) {
 // A layout that has a backbone to train, and any schedule of it.
 Layout trained_layout(Random& random, int trial) {
   Layout layout = test::random_layout(random, trial % 4 == 0 ? test::pick(random, 2, 4) : 0);
-  layout.backward = true, layout.frozen = layout.taught = false;
+  layout.backward = true, layout.frozen = false;
   return layout;
 }
 Schedule any_schedule(const Layout& layout, Random& random) {
@@ -55,7 +55,9 @@ TEST(ScheduleFile, OfAWholeStepIsTakenAsItIs) {
   for (int trial = 0; trial < 300; ++trial) {
     const Layout layout = trained_layout(random, trial);
     const Schedule schedule = any_schedule(layout, random);
-    ASSERT_EQ(complete_schedule(parse_schedule_file("", to_text(schedule)), layout, nominal_times), schedule);
+    const ScheduleFile file = parse_schedule_file("", to_text(schedule));
+    if (!file.has_messages()) continue;  // a lone rank's, that sums nothing: it cannot be told from one without them
+    ASSERT_EQ(complete_schedule(file, layout, nominal_times), schedule);
   }
 }
 
