@@ -7,10 +7,10 @@
 namespace offramp {
 
 struct LrSchedule {
-  std::string name = "constant";    // constant | linear | cosine | wsd
-  std::int64_t warmup_steps = 0;    // lr * t / warmup_steps for t <= warmup_steps
+  std::string name = "constant";  // constant | linear | cosine | wsd
+  std::int64_t warmup_steps = 0;  // lr * t / warmup_steps for t <= warmup_steps
   double min_lr = 0;
-  std::int64_t decay_steps = 0;     // wsd: linear to min_lr over the last decay_steps
+  std::int64_t decay_steps = 0;  // wsd: linear to min_lr over the last decay_steps
 };
 // Learning rate at step t (from 1) of `steps`.
 double learning_rate(const LrSchedule& schedule, double lr, std::int64_t t, std::int64_t steps);

@@ -80,10 +80,11 @@ namespace {
 
 bool is_plain(const std::vector<Pass>& passes) { return passes.size() == 1 && passes.front().subnet == Subnet{}; }
 
-// That differ in what they compute.
+bool computes_alike(const Pass& a, const Pass& b) { return a.subnet == b.subnet && a.teaching == b.teaching; }
+
 void add_measured(std::vector<Pass>& all, const Pass& pass) {
-  const auto alike = [&](const Pass& other) { return other.subnet == pass.subnet && other.teaching == pass.teaching; };
-  if (std::ranges::none_of(all, alike)) all.push_back({.subnet = pass.subnet, .weight = 1, .teaching = pass.teaching, .regularise = true});
+  if (std::ranges::none_of(all, [&](const Pass& other) { return computes_alike(pass, other); }))
+    all.push_back({.subnet = pass.subnet, .weight = 1, .teaching = pass.teaching, .regularise = true});
 }
 
 }  // namespace
@@ -202,21 +203,29 @@ void Machine::check_schedules() {
   for (const auto& [key, plan] : evaluations_) validate(whole(plan), plan.layout);
 }
 
-// Partial microbatches have one stage a rank.
-double Machine::step_flops() const {
+// Partial microbatches have one stage a rank, and no subnets.
+std::vector<double> Machine::pass_flops() const {
   const Layout& layout = training_.layout;
-  double flops = 0;
-  for (const Pass& pass : training_now_->passes) {
-    const auto alike = [&](const Pass& other) { return other.subnet == pass.subnet && other.teaching == pass.teaching; };
-    const auto number = std::ranges::find_if(measured_passes_, alike) - measured_passes_.begin();
-    flops += measured_.passes.at(static_cast<std::size_t>(number)).flops * (layout.reach.empty() ? layout.microbatches : 0);
-  }
-  for (int m = 0; m < layout.microbatches && !layout.reach.empty(); ++m) {
-    const int stage = held_.rank;
-    const PassMeasure& whole = measured_.passes.front();
-    flops += layout.runs_backward(stage, m) ? whole.flops : layout.runs_forward(stage, m) ? whole.forward_flops : 0;
+  std::vector<double> flops;
+  for (const PassMeasure& pass : measured_.passes) {
+    double& all = flops.emplace_back(layout.reach.empty() ? pass.flops * layout.microbatches : 0);
+    for (int m = 0; m < layout.microbatches && !layout.reach.empty(); ++m)
+      all += layout.runs_backward(held_.rank, m) ? pass.flops : layout.runs_forward(held_.rank, m) ? pass.forward_flops : 0;
   }
   return flops;
+}
+
+std::size_t Machine::pass_kind(const Pass& pass) const {
+  const auto kind = std::ranges::find_if(measured_passes_, [&](const Pass& other) { return computes_alike(pass, other); });
+  OFFRAMP_CHECK(kind != measured_passes_.end(), "[machine] no step has a pass of {}", to_text(pass.subnet));
+  return static_cast<std::size_t>(kind - measured_passes_.begin());
+}
+
+double Machine::step_flops() const {
+  const std::vector<double> flops = pass_flops();
+  double sum = 0;
+  for (const Pass& pass : training_now_->passes) sum += flops[pass_kind(pass)];
+  return sum;
 }
 
 std::span<const Tensor> Machine::exit_scale(std::size_t pass) const {

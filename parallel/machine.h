@@ -42,7 +42,10 @@ class Machine {
   const MemoryPlan& memory() const { return memory_; }
   RankBytes rank_bytes() const;
   double flops() const { return measured_.passes.front().flops; }  // of this rank, for one microbatch: forward, exits, backward
-  double step_flops() const;  // of this rank, for all passes of the next train(), partial microbatches included
+  // Of this rank, for a step's microbatches, partial ones included: of each kind of pass that steps may have, the first of them the whole.
+  std::vector<double> pass_flops() const;
+  std::size_t pass_kind(const Pass& pass) const;  // its place among them
+  double step_flops() const;                      // of the next train()
   const Program& program() const { return training_.program; }
   const Layout& layout() const { return training_.layout; }  // of one pass of the whole model
   const Arena& scratch() const { return scratch_; }

@@ -191,10 +191,7 @@ std::vector<FlatEntry> flat_entries(Model& model, const Partition& partition, in
   return std::move(entries).take();
 }
 
-namespace {
-
-// The head that a subnet ends with.
-std::size_t head_of(const Subnet& subnet, const Model& model) {
+std::size_t last_head(const Subnet& subnet, const Model& model) {
   const std::int64_t depth = subnet.num_hidden_layers;
   if (depth == 0 || depth == model.config.num_hidden_layers) return model.heads.size() - 1;
   const auto at_depth = [&](const Head& head) { return head.spec().layer == depth; };
@@ -202,6 +199,8 @@ std::size_t head_of(const Subnet& subnet, const Model& model) {
   OFFRAMP_CHECK(head != model.heads.end(), "[passes] a subnet of {} layers, where no exit is", depth);
   return static_cast<std::size_t>(head - model.heads.begin());
 }
+
+namespace {
 
 bool is_whole(const Pass& pass, const ModelConfig& config) { return shortened(pass.subnet, config) == Subnet{}; }
 
@@ -222,7 +221,7 @@ PassPlace place_of(const Pass& pass, const Model& model, const Layout& layout) {
     place.exits = roles_of_whole(pass, model);
   } else {
     place.exits.assign(model.heads.size(), ExitRole::absent);
-    place.exits[head_of(pass.subnet, model)] = distills ? ExitRole::taught : ExitRole::alone;
+    place.exits[last_head(pass.subnet, model)] = distills ? ExitRole::taught : ExitRole::alone;
   }
   for (std::size_t e = 0; e < place.exits.size(); ++e)
     if (place.exits[e] != ExitRole::absent) place.last = std::max(place.last, layout.exits[e].stage);

@@ -55,6 +55,8 @@ struct LayoutOptions {
   std::int64_t bucket_elements = std::int64_t{1} << 22;
   std::vector<Pass> passes{};  // over the samples of each microbatch; empty: one, of the whole model
 };
+// Which of the model's heads a subnet ends with.
+std::size_t last_head(const Subnet& subnet, const Model& model);
 // What each pass runs: all exits of the whole model, and of a subnet the head that it ends with. Where passes learn from the model as it
 // was, one that only teaches comes before them.
 std::vector<PassPlace> place_passes(const std::vector<Pass>& passes, const Model& model, const Layout& layout);

@@ -7,7 +7,7 @@
 
 namespace offramp {
 
-enum class Use : std::uint8_t { init, shuffle, dropout, layer };  // what a number is for: uses never share a sequence
+enum class Use : std::uint8_t { init, shuffle, dropout, layer, subnet };  // what a number is for: uses never share a sequence
 struct Key {
   std::uint64_t seed = 0;
   Use use = Use::init;

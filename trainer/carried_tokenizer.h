@@ -9,7 +9,7 @@
 namespace offramp {
 
 struct CarriedTokenizer {
-  std::int64_t end_token = -1;                               // -1: none
+  std::int64_t end_token = -1;                              // -1: none
   std::function<void(const std::string& directory)> write;  // its files, as Hugging Face's libraries read them; none: there is no tokenizer
 };
 CarriedTokenizer carried_tokenizer(const Config& config);

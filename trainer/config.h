@@ -10,6 +10,7 @@
 #include "models/config.h"
 #include "optim/layerskip.h"
 #include "optim/optimizer.h"
+#include "optim/step_plan.h"
 
 namespace offramp {
 
@@ -88,6 +89,7 @@ struct Config {
   ParallelConfig parallel;
   TrainingConfig training;
   TuningConfig tuning;
+  SupernetConfig supernet;
   OptimizerConfig optimizer;
   DataConfig data;
   std::string export_hf;  // empty: no export

@@ -7,6 +7,7 @@
 #include "optim/update.h"
 #include "parallel/partition.h"
 #include "tensor/check.h"
+#include "trainer/passes.h"
 
 namespace offramp {
 namespace {
@@ -84,6 +85,10 @@ MachineOptions machine_options(const Config& config, const Degrees& degrees) {
   options.sequence_parallel = config.parallel.sequence_parallel;
   options.shard_state = config.parallel.zero_stage == 1;
   options.layer_drop = config.layerskip.enabled;
+  options.space = config.supernet.space;
+  options.step_passes = all_step_passes(config);
+  for (const NamedSubnet& named : validated_subnets(config)) options.evaluated.push_back(named.subnet);
+  options.temperature = config.supernet.temperature;
   options.snapshot = !config.checkpoint.directory.empty();
   options.seed = config.training.seed;
   return options;

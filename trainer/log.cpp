@@ -33,6 +33,24 @@ std::string comparison(const Record& r) {
   return fmt::format(",\"exit_acceptances\":{},\"exit_agreements\":{}", object(r.exit_acceptances), object(r.exit_agreements));
 }
 
+std::string quoted(const std::string& text) {
+  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);  // a path may be no UTF-8
+}
+
+std::string object(const SubnetResult& r) {
+  std::string text = r.name.empty() ? fmt::format("\"weight\":{}", number(r.weight)) : fmt::format("\"name\":{}", quoted(r.name));
+  text += fmt::format(",\"subnet\":{},\"loss\":{},\"accuracy\":{}", r.subnet, number(r.loss), number(r.accuracy));
+  if (r.acceptance) text += fmt::format(",\"acceptance\":{},\"agreement\":{}", number(r.acceptance), number(r.agreement));
+  return "{" + text + "}";
+}
+
+// A key of their own, where there are any.
+std::string list(const std::vector<SubnetResult>& subnets) {
+  std::string text;
+  for (const SubnetResult& subnet : subnets) text += (text.empty() ? "" : ",") + object(subnet);
+  return subnets.empty() ? "" : ",\"subnets\":[" + text + "]";
+}
+
 std::array<std::pair<const char*, double>, 6> named(const PhaseTimes& p) {
   return {{{"forward", p.forward},
            {"backward", p.backward},
@@ -48,10 +66,6 @@ std::string object(const PhaseTimes& phases) {
   return "{" + text + "}";
 }
 
-std::string quoted(const std::string& text) {
-  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);  // a path may be no UTF-8
-}
-
 void add(std::vector<Scalar>& scalars, const std::string& tag, std::optional<double> value) {
   if (value) scalars.push_back({tag, *value});
 }
@@ -64,18 +78,18 @@ void add(std::vector<Scalar>& scalars, const std::string& tag, const ByLayer& va
 
 std::string to_json(const StepRecord& r) {
   return fmt::format(
-      "{{\"step\":{},\"loss\":{},\"final_loss\":{},\"exit_losses\":{}{},\"lr\":{},\"grad_norm\":{},\"tokens\":{},\"step_time_s\":{},"
+      "{{\"step\":{},\"loss\":{},\"final_loss\":{},\"exit_losses\":{}{}{},\"lr\":{},\"grad_norm\":{},\"tokens\":{},\"step_time_s\":{},"
       "\"tokens_per_s\":{},\"mfu\":{},\"peak_bytes\":{},\"phase_s\":{}}}\n",
-      r.step, number(r.loss), number(r.final_loss), object(r.exit_losses), comparison(r), number(r.lr), number(r.grad_norm), r.tokens,
-      number(r.step_time_s), number(r.tokens_per_s), number(r.mfu), r.peak_bytes, object(r.phase_s));
+      r.step, number(r.loss), number(r.final_loss), object(r.exit_losses), comparison(r), list(r.subnets), number(r.lr),
+      number(r.grad_norm), r.tokens, number(r.step_time_s), number(r.tokens_per_s), number(r.mfu), r.peak_bytes, object(r.phase_s));
 }
 
 std::string to_json(const ValidationRecord& r) {
   return fmt::format(
       "{{\"step\":{},\"split\":\"validation\",\"set\":{},\"loss\":{},\"final_loss\":{},\"exit_losses\":{},\"final_accuracy\":{},"
-      "\"exit_accuracies\":{}{},\"tokens\":{}}}\n",
+      "\"exit_accuracies\":{}{}{},\"tokens\":{}}}\n",
       r.step, quoted(r.set), number(r.loss), number(r.final_loss), object(r.exit_losses), number(r.final_accuracy),
-      object(r.exit_accuracies), comparison(r), r.tokens);
+      object(r.exit_accuracies), comparison(r), list(r.subnets), r.tokens);
 }
 
 std::vector<Scalar> to_scalars(const StepRecord& r) {
@@ -103,6 +117,7 @@ std::vector<Scalar> to_scalars(const ValidationRecord& r) {
   add(scalars, prefix + "exit_accuracies", r.exit_accuracies);
   add(scalars, prefix + "exit_acceptances", r.exit_acceptances);
   add(scalars, prefix + "exit_agreements", r.exit_agreements);
+  for (const SubnetResult& subnet : r.subnets) add(scalars, prefix + "subnets/" + subnet.name, subnet.loss);
   return scalars;
 }
 

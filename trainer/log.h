@@ -22,12 +22,22 @@ namespace offramp {
 
 using ByLayer = std::vector<std::pair<int, double>>;  // an exit's layer and its value
 
+// Of a supernet's pass over a subnet.
+struct SubnetResult {
+  std::string subnet;                               // its sizes, a JSON object
+  std::string name{};                               // in validation: "smallest"
+  double weight = 1;                                // of its loss in a step
+  double loss = 0, accuracy = 0;                    // of the head that it ends with, with the labels
+  std::optional<double> acceptance{}, agreement{};  // with whom it learns from
+};
+
 struct StepRecord {
   std::int64_t step = 0;             // from 1
   double loss = 0;                   // the weighted total
   std::optional<double> final_loss;  // like the exits' a plain mean cross-entropy in nats
   ByLayer exit_losses;
   ByLayer exit_acceptances, exit_agreements;  // with the final head's output: sum_v min(p_final, p_exit); equal argmax. Empty: not compared
+  std::vector<SubnetResult> subnets;
   double lr = 0;
   double grad_norm = 0;     // before clipping
   std::int64_t tokens = 0;  // of this step's global batch
@@ -44,7 +54,8 @@ struct ValidationRecord {
   std::optional<double> final_loss, final_accuracy;  // accuracy: share of tokens whose likeliest successor is the right one
   ByLayer exit_losses, exit_accuracies;
   ByLayer exit_acceptances, exit_agreements;  // as of a step
-  std::int64_t tokens = 0;                    // counted
+  std::vector<SubnetResult> subnets;
+  std::int64_t tokens = 0;  // counted
 };
 
 // One line each, newline included.

@@ -35,10 +35,11 @@ std::vector<std::string> gather_texts(Context& ctx, const Group& world, const st
 std::string profile_table(const Profile& profile, double seconds, const Peaks& peaks) {
   std::vector<std::pair<std::string, Profile::Entry>> rows(profile.operations.begin(), profile.operations.end());
   std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
-  std::string text = fmt::format("floor: the larger of FLOPs at {:.0f} GFLOP/s (a product that fits the caches) and bytes at {:.1f} GB/s (memory)\n\n",
-                                 peaks.flops / 1e9, peaks.bytes / 1e9);
-  text += fmt::format("{:<24} {:>7} {:>9} {:>6} {:>9} {:>8} {:>9} {:>12}\n", "operation", "calls", "ms", "share", "GFLOP/s", "GB/s", "floor ms",
-                      "time / floor");
+  std::string text =
+      fmt::format("floor: the larger of FLOPs at {:.0f} GFLOP/s (a product that fits the caches) and bytes at {:.1f} GB/s (memory)\n\n",
+                  peaks.flops / 1e9, peaks.bytes / 1e9);
+  text += fmt::format("{:<24} {:>7} {:>9} {:>6} {:>9} {:>8} {:>9} {:>12}\n", "operation", "calls", "ms", "share", "GFLOP/s", "GB/s",
+                      "floor ms", "time / floor");
   Profile::Entry total;
   for (const auto& [name, e] : rows) {
     const double floor = std::max(e.cost.flops / peaks.flops, e.cost.bytes / peaks.bytes);
@@ -73,7 +74,8 @@ void Profiler::write() {
   std::string events;
   for (const std::string& text : texts) events += text;
   write_file(options_.directory + "/trace.json", chrome_trace(events));
-  const std::string share = fmt::format("gradient bytes on their way before the last backward ended: {:.0f}%\n", 100 * share_in_flight(trace_));
+  const std::string share =
+      fmt::format("gradient bytes on their way before the last backward ended: {:.0f}%\n", 100 * share_in_flight(trace_));
   write_file(options_.directory + "/profile.txt",
              profile_table(profile_, seconds_, options_.peaks) + (world.size() > 1 ? "\n" + share : ""));
 }

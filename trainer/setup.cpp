@@ -163,16 +163,17 @@ void Trainer::build_machine() {
 // What the whole job computes a step, could compute a second, and takes at most on a rank: for the logs.
 void Trainer::measure_machine() {
   activity_.begin("measuring the processor");
-  std::vector<double> values(2 + static_cast<std::size_t>(world_.size()), 0.0);
-  values[0] = machine_->step_flops();
+  std::vector<double> values(1 + static_cast<std::size_t>(world_.size()), 0.0);
   const Peaks peaks{measure_peak_flops(machine_->options().precision), measure_peak_bytes()};
-  values[1] = peaks.flops;
-  values[2 + static_cast<std::size_t>(world_.rank())] = static_cast<double>(machine_->memory().peak);
-  const Tensor all(values.data(), {static_cast<std::int64_t>(values.size())}, DType::f64);
-  all_reduce(machine_->context(), all, world_).wait(machine_->context());
-  flops_per_step_ = values[0];
-  peak_flops_ = values[1];
-  peak_bytes_ = *std::max_element(values.begin() + 2, values.end());
+  values[0] = peaks.flops;
+  values[1 + static_cast<std::size_t>(world_.rank())] = static_cast<double>(machine_->memory().peak);
+  flops_ = machine_->pass_flops();
+  for (std::vector<double>* sums : {&values, &flops_}) {
+    const Tensor all(sums->data(), {static_cast<std::int64_t>(sums->size())}, DType::f64);
+    all_reduce(machine_->context(), all, world_).wait(machine_->context());
+  }
+  peak_flops_ = values[0];
+  peak_bytes_ = *std::max_element(values.begin() + 1, values.end());
   profiler_.emplace(Profiler::Options{config_.logging.profile_steps, config_.logging.directory, peaks}, *machine_);
 }
 

@@ -62,6 +62,7 @@ Trainer::Outcome Trainer::step(std::int64_t t) {
   const double begin = now();
   profiler_->begin(t);
   fill_zero(machine_->context(), machine_->statistics());
+  set_passes(t);
   set_scales(t, load(t));
   set_layer_rates(t);
   machine_->train(fmt::format("step {}", t), times_);
@@ -104,15 +105,6 @@ std::vector<double> Trainer::load(std::int64_t t) {
   return counted;
 }
 
-void Trainer::set_scales(std::int64_t t, std::span<const double> counted) {
-  const FillWeights weights = fill_weights(machine_->options().fill_bubbles, machine_->layout(), counted);
-  const auto scales = machine_->exit_scale();
-  for (std::size_t e = 0; e < scales.size(); ++e)
-    *scales[e].as<float>() = weights.exits[e] > 0 ? static_cast<float>(exit_weight(config_, e, t) / weights.exits[e]) : 0.0f;
-  if (const Tensor all = machine_->gradient_scale(); all.defined())
-    *all.as<float>() = static_cast<float>(weights.gradients[static_cast<std::size_t>(mesh_.at.pipeline)]);
-}
-
 void Trainer::set_layer_rates(std::int64_t t) {
   const auto rates = machine_->layer_rates();
   for (std::size_t l = 0; l < rates.size(); ++l)
@@ -140,7 +132,7 @@ Trainer::Outcome Trainer::reduce(std::int64_t t) {
   const double* phases = machine_->phases().as<double>();
   outcome.phases = {phases[0], phases[1], phases[2], phases[3], phases[4], phases[5]};
   outcome.grad_norm = gradient_norm(machine_->squares());
-  read_losses(t, outcome);
+  read_losses(t, machine_->passes(), outcome);
   return outcome;
 }
 
@@ -153,26 +145,13 @@ void Trainer::share_phases() {
   times_ = {};
 }
 
-// From the sums of each exit (kLossSums in tensor/ops.h).
-void Trainer::read_losses(std::int64_t t, Outcome& outcome) const {
-  const double* sums = machine_->sums().as<double>();
-  for (std::size_t e = 0; e < machine_->model().heads.size(); ++e) {
-    const double* s = sums + e * kLossSums;
-    const double counted = std::max(1.0, s[3]);
-    outcome.exit_losses.push_back(s[0] / counted);
-    outcome.accuracies.push_back(s[2] / counted);
-    if (machine_->model().final && config_.frozen_backbone())
-      outcome.acceptances.push_back(s[4] / counted), outcome.agreements.push_back(s[5] / counted);
-    outcome.tokens = std::max(outcome.tokens, static_cast<std::int64_t>(s[3]));
-    outcome.loss += exit_weight(config_, e, t) * s[1] / counted;
-  }
-}
-
 // Whether the step may touch parameters. All ranks see the same sums, so all decide alike.
 bool Trainer::finite(std::int64_t t, const Outcome& outcome) const {
   std::string what;
   for (std::size_t e = 0; e < outcome.exit_losses.size() && what.empty(); ++e)
     if (!std::isfinite(outcome.exit_losses[e])) what = fmt::format("the loss of {} is {}", exit_label(config_, e), outcome.exit_losses[e]);
+  for (const SubnetResult& subnet : outcome.subnets)
+    if (!std::isfinite(subnet.loss) && what.empty()) what = fmt::format("the loss of the subnet {} is {}", subnet.subnet, subnet.loss);
   for (std::int64_t i = 0; i < names_->size() && what.empty(); ++i)
     if (!std::isfinite(machine_->squares().as<double>()[i])) what = fmt::format("the gradient of {} is not finite", names_->name(i));
   if (what.empty()) return true;
@@ -199,6 +178,13 @@ void Trainer::update(std::int64_t t) {
   times_.optimizer += now() - begin;
 }
 
+// Of the whole job.
+double Trainer::step_flops() const {
+  double flops = 0;
+  for (const Pass& pass : machine_->passes()) flops += flops_[machine_->pass_kind(pass)];
+  return flops;
+}
+
 void Trainer::log_step(std::int64_t t, const Outcome& outcome, double seconds) {
   if (!log_) return;
   StepRecord record;
@@ -208,28 +194,16 @@ void Trainer::log_step(std::int64_t t, const Outcome& outcome, double seconds) {
   record.exit_losses = by_layer(outcome.exit_losses);
   record.exit_acceptances = by_layer(outcome.acceptances);
   record.exit_agreements = by_layer(outcome.agreements);
+  record.subnets = outcome.subnets;
   record.lr = learning_rate(config_.optimizer.lr_schedule, config_.optimizer.lr, t, config_.training.steps);
   record.grad_norm = outcome.grad_norm;
   record.tokens = step_samples() * config_.training.sequence_length;
   record.step_time_s = seconds;
   record.tokens_per_s = static_cast<double>(record.tokens) / seconds;
-  record.mfu = flops_per_step_ / (seconds * peak_flops_);
+  record.mfu = step_flops() / (seconds * peak_flops_);
   record.peak_bytes = static_cast<std::int64_t>(peak_bytes_);
   record.phase_s = outcome.phases;
   log_->step(record);
-}
-
-// A frozen backbone ends before the final head.
-std::optional<double> Trainer::of_final_head(const std::vector<double>& of_exits) const {
-  if (of_exits.size() == config_.exits.size()) return std::nullopt;
-  return of_exits.back();
-}
-
-ByLayer Trainer::by_layer(const std::vector<double>& of_exits) const {
-  ByLayer values;
-  for (std::size_t e = 0; e < std::min(config_.exits.size(), of_exits.size()); ++e)
-    values.emplace_back(config_.exits[e].layer, of_exits[e]);
-  return values;
 }
 
 ExportOptions Trainer::export_options() const {

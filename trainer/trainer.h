@@ -38,8 +38,9 @@ class Trainer {
   };
   // What a step learned, on every rank alike.
   struct Outcome {
-    std::vector<double> exit_losses;  // plain mean cross-entropies; the final one last
+    std::vector<double> exit_losses;  // of the whole model, plain mean cross-entropies; the final one last; empty: it did not run
     std::vector<double> accuracies;
+    std::vector<SubnetResult> subnets;
     std::vector<double> acceptances, agreements;  // of exits that learn from the final head; empty: none does
     std::int64_t tokens = 0;                      // counted
     double loss = 0, grad_norm = 0;               // the weighted total; before clipping
@@ -59,18 +60,23 @@ class Trainer {
   [[noreturn]] void end_preempted(std::int64_t t);
   std::int64_t step_samples() const;
   std::vector<double> load(std::int64_t t);
+  void set_passes(std::int64_t t);
   void set_scales(std::int64_t t, std::span<const double> counted);
   void set_layer_rates(std::int64_t t);
   Outcome reduce(std::int64_t t);
   void share_phases();
-  void read_losses(std::int64_t t, Outcome& outcome) const;
+  void read_losses(std::int64_t t, const std::vector<Pass>& passes, Outcome& outcome) const;
+  void read_whole(std::int64_t t, const Pass& pass, std::size_t number, Outcome& outcome) const;
+  void read_subnet(const Pass& pass, std::size_t number, Outcome& outcome) const;
   bool finite(std::int64_t t, const Outcome& outcome) const;
   void update(std::int64_t t);
+  double step_flops() const;
   void log_step(std::int64_t t, const Outcome& outcome, double seconds);
   std::optional<double> of_final_head(const std::vector<double>& of_exits) const;
   ByLayer by_layer(const std::vector<double>& of_exits) const;
   void validate(std::int64_t t);
   void validate(std::int64_t t, ValidationSet& set);
+  void evaluate(const std::string& name, const Dataset& data, const Subnet& subnet);
   void warn(const std::optional<std::string>& failure);
   ExportOptions export_options() const;
   void export_model();
@@ -95,7 +101,8 @@ class Trainer {
   std::size_t planned_bytes_ = 0;
   std::unique_ptr<Checkpoints> checkpoints_;
   Position at_;
-  double flops_per_step_ = 0, peak_flops_ = 0, peak_bytes_ = 0;
+  std::vector<double> flops_;  // of the whole job's microbatches, of each kind of pass (Machine::pass_kind)
+  double peak_flops_ = 0, peak_bytes_ = 0;
 };
 
 // `offramp train CONFIG` on this rank's thread.

@@ -1,6 +1,7 @@
-// Validation: every exit's loss over the first samples of each validation set.
+// Validation: every exit's loss over the first samples of each validation set, and some subnets'.
 #include <algorithm>
 
+#include "trainer/passes.h"
 #include "trainer/trainer.h"
 
 namespace offramp {
@@ -13,12 +14,12 @@ void Trainer::validate(std::int64_t t) {
   if (features_) features_->serve({});
 }
 
-void Trainer::validate(std::int64_t t, ValidationSet& set) {
-  const std::string name = fmt::format("validation after step {}", t);
-  const std::int64_t samples = validated_samples(config_, set.data);
+// Sums of every exit, or of a subnet's last, over the first samples of a set, on every rank.
+void Trainer::evaluate(const std::string& name, const Dataset& data, const Subnet& subnet) {
+  const std::int64_t samples = validated_samples(config_, data);
   const std::int64_t wave = config_.training.micro_batch_size * mesh_.degrees.data;  // one microbatch on every data rank
   const std::int64_t most = machine_->options().microbatches;
-  Loader loader(set.data, {config_.training.micro_batch_size, config_.training.sequence_length, mesh_.at.data, mesh_.degrees.data});
+  Loader loader(data, {config_.training.micro_batch_size, config_.training.sequence_length, mesh_.at.data, mesh_.degrees.data});
   Context& ctx = machine_->context();
   fill_zero(ctx, machine_->statistics());
   PhaseTimes times;
@@ -26,13 +27,25 @@ void Trainer::validate(std::int64_t t, ValidationSet& set) {
     const std::int64_t waves = std::min(most, (samples - first + wave - 1) / wave);
     activity_.begin(name + ", data");
     loader.fill(first, samples, machine_->inputs().first(static_cast<std::size_t>(waves)));
-    machine_->evaluate(static_cast<int>(waves), name, times);
+    machine_->evaluate(static_cast<int>(waves), name, times, subnet);
     first += waves * wave;
   }
   activity_.begin(name + ", statistics");
   all_reduce(ctx, machine_->statistics(), world_).wait(ctx);
+}
+
+void Trainer::validate(std::int64_t t, ValidationSet& set) {
+  const std::string name = fmt::format("validation after step {}", t);
   Outcome outcome;
-  read_losses(std::max<std::int64_t>(t, 1), outcome);
+  evaluate(name, set.data, {});
+  read_losses(std::max<std::int64_t>(t, 1), {Pass{}}, outcome);
+  for (const NamedSubnet& subnet : validated_subnets(config_)) {
+    evaluate(name + ", subnet " + subnet.name, set.data, subnet.subnet);
+    Outcome of_subnet;
+    read_subnet({.subnet = subnet.subnet}, 0, of_subnet);
+    of_subnet.subnets.front().name = subnet.name;
+    outcome.subnets.push_back(of_subnet.subnets.front());
+  }
   if (!log_) return;
   ValidationRecord record;
   record.step = t;
@@ -44,6 +57,7 @@ void Trainer::validate(std::int64_t t, ValidationSet& set) {
   record.exit_accuracies = by_layer(outcome.accuracies);
   record.exit_acceptances = by_layer(outcome.acceptances);
   record.exit_agreements = by_layer(outcome.agreements);
+  record.subnets = outcome.subnets;
   record.tokens = outcome.tokens;
   log_->validation(record);
 }

@@ -21,6 +21,7 @@ struct SmallJob {
   Sends sends = Sends::rendezvous;
   std::optional<OptimizerConfig> optimizer;  // none: weights stay as they are
   std::vector<float> layer_rates;            // LayerSkip's, with options.layer_drop
+  std::vector<Pass> passes;                  // of each step; none: one of the whole model
   bool evaluates = false;                    // an evaluation of the same batch first
   std::function<void(Machine&)> before;      // what to do with a machine that has its inputs and weights
 
@@ -83,13 +84,18 @@ inline void fill_inputs(Machine& machine, const SmallJob& job) {
   }
   std::copy(job.layer_rates.begin(), job.layer_rates.end(), machine.layer_rates().begin());
   const double counted = static_cast<double>(job.global_batch * s);
-  for (std::size_t e = 0; e < machine.exit_scale().size(); ++e)
-    *machine.exit_scale()[e].as<float>() = static_cast<float>(machine.model().heads[e].spec().loss_weight / counted);
+  for (std::size_t p = 0; p < machine.passes().size(); ++p) {
+    const Pass& pass = machine.passes()[p];
+    for (std::size_t e = 0; e < machine.exit_scale(p).size(); ++e) {
+      const double weight = pass.subnet == Subnet{} ? machine.model().heads[e].spec().loss_weight : 1;
+      *machine.exit_scale(p)[e].as<float>() = static_cast<float>(pass.weight * weight / counted);
+    }
+  }
 }
 
 // What one rank has after some steps: the last one's sums and gradients, and the weights in full precision.
 struct RankResult {
-  std::vector<double> sums, evaluated;    // [exits, kLossSums]
+  std::vector<double> sums, evaluated;    // [passes, exits, kLossSums]
   ByName grads, weights;                  // the elements that this rank answers for
   ByName frozen;                          // those that it has of what never changes
   std::map<std::string, double> squares;  // of whole gradients
@@ -118,8 +124,10 @@ inline void check_values(const Flat& flat, const Parameter& p, Range part) {
 
 inline RankResult result_of(Machine& machine) {
   RankResult result;
-  const Tensor sums = machine.sums();
-  result.sums.assign(sums.as<double>(), sums.as<double>() + sums.elements());
+  for (std::size_t p = 0; p < machine.passes().size(); ++p) {
+    const Tensor sums = machine.sums(p);
+    result.sums.insert(result.sums.end(), sums.as<double>(), sums.as<double>() + sums.elements());
+  }
   result.memory = machine.memory();
   for (const Pool& pool : machine.pools()) result.unused.push_back(pool.count() - pool.peak());
   result.unused.push_back(static_cast<int>(machine.scratch().capacity() - aligned(machine.scratch().peak())));
@@ -160,10 +168,12 @@ inline void update(Machine& machine, const OptimizerConfig& config, int t) {
 // On every rank of a world of job.degrees().world() ranks, over any transport.
 inline RankResult run_rank(SmallJob job, const Group& world, int steps = 1) {
   job.options.microbatches = job.global_batch / (static_cast<int>(job.options.micro_batch_size) * job.data);
+  if (!job.passes.empty() && job.options.step_passes.empty()) job.options.step_passes = {job.passes};
   const MemoryPlan plan = plan_memory(job.options, Mesh::planned(world.rank(), job.degrees()));
   Machine machine(job.options, Mesh(world, job.degrees()), Backing::host, plan.peak, [world] { world.progress(); });
   const LogicalNames names(machine.model());
   machine.flat().initialize(machine.context(), 1234);
+  if (!job.passes.empty()) machine.set_passes(job.passes);
   fill_inputs(machine, job);
   if (job.before) job.before(machine);
   PhaseTimes times;

@@ -1,0 +1,139 @@
+// Steps of several passes: what they add up to, and that no layout or schedule changes it.
+#include "tests/parallel/small_job.h"
+
+namespace offramp::testing {
+namespace {
+
+// Exits that subnets end with, one of each kind of body; the last layer has its final head alone.
+std::vector<ExitSpec> exits_of_depths() {
+  return {{.layer = 2, .head = HeadKind::norm, .loss_weight = 0.3},
+          {.layer = 4, .head = HeadKind::block, .shared_output = true, .loss_weight = 0.25},
+          {.layer = 6, .head = HeadKind::mlp, .loss_weight = 0.2}};
+}
+
+Space space() {
+  return {.num_hidden_layers = {2, 4, 6, 8},
+          .hidden_size = {16, 32},
+          .intermediate_size = {16, 32, 48},
+          .num_key_value_heads = {2, 4},
+          .queries_per_group = {1, 2}};
+}
+
+const Pass kWhole{};
+Pass subnet(Subnet sizes, double weight, Teaching teaching) {
+  return {.subnet = sizes, .weight = weight, .teaching = teaching, .regularise = false};
+}
+
+// What a sandwich may have: narrow and deep, shallow and wide, small in all.
+std::vector<Pass> subnets(Teaching teaching) {
+  return {subnet({.intermediate_size = 16, .num_key_value_heads = 2}, 0.5, teaching),
+          subnet({.num_hidden_layers = 6, .hidden_size = 16}, 0.75, teaching),
+          subnet({.num_hidden_layers = 4, .intermediate_size = 32, .queries_per_group = 1}, 0.25, teaching),
+          subnet(smallest(space()), 1, teaching)};
+}
+std::vector<Pass> sandwich(Teaching teaching) {
+  std::vector<Pass> passes{kWhole};
+  for (const Pass& pass : subnets(teaching)) passes.push_back(pass);
+  return passes;
+}
+
+SmallJob supernet_job(std::vector<Pass> passes, bool tied = false) {
+  SmallJob job = small_job(exits_of_depths(), tied);
+  job.global_batch = 4;
+  job.options.space = space();
+  job.passes = std::move(passes);
+  return job;
+}
+
+void add(ByName& sum, const ByName& grads) {
+  for (const auto& [name, values] : grads) {
+    auto& total = sum.try_emplace(name, values.size(), 0.0f).first->second;
+    for (std::size_t i = 0; i < values.size(); ++i) total[i] += values[i];
+  }
+}
+
+// Each alone: beside a whole that weighs nothing, and only teaches.
+ByName sum_of_passes_alone(Teaching teaching, bool tied) {
+  ByName sum;
+  add(sum, run_small_job(supernet_job({kWhole}, tied)).grads);
+  for (const Pass& pass : subnets(teaching)) {
+    Pass unweighted = kWhole;
+    unweighted.weight = 0;
+    add(sum, run_small_job(supernet_job({unweighted, pass}, tied)).grads);
+  }
+  return sum;
+}
+
+TEST(MachinePasses, GradientsAreTheSumOfEachPassAlone) {
+  for (const Teaching teaching : {Teaching::labels, Teaching::whole})
+    for (const bool tied : {false, true})
+      expect_close(run_small_job(supernet_job(sandwich(teaching), tied)).grads, sum_of_passes_alone(teaching, tied), 1e-5,
+                   fmt::format("teaching {}{}", static_cast<int>(teaching), tied ? " tied" : ""));
+}
+
+struct Case {
+  Degrees degrees;
+  bool rows = false;
+  std::string schedule = "1f1b", placement = "auto";
+};
+
+TEST(MachinePasses, NoLayoutOrScheduleChangesThem) {
+  const std::vector<Case> cases = {{{1, 2, 1}},
+                                   {{2, 1, 1}},
+                                   {{2, 2, 1}, true},
+                                   {{1, 1, 2}},
+                                   {{1, 4, 1}, false, "1f1b", "before_backward"},
+                                   {{1, 4, 1}, false, "1f1b", "after_forward"},
+                                   {{1, 2, 1}, false, "gpipe"},
+                                   {{1, 2, 1}, false, "zero_bubble"},
+                                   {{1, 2, 1}, false, "auto"},
+                                   {{2, 2, 2}, true}};
+  for (const Teaching teaching : {Teaching::labels, Teaching::whole}) {
+    const StepResult alone = run_small_job(supernet_job(sandwich(teaching)));
+    for (const Case& c : cases) {
+      SmallJob job = supernet_job(sandwich(teaching));
+      job.tensor = c.degrees.tensor, job.pipeline = c.degrees.pipeline, job.data = c.degrees.data;
+      job.options.sequence_parallel = c.rows, job.options.shard_state = c.rows && job.data > 1;
+      job.options.schedule = c.schedule, job.options.exit_placement = c.placement;
+      const std::string what = fmt::format("{} {} {} teaching {}", job.text(), c.schedule, c.placement, static_cast<int>(teaching));
+      expect_close(run_small_job(job), alone, 1e-5, what);
+    }
+  }
+}
+
+TEST(MachinePasses, SchedulesGiveTheSameBits) {
+  const auto run = [](const char* schedule, const char* placement) {
+    SmallJob job = supernet_job(sandwich(Teaching::whole));
+    job.pipeline = 2, job.options.schedule = schedule, job.options.exit_placement = placement;
+    return run_small_job(job);
+  };
+  const StepResult expected = run("1f1b", "before_backward");
+  for (const char* schedule : {"1f1b", "gpipe", "zero_bubble", "auto"})
+    for (const char* placement : {"after_forward", "auto"}) {
+      const StepResult other = run(schedule, placement);
+      EXPECT_EQ(other.sums, expected.sums) << schedule << placement;
+      EXPECT_EQ(other.grads, expected.grads) << schedule << placement;
+    }
+}
+
+TEST(MachinePasses, OfNoWeightLeaveTheBitsOfTheWhole) {
+  for (const int pipeline : {1, 2}) {
+    std::vector<Pass> passes = sandwich(Teaching::whole);
+    for (Pass& pass : passes) pass.weight = pass.subnet == Subnet{} ? 1 : 0;
+    SmallJob job = supernet_job(passes), whole = supernet_job({kWhole});
+    job.pipeline = whole.pipeline = pipeline;
+    const StepResult with = run_small_job(job), without = run_small_job(whole);
+    EXPECT_EQ(with.grads, without.grads);
+  }
+}
+
+TEST(MachinePasses, MemoryIsWhatWasPlanned) {
+  for (const int pipeline : {1, 2}) {
+    SmallJob job = supernet_job(sandwich(Teaching::whole));
+    job.pipeline = pipeline;
+    expect_all_used(run_small_job(job), fmt::format("pipeline {}", pipeline));
+  }
+}
+
+}  // namespace
+}  // namespace offramp::testing
