@@ -13,8 +13,9 @@ struct Kept {
 // Inputs of both norms and of the products behind them. Queries, keys, values, and their sums over probabilities; the MLP before and after
 // its activation, with a gate three times.
 Kept kept_of(const ModelConfig& m) {
-  const auto h = static_cast<double>(m.hidden_size), kv = static_cast<double>(m.num_key_value_heads * m.head_size());
-  return {.whole = 4 * h, .divided = 2 * h + 2 * kv + (m.gpt2() ? 2.0 : 3.0) * static_cast<double>(m.intermediate_size)};
+  const auto h = static_cast<double>(m.hidden_size), q = static_cast<double>(m.num_attention_heads * m.head_size());
+  const auto kv = static_cast<double>(m.num_key_value_heads * m.head_size());
+  return {.whole = 4 * h, .divided = 2 * q + 2 * kv + (m.gpt2() ? 2.0 : 3.0) * static_cast<double>(m.intermediate_size)};
 }
 
 }  // namespace

@@ -33,9 +33,10 @@ PassFlops& PassFlops::operator+=(const PassFlops& other) {
 // Scores and their sums over values are of half of the keys on average; their backward, which makes the scores again, costs two and a
 // half times as much, and has no weights.
 LayerFlops layer_flops(const ModelConfig& m, std::int64_t sequence_length) {
-  const auto h = static_cast<double>(m.hidden_size), kv = static_cast<double>(m.num_key_value_heads * m.head_size());
-  const double scores = 2 * static_cast<double>(sequence_length) * h;
-  LayerFlops layer{.attention = of_matrices(2 * h * h + 2 * h * kv),
+  const auto h = static_cast<double>(m.hidden_size), q = static_cast<double>(m.num_attention_heads * m.head_size());
+  const auto kv = static_cast<double>(m.num_key_value_heads * m.head_size());
+  const double scores = 2 * static_cast<double>(sequence_length) * q;
+  LayerFlops layer{.attention = of_matrices(2 * h * q + 2 * h * kv),
                    .mlp = of_matrices((m.gpt2() ? 2.0 : 3.0) * h * static_cast<double>(m.intermediate_size)),
                    .scores = scores};
   layer.attention += {scores, 2.5 * scores, 0};

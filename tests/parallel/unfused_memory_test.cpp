@@ -45,6 +45,8 @@ TEST(UnfusedMemory, FollowsTheModel) {
   EXPECT_DOUBLE_EQ(unfused_layer_bytes(o, 1), tokens * 40 * h + probabilities);
   o.precision = DType::f32;
   EXPECT_DOUBLE_EQ(unfused_layer_bytes(o, 1), 2 * (tokens * 40 * h + probabilities));
+  o.model.head_dim = 2 * o.model.head_size();  // queries, keys, values and their sums are twice as wide
+  EXPECT_DOUBLE_EQ(unfused_layer_bytes(o, 1), 2 * (tokens * 48 * h + probabilities));
 }
 
 Layout layout_of(int ranks, int stages, int microbatches, bool recompute) {

@@ -19,28 +19,32 @@ double products_of(const Counted& work) {
   return flops;
 }
 
-MachineOptions options_of(const std::string& architecture, const std::string& recompute) {
+MachineOptions options_of(const std::string& architecture, const std::string& recompute, bool wide_heads = false) {
   SmallJob job = small_job(exits_of_every_kind(), false, architecture);
   job.options.recompute = recompute;
+  if (wide_heads) job.options.model.head_dim = 2 * job.options.model.head_size();
   return job.options;
+}
+
+void expect_work_of_units(const MachineOptions& options) {
+  SCOPED_TRACE(options.model.architecture + " " + options.recompute + " " + std::to_string(options.model.head_size()));
+  const ModelWork counted = measure_work(options, {});
+  const LayerFlops layer = layer_flops(options.model, options.sequence_length);
+  const double tokens = 16, again = options.recompute == "selective" ? layer.scores : 0;
+  const auto near = [&](double a, double b, const char* what) { EXPECT_NEAR(a / b, 1, 1e-12) << what; };
+  near(products_of(counted.attention.forward), tokens * layer.attention.forward, "attention");
+  near(products_of(counted.attention.backward), tokens * (layer.attention.input + again), "attention's input");
+  near(products_of(counted.attention.weight), tokens * layer.attention.weight, "attention's weights");
+  near(products_of(counted.mlp.forward), tokens * layer.mlp.forward, "mlp");
+  near(products_of(counted.mlp.backward), tokens * layer.mlp.input, "mlp's input");
+  near(products_of(counted.mlp.weight), tokens * layer.mlp.weight, "mlp's weights");
+  near(products_of(counted.exits[0].whole), tokens * output_flops(options.model).sum(), "a bare head");
 }
 
 TEST(Work, IsThatOfTheUnits) {
   for (const char* architecture : {"llama", "gpt2"})
-    for (const char* recompute : {"none", "selective"}) {
-      const MachineOptions options = options_of(architecture, recompute);
-      const ModelWork counted = measure_work(options, {});
-      const LayerFlops layer = layer_flops(options.model, options.sequence_length);
-      const double tokens = 16, again = options.recompute == "selective" ? layer.scores : 0;
-      const auto near = [&](double a, double b, const char* what) { EXPECT_NEAR(a / b, 1, 1e-12) << architecture << " " << what; };
-      near(products_of(counted.attention.forward), tokens * layer.attention.forward, "attention");
-      near(products_of(counted.attention.backward), tokens * (layer.attention.input + again), "attention's input");
-      near(products_of(counted.attention.weight), tokens * layer.attention.weight, "attention's weights");
-      near(products_of(counted.mlp.forward), tokens * layer.mlp.forward, "mlp");
-      near(products_of(counted.mlp.backward), tokens * layer.mlp.input, "mlp's input");
-      near(products_of(counted.mlp.weight), tokens * layer.mlp.weight, "mlp's weights");
-      near(products_of(counted.exits[0].whole), tokens * output_flops(options.model).sum(), "a bare head");
-    }
+    for (const char* recompute : {"none", "selective"})
+      for (const bool wide_heads : {false, true}) expect_work_of_units(options_of(architecture, recompute, wide_heads));
 }
 
 TEST(Work, OfActionsAddsUpToThatOfLayersWhateverIsSplit) {
