@@ -1,5 +1,6 @@
 // The first half of a transformer layer: y = x + O(attention(rope(QKV(norm(x))))). GPT-2's has no rope, but biases and a LayerNorm.
 #include "models/branch.h"
+#include "tensor/check.h"
 
 namespace offramp {
 namespace {
@@ -16,6 +17,18 @@ struct Heads {
         hidden(config.hidden_size),
         step(tensor.size()),
         first(tensor.rank()) {}
+  // What a narrower pass uses of them.
+  std::int64_t groups_of(const Subnet& subnet) const {
+    const std::int64_t fewer = subnet.num_key_value_heads;
+    OFFRAMP_CHECK(fewer <= groups * step && fewer % step == 0, "[attention] {} of {} key-value heads on {} ranks", fewer, groups * step,
+                  step);
+    return fewer == 0 ? groups : fewer / step;
+  }
+  std::int64_t queries_of(const Subnet& subnet) const {
+    const std::int64_t fewer = subnet.queries_per_group;
+    OFFRAMP_CHECK(fewer <= queries, "[attention] {} of {} query heads a group", fewer, queries);
+    return fewer == 0 ? queries : fewer;
+  }
   std::int64_t rows() const { return groups * (2 + queries) * size; }
   std::int64_t columns() const { return groups * queries * size; }
 
@@ -44,7 +57,8 @@ LinearOptions qkv_options(const ModelConfig& config, const UnitOptions& options,
   LinearOptions linear{.shape = {heads.rows(), config.hidden_size},
                        .init = {.deviation = config.initializer_range},
                        .split = Split::column,
-                       .owner = options.owner};
+                       .owner = options.owner,
+                       .out_groups = heads.groups};
   const auto add = [&](const std::string& name, std::int64_t slot, std::int64_t count) {
     linear.weight.push_back(heads.rows_of_slot(weight_of(name), slot, count, config.hidden_size));
     if (config.gpt2()) linear.bias.push_back(heads.rows_of_slot(bias_of(name), slot, count, 1));
@@ -55,6 +69,13 @@ LinearOptions qkv_options(const ModelConfig& config, const UnitOptions& options,
   return linear;
 }
 
+LinearOptions o_options(const ModelConfig& config, const UnitOptions& options, const Heads& heads) {
+  const std::string name = Names(config).below(options.prefix).attention_output;
+  LinearOptions linear = output_options(config, options, name, heads.columns(), heads.output_columns(weight_of(name)));
+  linear.in_groups = heads.groups;
+  return linear;
+}
+
 class Attention final : public Module {
  public:
   Attention(const ModelConfig& config, const UnitOptions& options, std::shared_ptr<const Tensor> rope_table)
@@ -62,44 +83,45 @@ class Attention final : public Module {
 
   void forward(Context& ctx, Tensor y, Tensor x, Slot& slot) override {
     if (branch_.falls_whole(ctx, slot, x)) return copy(ctx, y, x);
-    const std::int64_t n = branch_.tokens(x);
+    const std::int64_t n = branch_.tokens(x), groups = heads_.groups_of(slot.subnet()), queries = heads_.queries_of(slot.subnet());
     const NormStats stats = norm_.keep(slot, x);
-    const Tensor qkv = slot.tensor({n, heads_.groups, 2 + heads_.queries, heads_.size}, x.dtype);
-    const Shape of_out{n, heads_.groups, heads_.queries, heads_.size};
+    const Tensor qkv = slot.tensor({n, groups, 2 + queries, heads_.size}, x.dtype);
+    const Shape of_out{n, groups, queries, heads_.size};
     const bool again = slot.makes_attention_again();
     Tensor out = again ? Tensor{} : slot.tensor(of_out, x.dtype);
-    const Tensor lse = slot.tensor({heads_.groups * heads_.queries, n}, DType::f32);
+    const Tensor lse = slot.tensor({groups * queries, n}, DType::f32);
     Scratch outputs(ctx);
     if (again) out = outputs.tensor(of_out, x.dtype);
     {
       Scratch scope(ctx);
       const Tensor xn = scope.tensor(x.shape, x.dtype);  // [rows, h]
       norm_.forward(ctx, xn, x, stats);
-      qkv_.forward(ctx, flat(qkv), xn);
+      qkv_.forward(ctx, qkv, xn);
     }
     if (rope_table_) rope(ctx, qkv, *rope_table_, slot.sequences(), false);
     attention(ctx, out, lse, qkv, slot.sequences(), drop(slot));
     slot.push(qkv);
     slot.push(lse);
     if (!again) slot.push(out);
-    o_.forward(ctx, y, flat(out), branch_.onto(slot, x, x));
+    o_.forward(ctx, y, out, branch_.onto(slot, x, x));
   }
 
   void backward(Context& ctx, Tensor dx, Tensor dy, Slot& slot) override {
     if (branch_.falls_whole(ctx, slot, dy)) return pass(ctx, dx, dy);
-    const std::int64_t n = branch_.tokens(dy);
     Scratch scope(ctx);
-    const Tensor d_out = scope.tensor({n, heads_.groups, heads_.queries, heads_.size}, dy.dtype);
     const bool again = slot.makes_attention_again();
-    const Tensor out = again ? scope.tensor(d_out.shape, dy.dtype) : slot.pop(), lse = slot.pop(), qkv = slot.pop();
+    Tensor out = again ? Tensor{} : slot.pop();
+    const Tensor lse = slot.pop(), qkv = slot.pop();
+    const Tensor d_out = scope.tensor({qkv.shape[0], qkv.shape[1], qkv.shape[2] - 2, heads_.size}, dy.dtype);
+    if (again) out = scope.tensor(d_out.shape, dy.dtype);
     if (again) attention(ctx, out, lse, qkv, slot.sequences(), drop(slot));
-    o_.backward(ctx, flat(d_out), dy, flat(out), slot, branch_.onto(slot, dy, {}));
+    o_.backward(ctx, d_out, dy, out, slot, branch_.onto(slot, dy, {}));
     const Tensor d_qkv = scope.tensor(qkv.shape, dy.dtype);
     attention_backward(ctx, d_qkv, d_out, out, lse, qkv, slot.sequences(), drop(slot));
     if (rope_table_) rope(ctx, d_qkv, *rope_table_, slot.sequences(), true);
     const Tensor xn = scope.tensor(dy.shape, dy.dtype), d_xn = scope.tensor(dy.shape, dy.dtype);  // [rows, h]
     norm_.again(ctx, xn, slot);
-    qkv_.backward(ctx, d_xn, flat(d_qkv), xn, slot);
+    qkv_.backward(ctx, d_xn, d_qkv, xn, slot);
     norm_.backward(ctx, dx, d_xn, dy, slot);
   }
 
@@ -121,11 +143,7 @@ class Attention final : public Module {
               .group_step = heads_.step},
         norm_(norm_options(config, names.first_norm, options.owner), options.tensor),
         qkv_(qkv_options(config, options, heads_), options.tensor),
-        o_(output_options(config, options, names.attention_output, heads_.columns(),
-                          heads_.output_columns(weight_of(names.attention_output))),
-           options.tensor) {}
-
-  static Tensor flat(Tensor t) { return t.reshape({t.shape[0], t.elements() / t.shape[0]}); }  // [n, everything else]
+        o_(o_options(config, options, heads_), options.tensor) {}
 
   AttentionDrop drop(const Slot& slot) const {
     if (!slot.draws().on) return {};

@@ -31,7 +31,7 @@ class Embedding final : public Module {
     const Drop drop = dropout(slot, x.elements());
     if (learns_positions()) {
       const Tensor of_positions = scope.tensor(y.shape, y.dtype);
-      embedding(ctx, of_positions, positions_.value, positions(ctx, scope, x, slot));
+      embedding(ctx, of_positions, columns_of(positions_.value, y), positions(ctx, scope, x, slot));
       add(ctx, y, of_positions);
     }
     if (drop.p > 0) join(ctx, y, {}, y, {.dropout = drop});
@@ -46,14 +46,15 @@ class Embedding final : public Module {
       join_backward(ctx, d_sum, dy, {.dropout = drop});
       dy = d_sum;
     }
-    if (learns_positions() && positions_.grad.defined()) embedding_backward(ctx, positions_.grad, dy, positions(ctx, scope, ids, slot));
+    if (learns_positions() && positions_.grad.defined())
+      embedding_backward(ctx, columns_of(positions_.grad, dy), dy, positions(ctx, scope, ids, slot));
     if (!words_.grad.defined()) return;
     if (tensor_.splits_rows()) {
       const Tensor all = scope.tensor({ids.elements(), dy.shape[1]}, dy.dtype);
       all_gather(ctx, all, dy, tensor_.group).wait(ctx);
       dy = all;
     }
-    embedding_backward(ctx, words_.grad, dy, ids, range_.first);
+    embedding_backward(ctx, columns_of(words_.grad, dy), dy, ids, range_.first);
   }
 
   void visit(const Visitor& visitor) override {
@@ -64,15 +65,19 @@ class Embedding final : public Module {
  private:
   bool learns_positions() const { return !positions_.pieces.empty(); }
 
+  // A narrower pass reads the first columns of every row.
+  static Tensor columns_of(const Tensor& table, const Tensor& rows) { return table.narrow(1, 0, rows.shape[1]); }
+
   // A row of the vocabulary is on one rank, so these sums are exact.
   void words(Context& ctx, Tensor y, Tensor ids) {
+    const Tensor table = columns_of(words_.value, y);
     if (!tensor_.splits_rows()) {
-      embedding(ctx, y, words_.value, ids, range_.first);
+      embedding(ctx, y, table, ids, range_.first);
       return all_reduce(ctx, y, tensor_.group).wait(ctx);
     }
     Scratch scope(ctx);
     const Tensor all = scope.tensor({ids.elements(), y.shape[1]}, y.dtype);
-    embedding(ctx, all, words_.value, ids, range_.first);
+    embedding(ctx, all, table, ids, range_.first);
     reduce_scatter(ctx, y, all, tensor_.group).wait(ctx);
   }
 

@@ -18,9 +18,9 @@ void Head::exit(Context& ctx, Tensor d_tap, Tensor sums, const HeadIn& in, const
   if (train) backward(ctx, d_tap, d_top, slot);
 }
 
-void Head::logits(Context& ctx, Tensor logits, Tensor x, const Sequences& sequences) {
+void Head::logits(Context& ctx, Tensor logits, Tensor x, const Sequences& sequences, const Subnet& subnet) {
   Scratch scope(ctx);
-  Slot slot(*ctx.scratch, Keep::nothing, sequences);
+  Slot slot(*ctx.scratch, Keep::nothing, sequences, {}, subnet);
   output_.logits(ctx, logits, forward(ctx, x, slot));
 }
 

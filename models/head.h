@@ -31,9 +31,9 @@ struct HeadIn {
   Tensor labels;  // [n] i32, < 0: not counted; of all rows
   Tensor scale;   // [1] f32: weight of this exit / counted tokens of the whole batch
   Draws draws{};
-  Teacher teacher{};
+  Teacher teacher{};               // of whatever width
   std::optional<Target> target{};  // what it learns here in place of its own
-  Subnet subnet{};                 // what of the model runs; x has its width
+  Subnet subnet{};                 // that the head's body runs too
 };
 
 // What a head's scores are compared with.
@@ -85,6 +85,8 @@ class OutputMatrix {
   // The scores of a chunk of tokens, their loss, and its gradient (undefined: not wanted).
   Tensor loss_of_chunk(Context& ctx, Scratch& scope, Tensor sums, Tensor x, const Goal& goal, const LossOptions& options, bool train);
   Tensor all_rows(Context& ctx, Scratch& scope, Tensor x, std::int64_t tokens) const;
+  // What of the matrix belongs to x [rows, h or less]: the first columns.
+  static Tensor columns_of(const Tensor& matrix, const Tensor& x) { return matrix.narrow(1, 0, x.shape[1]); }
 
   TensorParallel tensor_;
   VocabularyRange range_;
@@ -106,7 +108,7 @@ class Head {
   OutputMatrix& output() { return output_; }
   const OutputMatrix& output() const { return output_; }
   // logits [n, V] f32 = of all tokens of the tap x [n, h] at once: for those who look at a few. Without tensor parallelism.
-  void logits(Context& ctx, Tensor logits, Tensor x, const Sequences& sequences);
+  void logits(Context& ctx, Tensor logits, Tensor x, const Sequences& sequences, const Subnet& subnet = {});
   void visit(const Visitor& visitor);
   void visit_below_output(const Visitor& visitor);  // body and norm
 

@@ -23,9 +23,21 @@ struct LinearOptions {
   std::vector<Piece> weight, bias;  // no pieces of a bias: there is none
   Split split = Split::none;
   Ownership owner;
+  std::int64_t out_groups = 1, in_groups = 1;  // equal parts of an axis, each of which a narrower pass may use the beginning of
+};
+
+// What a pass uses of an axis of a parameter: the first `used` of the `stored` elements of each of its first `groups` groups.
+struct Extent {
+  std::int64_t groups, used, stored;
+  std::int64_t elements() const { return groups * used; }
+  bool gaps() const { return groups > 1 && used < stored; }
 };
 
 // y = x w^T + bias. A row-split one, which ends a branch, also joins it to the residual stream; the bias is added once.
+//
+// x and y say how much of the weight a pass uses: the first inputs and outputs, as many as [n, ...] has elements a row; as
+// [n, G', .., ..], the beginning of each of the first G' of the axis's groups. Where that leaves gaps between groups, products read the
+// weight from scratch, put together, and add its gradient group by group where it belongs.
 class Linear final : public WeightGradient {
  public:
   struct Onto {
@@ -38,19 +50,26 @@ class Linear final : public WeightGradient {
   // Of one of them only this rank's rows may be given: the others are gathered.
   void weight_gradient(Context& ctx, Tensor dy, Tensor x) override;
   void visit(const Visitor& visitor);
-  std::int64_t out() const { return weight_.shape[0]; }
 
  private:
-  void forward_gathered(Context& ctx, Tensor y, Tensor x);
-  void forward_summed(Context& ctx, Tensor y, Tensor x, const Onto& onto);
+  struct Used {
+    Tensor weight, bias;
+  };
+  void forward_gathered(Context& ctx, Tensor y, Tensor x, const Used& used);
+  void forward_summed(Context& ctx, Tensor y, Tensor x, const Used& used, const Onto& onto);
+  Extent outputs(const Tensor& y) const { return extent(y, weight_.shape[0], out_groups_); }
+  Extent inputs(const Tensor& x) const { return extent(x, weight_.shape[1], in_groups_); }
+  static Extent extent(const Tensor& t, std::int64_t stored, std::int64_t groups);
   bool gathers() const { return split_ == Split::column && tensor_.splits_rows(); }
   // All rows of a tensor of which each rank has its own.
   Tensor gathered(Context& ctx, Scratch& scope, Tensor part) const;
   void backward_branch(Context& ctx, Tensor dx, Tensor dy, Tensor x, Slot& slot);
   void backward_column(Context& ctx, Tensor dx, Tensor dy, Tensor x, Slot& slot);
+  void input_gradient(Context& ctx, Tensor dx, Tensor dy);
   void bias_gradient(Context& ctx, Tensor dy);
 
   Parameter weight_, bias_;
+  std::int64_t out_groups_, in_groups_;
   Split split_;
   TensorParallel tensor_;
   bool learns_;

@@ -1,5 +1,6 @@
 // The second half of a transformer layer: y = x + Down(swiglu(GateUp(norm(x)))), in GPT-2 y = x + Down(gelu(Up(norm(x)))).
 #include "models/branch.h"
+#include "tensor/check.h"
 
 namespace offramp {
 namespace {
@@ -10,15 +11,23 @@ struct Blocks {
   std::int64_t count, width, hidden, kinds;  // of this rank; kinds: 2 with a gate
   std::int64_t step, first;                  // in blocks: from one of this rank to its next; its first
 
-  Blocks(const ModelConfig& config, const TensorParallel& tensor)
-      : width(block_of(config.intermediate_size, tensor.size())),
+  Blocks(const ModelConfig& config, const UnitOptions& options)
+      : width(block_of(config.intermediate_size, options.tensor.size(), options.space.intermediate_size)),
         hidden(config.hidden_size),
         kinds(config.gpt2() ? 1 : 2),
-        step(tensor.size()),
-        first(tensor.rank()) {
+        step(options.tensor.size()),
+        first(options.tensor.rank()) {
     count = config.intermediate_size / (width * step);
   }
   std::int64_t columns() const { return count * width; }
+  // This rank's columns of a narrower pass.
+  std::int64_t columns(const Subnet& subnet) const {
+    const std::int64_t narrower = subnet.intermediate_size;
+    if (narrower == 0) return columns();
+    OFFRAMP_CHECK(narrower <= all() && narrower % (width * step) == 0, "[mlp] {} columns of {}, which lie in blocks of {} on {} ranks",
+                  narrower, all(), width, step);
+    return narrower / step;
+  }
   std::int64_t all() const { return count * width * step; }
 
   Piece rows(std::string name, std::int64_t kind, std::int64_t row) const {  // row: elements of one
@@ -57,7 +66,7 @@ NormOptions norm_of(const ModelConfig& config, const UnitOptions& options) {
 class Mlp final : public Module {
  public:
   Mlp(const ModelConfig& config, const UnitOptions& options)
-      : blocks_(config, options.tensor),
+      : blocks_(config, options),
         branch_(config, options, "mlp"),
         norm_(norm_of(config, options), options.tensor),
         up_(up_options(config, options, blocks_), options.tensor),
@@ -65,9 +74,9 @@ class Mlp final : public Module {
 
   void forward(Context& ctx, Tensor y, Tensor x, Slot& slot) override {
     if (branch_.falls_whole(ctx, slot, x)) return copy(ctx, y, x);
-    const std::int64_t n = branch_.tokens(x);
+    const std::int64_t n = branch_.tokens(x), columns = blocks_.columns(slot.subnet());
     const NormStats stats = norm_.keep(slot, x);
-    const Tensor up = slot.tensor({n, up_.out()}, x.dtype);
+    const Tensor up = slot.tensor({n, blocks_.kinds * columns}, x.dtype);
     slot.push(up);
     {
       Scratch scope(ctx);
@@ -76,7 +85,7 @@ class Mlp final : public Module {
       up_.forward(ctx, up, xn);
     }
     Scratch scope(ctx);
-    const Tensor activated = scope.tensor({n, blocks_.columns()}, x.dtype);
+    const Tensor activated = scope.tensor({n, columns}, x.dtype);
     activate(ctx, activated, up);
     down_.forward(ctx, y, activated, branch_.onto(slot, x, x));
   }
@@ -87,7 +96,7 @@ class Mlp final : public Module {
     const Tensor up = slot.pop(), d_up = up;  // [n, kinds * F], one over the other: nothing reads `up` again
     {
       Scratch scope(ctx);
-      const Shape shape{n, blocks_.columns()};
+      const Shape shape{n, up.shape[1] / blocks_.kinds};
       const Tensor activated = scope.tensor(shape, dy.dtype), d_activated = scope.tensor(shape, dy.dtype);
       activate(ctx, activated, up);  // cheaper to make again than to keep
       down_.backward(ctx, d_activated, dy, activated, slot, branch_.onto(slot, dy, {}));
@@ -121,7 +130,7 @@ class Mlp final : public Module {
     gelu(ctx, y, up);
   }
   bool gated() const { return blocks_.kinds == 2; }
-  Tensor blocked(Tensor up) const { return up.reshape({up.shape[0], blocks_.count, 2, blocks_.width}); }
+  Tensor blocked(Tensor up) const { return up.reshape({up.shape[0], up.shape[1] / (2 * blocks_.width), 2, blocks_.width}); }
 
   Blocks blocks_;
   Branch branch_;

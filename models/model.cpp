@@ -16,14 +16,15 @@ std::vector<ModulePtr> make_body(const Model& model, const ExitSpec& exit) {
   const ModelConfig& config = model.config;
   const Names names(config);
   const Ownership own{.writer = Writer::head, .lr_scale = exit.lr_scale};
-  const UnitOptions block{.prefix = Names::exit_block(exit.layer), .owner = own, .tensor = model.tensor};
+  const UnitOptions block{.prefix = Names::exit_block(exit.layer), .owner = own, .tensor = model.tensor, .space = model.space};
   std::vector<ModulePtr> body;
   if (exit.head == HeadKind::mlp) {
     body.push_back(make_mlp(config, {.prefix = Names::exit(exit.layer),
                                      .owner = own,
                                      .norm_name = names.below(names.layer(exit.layer - 1)).second_norm,
                                      .norm_owner = {.writer = Writer::head, .learns = !exit.detach},
-                                     .tensor = model.tensor}));
+                                     .tensor = model.tensor,
+                                     .space = model.space}));
   }
   if (exit.head == HeadKind::block || exit.head == HeadKind::attention) body.push_back(make_attention(config, block, model.rope_table));
   if (exit.head == HeadKind::block) body.push_back(make_mlp(config, block));
@@ -89,12 +90,12 @@ Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, co
   }
   const bool frozen = options.frozen_backbone;
   Model model{.config = config, .tensor = options.tensor, .precision = options.precision, .head_part = options.heads, .frozen = frozen};
-  model.given_taps = options.given_taps;
+  model.given_taps = options.given_taps, model.space = options.space;
   OFFRAMP_CHECK(frozen || !model.given_taps, "[model] a backbone that learns gives its taps itself");
   if (!config.gpt2()) model.rope_table = std::make_shared<Tensor>();
   model.units.push_back({0, make_embedding(config, model.tensor)});
   for (int layer = 1; layer <= config.num_hidden_layers; ++layer) {
-    const UnitOptions unit{.prefix = Names(config).layer(layer - 1), .layer = layer, .tensor = model.tensor};
+    const UnitOptions unit{.prefix = Names(config).layer(layer - 1), .layer = layer, .tensor = model.tensor, .space = model.space};
     model.units.push_back({layer, make_attention(config, unit, model.rope_table)});
     model.units.push_back({layer, make_mlp(config, unit)});
   }

@@ -20,6 +20,7 @@ struct Model {
   TensorParallel tensor;
   DType precision = DType::f32;  // of weights and activations
   PipelinePart head_part{};      // of every output matrix
+  Space space{};                 // of the subnets that passes may run
   // The backbone is frozen: units end with the last exit's tap, unless exits learn from the final head, and that is none of the heads.
   bool frozen = false;
   // The final head as exits learn from it: the last stage has its norm, and every stage with exits a copy of its output matrix.
@@ -40,6 +41,7 @@ struct ModelOptions {
   bool frozen_backbone = false;
   bool given_taps = false;  // of a frozen one
   bool teaches = false;     // exits learn from the final head, whatever their targets are
+  Space space{};            // what passes may use of the units' axes; empty: all of them
 };
 // Throws Error(Exit::configuration) for an architecture it does not know.
 Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, const ModelOptions& options = {});
@@ -56,6 +58,7 @@ struct UnitOptions {
   Ownership norm_owner;   // of a norm with another name: somebody else's, whose learning rate is not the unit's to scale
   int layer = 0;          // of the backbone, from 1, which LayerSkip may leave out; 0: an exit's own
   TensorParallel tensor;
+  Space space{};  // as in ModelOptions
 };
 // Deviation at the start of the matrices that write to the residual stream: initializer_range / sqrt(2 L).
 double residual_deviation(const ModelConfig& config);

@@ -13,6 +13,9 @@ Parameter vector_of(const std::string& name, Init::Kind init, const NormOptions&
           .replicated = tensor.splits()};
 }
 
+// What of a vector [h] belongs to x [rows, h or less].
+Tensor first_of(const Tensor& vector, const Tensor& x) { return vector.narrow(0, 0, x.shape[1]); }
+
 }  // namespace
 
 Norm::Norm(const NormOptions& options, const TensorParallel& tensor)
@@ -37,8 +40,9 @@ NormStats Norm::keep(Slot& slot, Tensor x) {
 }
 
 void Norm::forward(Context& ctx, Tensor y, Tensor x, const NormStats& stats) {
-  if (centers()) return layer_norm(ctx, y, stats, x, gain_.value, bias_.value, eps_);
-  rms_norm(ctx, y, stats.rstd, x, gain_.value, eps_);
+  const Tensor gain = first_of(gain_.value, x), bias = first_of(bias_.value, x);
+  if (centers()) return layer_norm(ctx, y, stats, x, gain, bias, eps_);
+  rms_norm(ctx, y, stats.rstd, x, gain, eps_);
 }
 
 void Norm::again(Context& ctx, Tensor y, const Slot& slot) { forward(ctx, y, slot.peek(2), {}); }
@@ -47,9 +51,10 @@ void Norm::backward(Context& ctx, Tensor dx, Tensor dy, Tensor d_residual, Slot&
   const Tensor mean = slot.pop();
   const Tensor rstd = slot.pop(), x = slot.pop();
   if (!dx.defined() && !learns()) return;
-  const NormGradients d = learns() ? NormGradients{gain_.grad, bias_.grad} : NormGradients{};
-  if (centers()) return layer_norm_backward(ctx, dx, d, dy, d_residual, x, {mean, rstd}, gain_.value);
-  rms_norm_backward(ctx, dx, d.gain, dy, d_residual, x, rstd, gain_.value);
+  const NormGradients d = learns() ? NormGradients{first_of(gain_.grad, x), first_of(bias_.grad, x)} : NormGradients{};
+  const Tensor gain = first_of(gain_.value, x);
+  if (centers()) return layer_norm_backward(ctx, dx, d, dy, d_residual, x, {mean, rstd}, gain);
+  rms_norm_backward(ctx, dx, d.gain, dy, d_residual, x, rstd, gain);
 }
 
 }  // namespace offramp

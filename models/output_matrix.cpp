@@ -47,7 +47,7 @@ std::int64_t OutputMatrix::chunk(std::int64_t tokens, std::int64_t vocabulary) {
   return std::max<std::int64_t>(rounded <= half ? rounded : even, 1);
 }
 
-void OutputMatrix::logits(Context& ctx, Tensor logits, Tensor x) { linear(ctx, logits, x, weight_.value); }
+void OutputMatrix::logits(Context& ctx, Tensor logits, Tensor x) { linear(ctx, logits, x, columns_of(weight_.value, x)); }
 
 void OutputMatrix::loss(Context& ctx, Tensor dx, Tensor sums, Tensor x, const Goal& goal, const LossOptions& options, bool train) {
   const Teacher& teacher = goal.teacher;
@@ -77,10 +77,10 @@ void OutputMatrix::loss_of_rows(Context& ctx, Tensor dx, Tensor sums, Tensor x, 
     const Tensor d_logits = loss_of_chunk(ctx, scope, sums, rows, part_of(goal, first, count), options, train);
     if (train && dx.defined()) {
       const Tensor part = dx.narrow(0, first, count);
-      linear_backward_input(ctx, part, d_logits, weight_.value);
+      linear_backward_input(ctx, part, d_logits, columns_of(weight_.value, x));
       if (!tensor_.splits_rows()) travelling.push_back(all_reduce(ctx, part, tensor_.group));
     }
-    if (train && weight_.grad.defined()) linear_backward_weight(ctx, weight_.grad, d_logits, rows);
+    if (train && weight_.grad.defined()) linear_backward_weight(ctx, columns_of(weight_.grad, x), d_logits, rows);
   }
   for (Work& work : travelling) work.wait(ctx);
 }
@@ -137,6 +137,7 @@ void OutputMatrix::scores_backward(Context& ctx, Tensor share, Tensor sums, cons
   const Tensor stats = scope.tensor({n, 3}, DType::f32), argmax = scope.tensor({n}, DType::i32);
   softmax_merge(ctx, stats, argmax, statistics);
   const bool train = share.defined();
+  const Tensor weight = columns_of(weight_.value, in.x);
   const Tensor d_rows = train && tensor_.splits_rows() ? scope.tensor({n, hidden}, share.dtype) : share;
   for (std::int64_t first = 0; first < n; first += most) {
     const std::int64_t count = std::min(most, n - first);
@@ -144,7 +145,7 @@ void OutputMatrix::scores_backward(Context& ctx, Tensor share, Tensor sums, cons
     const Tensor logits = in.logits.narrow(0, first, count);
     softmax_loss(ctx, sums, train ? logits : Tensor{}, logits, stats.narrow(0, first, count), argmax.narrow(0, first, count),
                  in.labels.narrow(0, first, count), range_.first, options);
-    if (train) linear_backward_input(ctx, d_rows.narrow(0, first, count), working(ctx, inner, logits, in.x.dtype), weight_.value);
+    if (train) linear_backward_input(ctx, d_rows.narrow(0, first, count), working(ctx, inner, logits, in.x.dtype), weight);
   }
   if (!train || !tensor_.splits()) return;
   if (tensor_.splits_rows()) return reduce_scatter(ctx, share, d_rows, tensor_.group).wait(ctx);
@@ -159,7 +160,7 @@ void OutputMatrix::scores_weight_gradient(Context& ctx, const ScoresIn& in) {
   for (std::int64_t first = 0; first < n; first += most) {
     const std::int64_t count = std::min(most, n - first);
     Scratch inner(ctx);
-    linear_backward_weight(ctx, weight_.grad, working(ctx, inner, in.logits.narrow(0, first, count), in.x.dtype),
+    linear_backward_weight(ctx, columns_of(weight_.grad, x), working(ctx, inner, in.logits.narrow(0, first, count), in.x.dtype),
                            x.narrow(0, first, count));
   }
 }

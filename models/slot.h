@@ -3,6 +3,8 @@
 // forward pushes views of what its backward will need, backward pops them in reverse. Memory comes from the slot's arena: a slab
 // that lives until the backward, or scratch (in an exit, whose forward and backward are one action, and in evaluation): so take from
 // the slot first, and open scopes of scratch after.
+// It also says which subnet its microbatch runs: how much of an axis inside a unit is used. How wide the residual stream is, tensors
+// tell themselves.
 // A weight gradient is handed to the slot as a pair of tensors and runs at once; where a schedule splits its backward, the slot keeps
 // the pair instead until run_deferred(), and nothing in the units changes.
 #pragma once
@@ -40,7 +42,7 @@ class Slot {
 
   const Sequences& sequences() const { return sequences_; }  // which token sees which, and where it stands
   const Draws& draws() const { return draws_; }
-  const Subnet& subnet() const { return subnet_; }  // what of the model runs
+  const Subnet& subnet() const { return subnet_; }
   bool keeps() const { return keep_ != Keep::nothing; }
   bool makes_attention_again() const { return keep_ == Keep::all_but_attention; }
 

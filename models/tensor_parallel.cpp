@@ -1,5 +1,7 @@
 #include "models/tensor_parallel.h"
 
+#include <numeric>
+
 #include "tensor/check.h"
 
 namespace offramp {
@@ -21,8 +23,9 @@ VocabularyRange vocabulary_part(VocabularyRange range, int part, int parts) {
   return {range.first + inner.first, inner.count};
 }
 
-std::int64_t block_of(std::int64_t count, int size) {
-  OFFRAMP_CHECK(count % size == 0, "[block_of] {} elements over {} ranks", count, size);
+std::int64_t block_of(std::int64_t count, int size, std::span<const std::int64_t> widths) {
+  for (const std::int64_t width : widths) count = std::gcd(count, width);
+  OFFRAMP_CHECK(count % size == 0, "[block_of] {} elements, and multiples of them, over {} ranks", count, size);
   if (size == 1) return count;
   const auto largest = [&](std::int64_t multiple) {  // that divides a rank's part; 0: none
     std::int64_t block = std::min(count / size, kLargestBlock) / multiple * multiple;

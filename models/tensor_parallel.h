@@ -7,6 +7,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <span>
 
 #include "comm/group.h"
 
@@ -38,7 +39,8 @@ inline VocabularyRange vocabulary_range(std::int64_t vocabulary, const TensorPar
 }
 
 // Elements of the blocks that an axis of `count` elements is dealt out in, at most 64, of whole vectors (16) where they divide a rank's
-// part; count is a multiple of size. One rank: a single block.
-std::int64_t block_of(std::int64_t count, int size);
+// part; count is a multiple of size. One rank: a single block. `widths`: what a narrower pass may use of the axis, each a multiple of size
+// and of whole blocks a rank.
+std::int64_t block_of(std::int64_t count, int size, std::span<const std::int64_t> widths = {});
 
 }  // namespace offramp

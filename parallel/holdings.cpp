@@ -64,7 +64,8 @@ ModelOptions model_options(const MachineOptions& options, const Group& tensor, c
           .heads = heads,
           .frozen_backbone = options.frozen_backbone,
           .given_taps = options.given_taps,
-          .teaches = distills(options)};
+          .teaches = distills(options),
+          .space = options.space};
 }
 
 Holdings::Holdings(const MachineOptions& options, const Mesh& mesh, Arena& arena)

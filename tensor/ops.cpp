@@ -230,7 +230,7 @@ void embedding(Context& context, Tensor y, Tensor w, Tensor ids, std::int64_t fi
   expect.rank(ids, "ids", 1);
   const std::int64_t n = ids.shape[0], h = w.shape[1];
   const DType dtype = expect.working(w, "w");
-  expect.tensor(w, "w", dtype, w.shape);
+  expect.rows(w, "w", dtype, w.shape);
   expect.i32(ids, "ids", {n});
   expect.tensor(y, "y", dtype, {n, h});
   const Operation op(context, "embedding", 0, {y, y, ids});  // as much of w is read as y holds
@@ -246,7 +246,7 @@ void embedding_backward(Context& context, Tensor dw, Tensor dy, Tensor ids, std:
   expect.i32(ids, "ids", {n});
   if (!dw.defined()) return;
   expect.rank(dw, "dw", 2);
-  expect.f32(dw, "dw", {dw.shape[0], h});
+  expect.rows(dw, "dw", DType::f32, {dw.shape[0], h});
   const Operation op(context, "embedding_backward", count_of(dy), {dy, dy, ids});
   if (op.planned()) return;
   cpu::embedding_backward(dw, dy, ids, first);

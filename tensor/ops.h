@@ -116,7 +116,7 @@ void gelu(Context&, Tensor y, Tensor x);
 // dx = dy gelu'(x); may be x or dy itself.
 void gelu_backward(Context&, Tensor dx, Tensor dy, Tensor x);
 
-// ---- embedding. ids [n] i32, w [rows, h] A. `first`: the vocabulary row that w starts at; ids outside w's rows give zeros.
+// ---- embedding. ids [n] i32, w [rows, h] A, whose rows may be strided, as dw's. `first`: the vocabulary row that w starts at; ids outside w's rows give zeros.
 void embedding(Context&, Tensor y, Tensor w, Tensor ids, std::int64_t first = 0);
 // dw f32 += in token order.
 void embedding_backward(Context&, Tensor dw, Tensor dy, Tensor ids, std::int64_t first = 0);

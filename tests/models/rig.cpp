@@ -82,20 +82,23 @@ Tensor Rig::integers(Shape shape, const std::function<std::int64_t(std::int64_t)
   return t;
 }
 
-void bind(Rig& rig, Model& model) {
+float test_value(const std::string& name, const Shape& global, std::int64_t index) {
+  const bool matrix = global.rank == 2;
+  const double deviation = matrix ? 1 / std::sqrt(static_cast<double>(global[1])) : 0.3;
+  const float mean = matrix || name.ends_with(".bias") ? 0 : 1;  // gains are about 1
+  return mean + static_cast<float>(deviation) * normal(key_of(name), static_cast<std::uint64_t>(index));
+}
+
+void bind(Rig& rig, Model& model, const ValueOf& value) {
   const Visitor give = [&](Parameter& p) {
     p.value = rig.tensor(p.shape, model.precision);
     p.grad = rig.tensor(p.shape);
     if (!rig.real()) return;
     const Tensor exact = rig.tensor(p.shape);
     for (const Piece& piece : p.pieces) {
-      const bool matrix = piece.global.rank == 2;
-      const double deviation = matrix ? 1 / std::sqrt(static_cast<double>(piece.global[1])) : 0.3;
-      const float mean = matrix || piece.name.ends_with(".bias") ? 0 : 1;  // gains are about 1
       runs(piece, [&](const Run& run) {
         for (std::int64_t i = 0; i < run.count; ++i)
-          exact.as<float>()[run.local + i] =
-              mean + static_cast<float>(deviation) * normal(key_of(piece.name), static_cast<std::uint64_t>(run.global + i));
+          exact.as<float>()[run.local + i] = value ? value(piece, run.global + i) : test_value(piece.name, piece.global, run.global + i);
       });
     }
     copy(rig.ctx, p.value, exact);
@@ -104,9 +107,10 @@ void bind(Rig& rig, Model& model) {
   for (Head& head : model.heads) head.visit(give);
 }
 
-std::shared_ptr<Model> make_model(Rig& rig, const ModelConfig& config, const std::vector<ExitSpec>& exits, const ModelOptions& options) {
+std::shared_ptr<Model> make_model(Rig& rig, const ModelConfig& config, const std::vector<ExitSpec>& exits, const ModelOptions& options,
+                                  const ValueOf& value) {
   auto model = std::make_shared<Model>(build_model(config, exits, options));
-  bind(rig, *model);
+  bind(rig, *model, value);
   model->prepare(rig.ctx, rig.memory);
   return model;
 }

@@ -40,9 +40,12 @@ struct Rig {
 
 // Memory and test values for all parameters: numbers of about 1, so that no part of a unit vanishes beside its residual. An element
 // has the same value at every layout, rounded to the model's precision.
-void bind(Rig& rig, Model& model);
-std::shared_ptr<Model> make_model(Rig& rig, const ModelConfig& config, const std::vector<ExitSpec>& exits,
-                                  const ModelOptions& options = {});
+// `value`: what else element `index` of a logical tensor is.
+using ValueOf = std::function<float(const Piece& piece, std::int64_t index)>;
+float test_value(const std::string& name, const Shape& global, std::int64_t index);
+void bind(Rig& rig, Model& model, const ValueOf& value = {});
+std::shared_ptr<Model> make_model(Rig& rig, const ModelConfig& config, const std::vector<ExitSpec>& exits, const ModelOptions& options = {},
+                                  const ValueOf& value = {});
 
 struct Subject {
   std::string name;

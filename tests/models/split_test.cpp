@@ -189,5 +189,17 @@ TEST(BlockOf, AreAsWideAsTheyMayBeAndEvenlyDealtOut) {
   EXPECT_THROW(block_of(10, 4), Error);
 }
 
+// As wide as they may be where a narrower pass uses whole ones of every rank.
+TEST(BlockOf, DivideEveryWidth) {
+  const std::vector<std::int64_t> quarters{172, 344, 516, 688}, odd{6, 10};
+  EXPECT_EQ(block_of(688, 1, quarters), 172);
+  EXPECT_EQ(block_of(688, 2, quarters), 43);
+  EXPECT_EQ(block_of(1024, 2, std::vector<std::int64_t>{256, 512}), 64);
+  EXPECT_EQ(block_of(1024, 2, std::vector<std::int64_t>{1024}), block_of(1024, 2));
+  EXPECT_EQ(block_of(30, 1, odd), 2);
+  EXPECT_EQ(block_of(30, 2, odd), 1);
+  EXPECT_THROW(block_of(688, 8, quarters), Error);
+}
+
 }  // namespace
 }  // namespace offramp::testing

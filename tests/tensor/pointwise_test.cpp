@@ -226,6 +226,7 @@ TEST(Rope, RefusesPositionsBeyondTheTable) {
 
 struct Lookup {
   std::int64_t n, h, rows, first;
+  std::int64_t pitch = 0;  // columns that w has beyond its own
 };
 
 // Some ids lie below, some above the rows [first, first + rows); ids repeat.
@@ -235,7 +236,7 @@ Fill some_ids(Lookup s) {
 
 Case embedding_case(Lookup s) {
   return {.name = fmt::format("embedding n={} h={} rows={} first={}", s.n, s.h, s.rows, s.first),
-          .operands = {required(output("y", {s.n, s.h})), input("w", {s.rows, s.h}), ids("ids", {s.n}, some_ids(s))},
+          .operands = {required(output("y", {s.n, s.h})), wider(input("w", {s.rows, s.h}), s.pitch), ids("ids", {s.n}, some_ids(s))},
           .run = [=](Context& c, const Tensors& t) { embedding(c, t["y"], t["w"], t["ids"], s.first); },
           .reference =
               [=](Values& v) {
@@ -249,7 +250,7 @@ Case embedding_case(Lookup s) {
 
 Case embedding_backward_case(Lookup s) {
   return {.name = fmt::format("embedding_backward n={} h={} rows={} first={}", s.n, s.h, s.rows, s.first),
-          .operands = {updated("dw", {s.rows, s.h}, 64), input("dy", {s.n, s.h}), ids("ids", {s.n}, some_ids(s))},
+          .operands = {wider(updated("dw", {s.rows, s.h}, 64), s.pitch), input("dy", {s.n, s.h}), ids("ids", {s.n}, some_ids(s))},
           .run = [=](Context& c, const Tensors& t) { embedding_backward(c, t["dw"], t["dy"], t["ids"], s.first); },
           .reference =
               [=](Values& v) {
@@ -261,7 +262,7 @@ Case embedding_backward_case(Lookup s) {
 }
 
 TEST(Embedding, ForwardAndBackward) {
-  for (const Lookup& s : {Lookup{1, 1, 1, 0}, {7, 5, 3, 4}, {300, 257, 40, 9}}) {
+  for (const Lookup& s : {Lookup{1, 1, 1, 0}, {7, 5, 3, 4}, {7, 5, 3, 4, 6}, {300, 257, 40, 9}, {300, 257, 40, 9, 31}}) {
     check_case(embedding_case(s));
     check_case(in_bf16(embedding_case(s), {"y", "w"}));
     check_case(embedding_backward_case(s));
