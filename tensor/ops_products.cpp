@@ -50,7 +50,7 @@ void linear(Context& ctx, Tensor y, Tensor x, Tensor w, const LinearAdd& add) {
   expect.rows(y, "y", logits ? DType::f32 : type, {n, o});
   expect.optional(add.bias, "bias", type, {o});
   cpu::Product p = {.rows = n, .columns = o, .depth = h, .a = layout_of(x), .b = layout_of(w, true), .c = layout_of(y)};
-  p.bias = add.bias.defined();
+  p.bias = add.bias.defined(), p.weight = true;
   if (const Tensor& residual = add.residual; residual.defined()) {
     expect.rows(residual, "residual", type, {n, o});
     const bool same = residual.data == y.data;
@@ -71,8 +71,9 @@ void linear_backward_input(Context& ctx, Tensor dx, Tensor dy, Tensor w) {
   expect.rows(dy, "dy", type, {n, o});
   expect.rows(w, "w", type, {o, h});
   expect.rows(dx, "dx", type, {n, h});
-  run(ctx, "linear_backward_input", {.rows = n, .columns = h, .depth = o, .a = layout_of(dy), .b = layout_of(w), .c = layout_of(dx)},
-      {dx, dy, w});
+  cpu::Product p = {.rows = n, .columns = h, .depth = o, .a = layout_of(dy), .b = layout_of(w), .c = layout_of(dx)};
+  p.weight = true;
+  run(ctx, "linear_backward_input", p, {dx, dy, w});
 }
 
 void linear_backward_weight(Context& ctx, Tensor dw, Tensor dy, Tensor x) {

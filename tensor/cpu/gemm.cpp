@@ -108,11 +108,13 @@ bool library_has(const Product& p) {
 
 std::int64_t product_scratch(const Product& p) {
   if (!library_has(p)) return widened_scratch(p);
+  if (packs(p)) return packed_scratch(p);
   return checked(p, [&] { return static_cast<std::int64_t>((entry_of(p).description.scratchpad_desc().get_size() + 3) / sizeof(float)); });
 }
 
 void product(const Product& p, const ProductData& data, float* scratch) {
   if (!library_has(p)) return widened(p, data, scratch);
+  if (packs(p)) return packed(p, data, scratch);
   checked(p, [&] {
     Entry& e = entry_of(p);
     if (!e.primitive) prepare(e, p);

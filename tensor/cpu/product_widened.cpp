@@ -7,14 +7,6 @@ namespace offramp::cpu {
 
 namespace {
 
-struct Extent {
-  std::int64_t rows, columns;  // as they lie in memory
-};
-
-Extent stored(std::int64_t rows, std::int64_t columns, const Layout& layout) {
-  return layout.transposed ? Extent{columns, rows} : Extent{rows, columns};
-}
-
 // What is summed into a bf16 c starts there as floats, c's own old values like a residual.
 Product in_floats(const Product& p) {
   Product wide = p;
@@ -43,7 +35,7 @@ struct Workspace {
 
 // to = from, element by element, a vector at a time.
 template <class To, class From>
-void convert(To* to, std::int64_t to_stride, const From* from, std::int64_t from_stride, const Extent& e) {
+void convert(To* to, std::int64_t to_stride, const From* from, std::int64_t from_stride, const Stored& e) {
 #pragma omp parallel for schedule(static)
   for (std::int64_t i = 0; i < e.rows; ++i) {
     To* row = to + i * to_stride;
@@ -54,7 +46,7 @@ void convert(To* to, std::int64_t to_stride, const From* from, std::int64_t from
   }
 }
 
-void widen(float* to, const void* from, const Layout& layout, const Extent& e) {
+void widen(float* to, const void* from, const Layout& layout, const Stored& e) {
   convert(to, e.columns, static_cast<const bf16*>(from), layout.stride, e);
 }
 

@@ -21,6 +21,15 @@ struct Layout {
   auto operator<=>(const Layout&) const = default;
 };
 
+// Rows and columns as they lie in memory.
+struct Stored {
+  std::int64_t rows, columns;
+  std::int64_t elements() const { return rows * columns; }
+};
+inline Stored stored(std::int64_t rows, std::int64_t columns, const Layout& layout) {
+  return layout.transposed ? Stored{columns, rows} : Stored{rows, columns};
+}
+
 // c[rows, columns] = a[rows, depth] b[depth, columns], plus what `add` says. Everything is summed in fp32 and rounded once. a and b
 // have one type.
 enum class Add { nothing, itself, other };  // c as it was, or another matrix laid out like `added`
@@ -28,7 +37,8 @@ struct Product {
   std::int64_t rows = 0, columns = 0, depth = 0;
   Layout a, b, c, added;
   Add add = Add::nothing;
-  bool bias = false;  // also one number a column, of a's type
+  bool bias = false;    // also one number a column, of a's type
+  bool weight = false;  // b is a weight, of which a copy may be made; activations and gradients are read where they lie
   auto operator<=>(const Product&) const = default;
 };
 
@@ -44,6 +54,11 @@ void product(const Product&, const ProductData&, float* scratch);
 // The same for bf16 operands by way of fp32 copies of them: for processors without bf16 instructions.
 std::int64_t widened_scratch(const Product&);
 void widened(const Product&, const ProductData&, float* scratch);
+
+// The same where b is a slice of a wider weight, by way of a dense copy of it; packs(): that pays.
+bool packs(const Product&);
+std::int64_t packed_scratch(const Product&);
+void packed(const Product&, const ProductData&, float* scratch);
 
 // Exact causal attention of `sequences` sequences; ops.h says how the buffers are laid out. *_stride: elements a token.
 struct AttentionShape {

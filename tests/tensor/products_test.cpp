@@ -169,6 +169,76 @@ TEST(Products, RowsMayBeStrided) {
   }
 }
 
+// Bytes of the products of a weight [48, 64], and what they give: y, dx, dw.
+struct OfWeight {
+  std::vector<std::byte> results;
+  std::size_t scratch;
+};
+OfWeight of_weight(std::int64_t n, std::int64_t pitch, DType type) {
+  Arena memory(Backing::host, std::size_t{4} << 20), scratch(Backing::host, std::size_t{4} << 20);
+  Context context = context_over(scratch);
+  const auto random = [&](Shape shape, const char* name) {
+    const Tensor exact = memory.tensor(shape, DType::f32), t = memory.tensor(shape, type);
+    for (std::int64_t i = 0; i < exact.elements(); ++i) exact.as<float>()[i] = normal({.id = hash(name)}, at(i));
+    copy(context, t, exact);
+    return t;
+  };
+  const Tensor x = random({n, 64}, "x"), dy = random({n, 48}, "dy"), w = memory.tensor({48, pitch}, type).narrow(1, 0, 64);
+  copy(context, w, random({48, 64}, "w"));
+  const Tensor y = memory.tensor({n, 48}, type), dx = memory.tensor({n, 64}, type), dw = memory.tensor({48, 64}, DType::f32);
+  linear(context, y, x, w);
+  linear_backward_input(context, dx, dy, w);
+  OfWeight of{.results = {}, .scratch = scratch.peak()};
+  linear_backward_weight(context, dw, dy, x);
+  for (const Tensor& t : {y, dx, dw}) of.results.insert(of.results.end(), t.data, t.data + t.bytes());
+  return of;
+}
+
+// Where a copy of the slice pays it is made, in scratch, and the bits are those of a narrower model.
+TEST(Products, OfASliceAreThoseOfADenseWeight) {
+  for (const DType type : {DType::f32, DType::bf16}) {
+    const OfWeight dense = of_weight(64, 64, type), slice = of_weight(64, 96, type);
+    EXPECT_EQ(slice.results, dense.results);
+    EXPECT_GE(slice.scratch, dense.scratch + 48 * 64 * size_of(type));
+  }
+}
+
+TEST(Products, CopySlicesForManyRowsOnly) {
+  const cpu::Product p = {.rows = 64, .columns = 64, .depth = 48, .a = {48}, .b = {96}, .c = {64}, .weight = true};
+  EXPECT_TRUE(cpu::packs(p));
+  const auto packs = [&](auto change) {
+    cpu::Product other = p;
+    change(other);
+    return cpu::packs(other);
+  };
+  EXPECT_FALSE(packs([](cpu::Product& q) { q.weight = false; }));
+  EXPECT_FALSE(packs([](cpu::Product& q) { q.b.stride = 64; }));
+  EXPECT_FALSE(packs([](cpu::Product& q) { q.rows = 63; }));
+  EXPECT_FALSE(packs([](cpu::Product& q) { q.columns = 1 << 16, q.b.stride = q.columns + 16; }));
+  EXPECT_TRUE(packs([](cpu::Product& q) { q.b = {.stride = 64, .transposed = true}; }));  // 48 of 64 inputs
+  EXPECT_FALSE(packs([](cpu::Product& q) { q.b = {.stride = 48, .transposed = true}; }));
+}
+
+// Activations and gradients are never copied, however they lie.
+TEST(Products, CopyNothingButWeights) {
+  Arena memory(Backing::none, kUnlimited);
+  const auto scratch_of = [&](std::int64_t pitch) {
+    Arena scratch(Backing::none, kUnlimited);
+    Meter meter;
+    Context context = context_over(scratch);
+    context.meter = &meter;
+    const auto rows = [&](std::int64_t n, std::int64_t columns, DType type) {
+      return memory.tensor({n, columns + pitch}, type).narrow(1, 0, columns);
+    };
+    const Tensor x = rows(256, 64, DType::f32), y = rows(256, 48, DType::f32), w = memory.tensor({48, 64}, DType::f32);
+    linear(context, y, x, w);
+    linear_backward_input(context, x, y, w);
+    linear_backward_weight(context, rows(48, 64, DType::f32), y, x);
+    return scratch.peak();
+  };
+  EXPECT_LE(scratch_of(32), scratch_of(0) + 48 * 64);  // the library's own may differ by a little; a copy of y alone is 49,152 bytes
+}
+
 TEST(Products, GradientAgreesWithFiniteDifferences) {
   const Sizes s = {3, 5, 7};
   check_gradient(linear_case(s), backward_input_case(s));
