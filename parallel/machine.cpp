@@ -180,7 +180,8 @@ void Machine::allocate_pools() {
   const auto add = [&](const Plan& plan) {
     raise(counts, pooled_slabs(peak_slabs(plan.program, plan.layout), evaluating, plan.layout.microbatches));
   };
-  add(training_);
+  const bool runs_whole = options_.step_passes.empty() || std::ranges::any_of(options_.step_passes, is_plain);
+  if (runs_whole) add(training_);
   for (const auto& [places, plan] : steps_) add(plan);
   const std::size_t before = arena_.used();
   for (int h = 0; h < kHolds; ++h) {

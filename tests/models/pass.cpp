@@ -89,7 +89,9 @@ class Pass {
     fill_zero(rig_.ctx, sums);
     Teacher teacher;
     if (setting_.taught) teacher = {rows("teacher", setting_.config.hidden_size), &teacher_->heads.back().output()};
-    head(part).exit(rig_.ctx, d_tap, sums, {x, labels, scale, setting_.draws, teacher, subnet()}, two_documents(rig_), true);
+    head(part).exit(rig_.ctx, d_tap, sums,
+                    {.x = x, .labels = labels, .scale = scale, .draws = setting_.draws, .teacher = teacher, .subnet = subnet()},
+                    two_documents(rig_), true);
     outcome_["sums"].values = {sums.as<double>(), sums.as<double>() + kLossSums};
     if (d_tap.defined()) keep("dx", d_tap);
   }
