@@ -41,8 +41,9 @@ struct StepPasses {
 enum class PlanKind : std::uint8_t { full, sandwich, deps, ofa, matformer, nested_depth };
 
 struct SupernetConfig {
-  PlanKind plan = PlanKind::full;
-  Space space;                      // empty: the model is no supernet
+  bool enabled = false;
+  PlanKind plan = PlanKind::deps;
+  Space space;
   std::int64_t random_subnets = 2;  // a step
   std::int64_t start = 0;           // deps, ofa: steps of the whole alone
   std::int64_t ramp = 0;            // deps: steps until subnets have their full weight

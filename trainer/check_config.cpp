@@ -196,6 +196,7 @@ void check_config(const Config& config, std::optional<int> world_size, const Loc
   check.layerskip();
   check.targets();
   check.freeze();
+  check.supernet();
   check.stages();
   check.virtual_stages();
   check.tensor_ranks();

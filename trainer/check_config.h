@@ -24,6 +24,9 @@ struct Locations {
 void check_config(const Config& config, std::optional<int> world_size, const Locations& at, const std::set<std::string>& unknown,
                   Problems& problems);
 
+// Defaults of a supernet's keys, which follow from others. Before it is checked.
+void settle_supernet(Config& config, const Locations& at, const std::set<std::string>& unknown);
+
 // Of these what concerns the model and its exits alone, all of whose required keys are there.
 void check_model(const Config& config, Problems& problems);
 

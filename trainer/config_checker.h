@@ -39,6 +39,14 @@ struct ConfigChecker {
   void data();
   void logging();
 
+  // check_supernet.cpp
+  void supernet();
+  void subnet_axis(std::string_view name, const std::vector<std::int64_t>& choices, std::int64_t whole);
+  void subnet_depths();
+  void subnet_widths();
+  void subnet_layout();
+  void subnet_steps();
+
   // check_layout.cpp
   void stages();
   void virtual_stages();

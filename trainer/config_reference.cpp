@@ -18,6 +18,8 @@ struct TypeName {
   std::string operator()(const ExitInit*) const { return ""; }
   std::string operator()(const std::array<double, 2>*) const { return "two numbers"; }
   std::string operator()(const std::array<std::int64_t, 2>*) const { return "two steps"; }
+  std::string operator()(const PlanKind*) const { return ""; }
+  std::string operator()(const std::vector<std::int64_t>*) const { return "a list of integers"; }
   std::string operator()(const LayerList*) const { return "`auto` or a list of integers"; }
   std::string operator()(const InFlight*) const { return "`1f1b`, `1f1b+K`, a number or `any`"; }
   std::string operator()(const std::vector<CorpusConfig>*) const { return "path or list"; }

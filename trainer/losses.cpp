@@ -7,7 +7,7 @@
 namespace offramp {
 
 void Trainer::set_passes(std::int64_t t) {
-  if (!config_.supernet.space.empty()) machine_->set_passes(step_passes(config_, t).passes);
+  if (config_.supernet.enabled) machine_->set_passes(step_passes(config_, t).passes);
 }
 
 void Trainer::set_scales(std::int64_t t, std::span<const double> counted) {

@@ -23,7 +23,7 @@ StepPasses step_passes(const Config& config, std::int64_t t) { return step_passe
 std::vector<std::vector<Pass>> all_step_passes(const Config& config) {
   std::vector<std::vector<Pass>> all;
   std::set<std::string> known;
-  for (std::int64_t t = 1; t <= config.training.steps && !config.supernet.space.empty(); ++t) {
+  for (std::int64_t t = 1; t <= config.training.steps && config.supernet.enabled; ++t) {
     std::vector<Pass> passes = step_passes(config, t).passes;
     std::string key;
     for (Pass& pass : passes) pass.weight = 1, key += to_text(pass.subnet) + std::to_string(static_cast<int>(pass.teaching));
@@ -34,7 +34,7 @@ std::vector<std::vector<Pass>> all_step_passes(const Config& config) {
 
 std::vector<NamedSubnet> validated_subnets(const Config& config) {
   const Space& space = config.supernet.space;
-  if (space.empty()) return {};
+  if (!config.supernet.enabled) return {};
   Subnet middle;
   for (const SubnetAxis& axis : subnet_axes())
     if (const auto& choices = space.*axis.choices; choices.size() > 1) middle.*axis.size = choices[(choices.size() - 1) / 2];

@@ -39,8 +39,8 @@ const SchemaKey* same_name_elsewhere(std::string_view name) {
 const std::vector<SchemaKey>& schema() {
   static const std::vector<SchemaKey> all = [] {
     std::vector<SchemaKey> keys;
-    for (const auto& part :
-         {model_keys(), exit_keys(), loss_keys(), parallel_keys(), training_keys(), tuning_keys(), optimizer_keys(), data_keys()}) {
+    for (const auto& part : {model_keys(), exit_keys(), loss_keys(), parallel_keys(), training_keys(), tuning_keys(), supernet_keys(),
+                             optimizer_keys(), data_keys()}) {
       keys.insert(keys.end(), part.begin(), part.end());
     }
     return keys;

@@ -18,9 +18,10 @@
 
 namespace offramp {
 
-// Where a key's value lives. With `choices`, a bool, a HeadKind, a Target or an ExitInit is written as the choice of that index.
-using KeyField = std::variant<std::int64_t*, std::uint64_t*, int*, double*, bool*, std::string*, HeadKind*, Target*, ExitInit*,
-                              std::array<double, 2>*, std::array<std::int64_t, 2>*, std::vector<CorpusConfig>*, InFlight*, LayerList*>;
+// Where a key's value lives. With `choices`, a bool or an enumeration is written as the choice of that index.
+using KeyField = std::variant<std::int64_t*, std::uint64_t*, int*, double*, bool*, std::string*, HeadKind*, Target*, ExitInit*, PlanKind*,
+                              std::array<double, 2>*, std::array<std::int64_t, 2>*, std::vector<std::int64_t>*, std::vector<CorpusConfig>*,
+                              InFlight*, LayerList*>;
 
 struct ValueRange {
   double min = -std::numeric_limits<double>::infinity(), max = std::numeric_limits<double>::infinity();

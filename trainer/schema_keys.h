@@ -10,6 +10,7 @@ std::vector<SchemaKey> loss_keys();
 std::vector<SchemaKey> parallel_keys();
 std::vector<SchemaKey> training_keys();
 std::vector<SchemaKey> tuning_keys();
+std::vector<SchemaKey> supernet_keys();
 std::vector<SchemaKey> optimizer_keys();
 std::vector<SchemaKey> data_keys();
 

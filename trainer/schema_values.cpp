@@ -119,6 +119,16 @@ Wrong assign_in_flight(InFlight& to, const YamlNode& node) {
   return std::nullopt;
 }
 
+Wrong assign_sizes(std::vector<std::int64_t>& to, const SchemaKey& key, const YamlNode& node) {
+  if (node.kind != YamlNode::Kind::list || node.items.empty())
+    return fmt::format("expected a list of sizes such as [172, 344, 688], found {}", describe(node));
+  std::vector<std::int64_t> sizes;
+  for (const YamlNode& item : node.items)
+    if (const Wrong wrong = assign_integer(sizes.emplace_back(), key, item)) return wrong;
+  to = sizes;
+  return std::nullopt;
+}
+
 Wrong assign_layers(LayerList& to, const SchemaKey& key, const YamlNode& node) {
   if (plain_scalar(node) && node.text == "auto") return to.layers.clear(), std::nullopt;
   if (node.kind != YamlNode::Kind::list || node.items.empty())
@@ -164,6 +174,7 @@ Wrong assign_choice(const SchemaKey& key, const KeyField& field, const YamlNode&
   if (const auto* head = std::get_if<HeadKind*>(&field)) **head = static_cast<HeadKind>(index);
   if (const auto* target = std::get_if<Target*>(&field)) **target = static_cast<Target>(index);
   if (const auto* init = std::get_if<ExitInit*>(&field)) **init = static_cast<ExitInit>(index);
+  if (const auto* plan = std::get_if<PlanKind*>(&field)) **plan = static_cast<PlanKind>(index);
   return std::nullopt;
 }
 
@@ -246,6 +257,8 @@ struct Printer {
   std::string operator()(const HeadKind* value) const { return std::string(key.rule.choices[static_cast<std::size_t>(*value)]); }
   std::string operator()(const Target* value) const { return std::string(key.rule.choices[static_cast<std::size_t>(*value)]); }
   std::string operator()(const ExitInit* value) const { return std::string(key.rule.choices[static_cast<std::size_t>(*value)]); }
+  std::string operator()(const PlanKind* value) const { return std::string(key.rule.choices[static_cast<std::size_t>(*value)]); }
+  std::string operator()(const std::vector<std::int64_t>* value) const { return fmt::format("[{}]", fmt::join(*value, ", ")); }
   std::string operator()(const std::string* value) const { return text(*value); }
   std::string operator()(const InFlight* value) const { return value->text; }
   std::string operator()(const LayerList* value) const {
@@ -316,6 +329,8 @@ void assign(const SchemaKey& key, Config& config, std::size_t exit, const YamlNo
     wrong = assign_text(**text, node);
   } else if (const auto* in_flight = std::get_if<InFlight*>(&field)) {
     wrong = assign_in_flight(**in_flight, node);
+  } else if (const auto* sizes = std::get_if<std::vector<std::int64_t>*>(&field)) {
+    wrong = assign_sizes(**sizes, key, node);
   } else if (const auto* layers = std::get_if<LayerList*>(&field)) {
     wrong = assign_layers(**layers, key, node);
   } else if (const auto* pair = std::get_if<std::array<double, 2>*>(&field)) {

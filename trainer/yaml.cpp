@@ -25,6 +25,7 @@ struct ConfigReader {
     out.at.root = root.at;
     read_map(root, "", "", 0);
     out.config.layerskip.enabled = out.at.given("layerskip");
+    out.config.supernet.enabled = out.at.given("supernet");
     require_keys("", complete);
     for (std::size_t i = 0; i < out.config.exits.size(); ++i) require_keys(fmt::format("exits.{}", i), complete);
   }
@@ -144,6 +145,7 @@ LocatedConfig read_located_config(const std::string& path, std::span<const std::
   reader.read(root, complete);
   follow_defaults(located.config, located.at, reader.unknown);
   adopt_base(located.config, located.at, reader.unknown, problems);
+  settle_supernet(located.config, located.at, reader.unknown);
   check_config(located.config, std::nullopt, located.at, reader.unknown, problems);
   if (!problems.empty()) refuse_configuration(std::move(problems));
   Config& config = located.config;
