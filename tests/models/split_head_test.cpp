@@ -11,7 +11,7 @@ namespace {
 constexpr std::int64_t kHidden = 16;
 constexpr int kParts = 3;  // of 37 rows: 12, 12 and 13
 
-class SplitHeads : public ::testing::TestWithParam<int> {
+class SplitHeads : public ::testing::TestWithParam<std::tuple<int, std::int64_t>> {  // exit, hidden width of the pass
  protected:
   using Gradients = std::map<std::string, std::map<std::int64_t, float>>;  // by logical element
   static void add(Gradients& all, Parameter& p) {
@@ -22,7 +22,7 @@ class SplitHeads : public ::testing::TestWithParam<int> {
       });
   }
   std::shared_ptr<Model> model_of(int part, int parts) { return make_model(rig, tiny_config(), every_exit(), {.heads = {part, parts}}); }
-  static Head& head_of(Model& model) { return model.heads[static_cast<std::size_t>(GetParam())]; }
+  static Head& head_of(Model& model) { return model.heads[static_cast<std::size_t>(std::get<0>(GetParam()))]; }
   Tensor fresh_sums() {
     const Tensor sums = rig.tensor({kLossSums}, DType::f64);
     fill_zero(rig.ctx, sums);
@@ -30,10 +30,11 @@ class SplitHeads : public ::testing::TestWithParam<int> {
   }
 
   Rig rig{Backing::host};
-  Tensor x = rig.numbers("x", {kTokens, kHidden}), scale = rig.tensor({1});
+  Subnet subnet{.hidden_size = std::get<1>(GetParam())};
+  Tensor x = rig.numbers("x", {kTokens, subnet.hidden_size}), scale = rig.tensor({1});
   Tensor labels = rig.integers({kTokens}, [](std::int64_t i) { return i == 4 ? -1 : i * 11 % 37; });
 };
-INSTANTIATE_TEST_SUITE_P(All, SplitHeads, ::testing::Range(0, 6));
+INSTANTIATE_TEST_SUITE_P(All, SplitHeads, ::testing::Combine(::testing::Range(0, 6), ::testing::Values(kHidden, kHidden / 2)));
 
 void expect_close(const std::vector<float>& a, const std::vector<float>& b) {
   ASSERT_EQ(a.size(), b.size());
@@ -46,7 +47,7 @@ TEST_P(SplitHeads, GiveTheNumbersOfOne) {
   const auto visit = [&](const Visitor& visitor) { head_of(*whole).visit(visitor); };
   zero_gradients(rig, visit);
   const Tensor d_whole = rig.like(x), d_split = rig.like(x), sums = fresh_sums(), split_sums = fresh_sums();
-  head_of(*whole).exit(rig.ctx, d_whole, sums, {.x = x, .labels = labels, .scale = scale}, {.length = kSequence}, true);
+  head_of(*whole).exit(rig.ctx, d_whole, sums, {.x = x, .labels = labels, .scale = scale, .subnet = subnet}, {.length = kSequence}, true);
   Gradients expected, got;
   visit([&](Parameter& p) { add(expected, p); });
 
@@ -57,7 +58,7 @@ TEST_P(SplitHeads, GiveTheNumbersOfOne) {
   }
   const Tensor top = rig.like(x), statistics = rig.tensor({kParts, 4 * kTokens}), share = rig.like(x), d_top = rig.like(x);
   fill_zero(rig.ctx, d_top);
-  Slot slot(rig.slab, Keep::everything, {.length = kSequence});
+  Slot slot(rig.slab, Keep::everything, {.length = kSequence}, {}, subnet);
   head_of(*parts[0]).tap(rig.ctx, top, x, slot);
   std::vector<ScoresIn> in;
   for (int p = 0; p < kParts; ++p) {
