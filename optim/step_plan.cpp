@@ -1,6 +1,7 @@
 #include "optim/step_plan.h"
 
 #include <algorithm>
+#include <optional>
 #include <tuple>
 
 #include "tensor/random.h"
@@ -8,7 +9,7 @@
 namespace offramp {
 namespace {
 
-constexpr int kTries = 64;  // for a subnet that is not whole, and not drawn before
+constexpr int kTries = 64;  // to draw a subnet that the step does not have yet
 
 // In the order in which progressive shrinking opens them; depth is open from the beginning.
 constexpr std::array kWidths = {&Space::intermediate_size, &Space::num_key_value_heads, &Space::queries_per_group, &Space::hidden_size};
@@ -53,18 +54,43 @@ bool is_bigger(const Subnet& a, const Subnet& b, const ModelConfig& model) {
   return std::tuple(first.num_hidden_layers, layer_size(first), a) > std::tuple(second.num_hidden_layers, layer_size(second), b);
 }
 
-// `count` random subnets of a space, after `passes` of which none is drawn again while there are others.
+// What a pass over the subnet is: one of whole width is the whole, that has it as an exit.
+Subnet subnet_of_pass(const Subnet& subnet, const ModelConfig& model) {
+  return is_whole_width(subnet, model) ? Subnet{} : shortened(subnet, model);
+}
+
+// The one after it in the order of the axes' choices; after the last, the first.
+Subnet next_of(const Space& space, Subnet subnet) {
+  for (const SubnetAxis& axis : subnet_axes()) {
+    const auto& choices = space.*axis.choices;
+    if (choices.empty()) continue;
+    const auto next = std::ranges::find(choices, subnet.*axis.size) + 1;
+    subnet.*axis.size = next == choices.end() ? choices.front() : *next;
+    if (next != choices.end()) break;
+  }
+  return subnet;
+}
+
+// A random one that is none of the passes: where many draws found none, hardly any is left, and the next one is looked for in order.
+std::optional<Subnet> draw_new(Draw& draw, const Space& space, const std::vector<Pass>& passes, const ModelConfig& model) {
+  Subnet subnet = draw.of(space);
+  const auto had = [&] {
+    return std::ranges::any_of(passes, [&](const Pass& pass) { return pass.subnet == subnet_of_pass(subnet, model); });
+  };
+  for (int tries = 1; tries < kTries && had(); ++tries) subnet = draw.of(space);
+  for (double tries = 0; tries < count_of(space) && had(); ++tries) subnet = next_of(space, subnet);
+  if (had()) return std::nullopt;
+  return subnet_of_pass(subnet, model);
+}
+
+// `count` random subnets of a space beside the passes that there are, or as many as there are others.
 void add_random(std::vector<Pass>& passes, const Space& space, std::int64_t count, const Pass& like, const PlanOf& of, std::int64_t t) {
   Draw draw(of.seed, t);
   for (std::int64_t i = 0; i < count; ++i) {
-    Pass pass = like;
-    const auto again = [&] {
-      return is_whole_width(pass.subnet, of.model) ||
-             std::ranges::any_of(passes, [&](const Pass& other) { return other.subnet == pass.subnet; });
-    };
-    for (int tries = 0; tries < kTries && (tries == 0 || again()); ++tries) pass.subnet = shortened(draw.of(space), of.model);
-    if (is_whole_width(pass.subnet, of.model)) pass.subnet = shortened(smallest(space), of.model);
-    passes.push_back(pass);
+    const std::optional<Subnet> subnet = draw_new(draw, space, passes, of.model);
+    if (!subnet) return;
+    passes.push_back(like);
+    passes.back().subnet = *subnet;
   }
 }
 
@@ -120,8 +146,9 @@ double ramp_weight(const SupernetConfig& supernet, const PlanOf& of, std::int64_
   const std::int64_t reached = t - first + 1;
   if (reached >= supernet.ramp) return 1;
   const double linear = static_cast<double>(std::max<std::int64_t>(reached, 0)) / static_cast<double>(supernet.ramp);
-  if (!of.rate) return linear;
-  return linear * of.rate(std::min(first + supernet.ramp, of.steps)) / of.rate(t);
+  const double rate = of.rate ? of.rate(t) : 0;
+  if (rate == 0) return linear;  // of SGD: nothing moves
+  return linear * of.rate(std::min(first + supernet.ramp, of.steps)) / rate;
 }
 
 StepPasses step_passes(const SupernetConfig& supernet, const PlanOf& of, std::int64_t t) {

@@ -11,7 +11,10 @@
 //   nested_depth  the whole, whose exits are the subnets                                    (depth alone is elastic)
 //
 // A subnet of whole width is an exit of the whole: its pass trains all of them, and no other is spent on one. So ofa's first phase, of
-// elastic depth, is the whole whose exits learn from what it was.
+// elastic depth, is the whole whose exits learn from what it was; later a draw of whole width is that pass, as likely as any other.
+//
+// Random subnets are drawn by (seed, step, number of the draw), evenly over the space. None is trained twice in a step: a draw of one that
+// the step has, in a sandwich any of whole width, is drawn again; where there are fewer others than asked for, the step has fewer passes.
 #pragma once
 #include <array>
 #include <functional>
@@ -65,7 +68,7 @@ struct PlanOf {
 StepPasses step_passes(const SupernetConfig& supernet, const PlanOf& of, std::int64_t t);
 
 // The weight of subnets at step t of a ramp that begins with step `first`: min(1, (t - first + 1) / ramp), times rate(first + ramp) /
-// rate(t) while it is below 1.
+// rate(t) while it is below 1. A ramp beyond the last step goes towards that one's rate.
 double ramp_weight(const SupernetConfig& supernet, const PlanOf& of, std::int64_t t, std::int64_t first);
 
 }  // namespace offramp
