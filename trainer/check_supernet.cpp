@@ -1,5 +1,6 @@
 // A supernet: the defaults of its keys, and what it cannot be.
 #include <cmath>
+#include <span>
 
 #include "trainer/config_checker.h"
 
@@ -25,34 +26,40 @@ Sizes depths_of(const Config& config) {
   return depths;
 }
 
+// Sizes that are missing or wrong have no parts.
+bool knows_model(const std::set<std::string>& unknown) {
+  return std::ranges::none_of(unknown, [](const std::string& path) { return path.starts_with("model"); });
+}
+
 }  // namespace
 
 void settle_supernet(Config& config, const Locations& at, const std::set<std::string>& unknown) {
   SupernetConfig& supernet = config.supernet;
   const ModelConfig& m = config.model;
-  const auto unknown_model = [](const std::string& path) { return path.starts_with("model"); };
-  if (!supernet.enabled || std::ranges::any_of(unknown, unknown_model)) return;
+  if (!supernet.enabled || !knows_model(unknown)) return;
   const auto follow = [&](const char* key, auto& value, auto other) {
     if (!at.given(std::string("supernet.") + key)) value = other;
   };
   const std::int64_t tensor = config.parallel.tensor_parallel_size, steps = config.training.steps;
-  const bool heads = !m.gpt2();  // a stock GPT-2 has no other width of its heads
+  const bool widths = supernet.plan != PlanKind::nested_depth;
+  const bool heads = widths && supernet.plan != PlanKind::matformer && !m.gpt2();  // a stock GPT-2 has no other width of its heads
   follow("num_hidden_layers", supernet.space.num_hidden_layers, depths_of(config));
   follow("hidden_size", supernet.space.hidden_size, Sizes{m.hidden_size});
-  follow("intermediate_size", supernet.space.intermediate_size, parts_of(m.intermediate_size, 4, tensor));
+  follow("intermediate_size", supernet.space.intermediate_size, parts_of(m.intermediate_size, widths ? 4 : 1, tensor));
   follow("num_key_value_heads", supernet.space.num_key_value_heads, parts_of(m.num_key_value_heads, heads ? 2 : 1, tensor));
   follow("queries_per_group", supernet.space.queries_per_group, Sizes{m.queries_per_group()});
   const bool delays = supernet.plan == PlanKind::deps || supernet.plan == PlanKind::ofa;
   follow("start", supernet.start, delays ? std::llround(0.537 * static_cast<double>(steps)) : 0);
   follow("ramp", supernet.ramp, std::max<std::int64_t>(1, std::llround(static_cast<double>(steps) * 5 / 270)));
-  follow("sort_step", supernet.sort_step, delays ? supernet.start + 1 : 0);
+  follow("sort_step", supernet.sort_step, delays && supernet.start < steps ? supernet.start + 1 : 0);
 }
 
 void ConfigChecker::subnet_axis(std::string_view name, const Sizes& choices, std::int64_t whole) {
   const std::string path = fmt::format("supernet.{}", name);
   if (!known({path, fmt::format("model.{}", name)}) || choices.empty()) return;
-  if (std::ranges::adjacent_find(choices, std::greater_equal<>()) != choices.end())
-    return blame(path, "[{}] does not ascend", fmt::join(choices, ", "));
+  const std::set<std::int64_t> ascending(choices.begin(), choices.end());
+  if (!std::ranges::equal(ascending, choices))
+    return blame(path, "[{}] does not ascend; write [{}]", fmt::join(choices, ", "), fmt::join(ascending, ", "));
   if (choices.back() != whole) blame(path, "ends with {}, but the model's own is {}; make that the last", choices.back(), whole);
 }
 
@@ -70,18 +77,36 @@ void ConfigChecker::subnet_widths() {
   const Space& space = config.supernet.space;
   const std::int64_t tensor = config.parallel.tensor_parallel_size;
   const auto divides = [&](std::string_view path, const Sizes& choices) {
-    if (!known({path, "parallel.tensor_parallel_size"})) return;
-    for (const std::int64_t size : choices)
-      if (size % tensor != 0) return blame(path, "{} is not divisible by tensor_parallel_size {}", size, tensor);
+    if (!known({path, "parallel.tensor_parallel_size"}) || choices.empty()) return;
+    for (const std::int64_t size : std::span(choices).first(choices.size() - 1))  // the model's own is judged with the model
+      if (size % tensor != 0)
+        return blame(path, "{} is not divisible by tensor_parallel_size {}; the nearest multiple is {}", size, tensor,
+                     std::max<std::int64_t>(1, (size + tensor / 2) / tensor) * tensor);
   };
   divides("supernet.intermediate_size", space.intermediate_size);
   divides("supernet.num_key_value_heads", space.num_key_value_heads);
-  if (!config.model.gpt2() || !known({"model.architecture"})) return;
-  for (const auto& [name, choices] : {std::pair("hidden_size", &space.hidden_size),
-                                      {"num_key_value_heads", &space.num_key_value_heads},
-                                      {"queries_per_group", &space.queries_per_group}})
-    if (choices->size() > 1)
-      blame(fmt::format("supernet.{}", name), "a stock GPT-2 has no heads narrower than its width; leave it one size, or take llama");
+}
+
+// What nothing would train, or nobody could read.
+void ConfigChecker::subnet_plan() {
+  const PlanKind plan = config.supernet.plan;
+  const auto refuse = [&](std::initializer_list<const char*> axes, std::string_view why) {
+    for (const SubnetAxis& axis : subnet_axes())
+      if (std::ranges::count(axes, std::string_view(axis.name)) > 0 && (config.supernet.space.*axis.choices).size() > 1)
+        blame(fmt::format("supernet.{}", axis.name), "{}", why);
+  };
+  if (config.model.gpt2() && known({"model.architecture"}))
+    return refuse({"hidden_size", "num_key_value_heads", "queries_per_group"},
+                  "a stock GPT-2 has no heads narrower than its width; leave it one size, or take llama");
+  if (!known({"supernet.plan"})) return;
+  if (plan == PlanKind::nested_depth)
+    refuse({"hidden_size", "intermediate_size", "num_key_value_heads", "queries_per_group"},
+           "nested_depth trains depths alone; leave it one size, or name another plan");
+  if (plan == PlanKind::matformer)
+    refuse({"hidden_size", "num_key_value_heads", "queries_per_group"},
+           "matformer trains widths of the MLPs alone; leave it one size, or name another plan");
+  if (plan == PlanKind::matformer && config.supernet.space.intermediate_size.size() == 1 && known({"supernet.intermediate_size"}))
+    blame("supernet.plan", "matformer draws a width of the MLPs, and there is one alone; give intermediate_size several");
 }
 
 void ConfigChecker::subnet_layout() {
@@ -112,18 +137,17 @@ void ConfigChecker::subnet_steps() {
 void ConfigChecker::supernet() {
   const Space& space = config.supernet.space;
   if (!config.supernet.enabled || !known({"supernet"})) return;
-  const Subnet whole = spelled_out({}, config.model);
-  for (const SubnetAxis& axis : subnet_axes()) subnet_axis(axis.name, space.*axis.choices, whole.*axis.size);
   subnet_depths();
   subnet_widths();
+  subnet_plan();
   subnet_layout();
   subnet_steps();
+  if (!knows_model(unknown)) return;
+  const Subnet whole = spelled_out({}, config.model);
+  for (const SubnetAxis& axis : subnet_axes()) subnet_axis(axis.name, space.*axis.choices, whole.*axis.size);
   const auto elastic = [&](const SubnetAxis& axis) { return (space.*axis.choices).size() > 1; };
-  if (!space.empty() && std::ranges::none_of(subnet_axes(), elastic))
-    blame("supernet", "every subnet would be the whole model; give an axis, such as intermediate_size, several sizes");
-  if (config.supernet.plan == PlanKind::matformer && space.intermediate_size.size() < 2 &&
-      known({"supernet.intermediate_size", "supernet.plan"}))
-    blame("supernet.plan", "matformer draws a width of the MLPs, and there is one alone; give intermediate_size several");
+  if (std::ranges::none_of(subnet_axes(), elastic) && known({"exits"}))
+    blame("supernet", "every subnet would be the whole model; add `exits`, or give an axis, such as intermediate_size, several sizes");
 }
 
 }  // namespace offramp

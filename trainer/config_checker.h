@@ -44,6 +44,7 @@ struct ConfigChecker {
   void subnet_axis(std::string_view name, const std::vector<std::int64_t>& choices, std::int64_t whole);
   void subnet_depths();
   void subnet_widths();
+  void subnet_plan();
   void subnet_layout();
   void subnet_steps();
 

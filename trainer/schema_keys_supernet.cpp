@@ -10,12 +10,15 @@ bool delays(const Config& config) {
 }
 bool ramps(const Config& config) { return config.supernet.enabled && config.supernet.plan == PlanKind::deps; }
 bool samples(const Config& config) { return delays(config) || (config.supernet.enabled && config.supernet.plan == PlanKind::sandwich); }
+bool distills(const Config& config) { return samples(config) && config.supernet.distillation; }
 
 constexpr KeyCondition kSupernet{with_supernet, "supernet"};  // the section itself says so: its keys are given nowhere else
 constexpr KeyCondition kDelays{delays, "supernet.plan", "only deps and ofa train the whole alone first; name one, or remove this key"};
 constexpr KeyCondition kRamps{ramps, "supernet.plan", "only deps lets subnets in slowly; name it, or remove this key"};
 constexpr KeyCondition kSamples{samples, "supernet.plan",
                                 "only sandwich, deps and ofa train several subnets a step; name one, or remove this key"};
+constexpr KeyCondition kDistills{distills, "supernet.distillation",
+                                 "only subnets that learn from the whole have one; set distillation: true, or remove this key"};
 
 }  // namespace
 
@@ -36,18 +39,18 @@ std::vector<SchemaKey> supernet_keys() {
       {"supernet.intermediate_size",
        KEY_AT(supernet.space.intermediate_size),
        "Widths inside the MLPs, ascending, the model's own last; multiples of `tensor_parallel_size`.",
-       {.range = kSize, .default_note = "1/4, 1/2, 3/4 and all of the model's", .means = kSupernet}},
+       {.range = kSize, .default_note = "1/4, 1/2, 3/4 and all of the model's; nested_depth: all", .means = kSupernet}},
       {"supernet.num_key_value_heads",
        KEY_AT(supernet.space.num_key_value_heads),
        "Numbers of key-value groups, each with its query heads, ascending, the model's own last; multiples of `tensor_parallel_size`.",
-       {.range = kSize, .default_note = "half and all of the model's", .means = kSupernet}},
+       {.range = kSize, .default_note = "half and all of the model's; matformer, nested_depth: all", .means = kSupernet}},
       {"supernet.queries_per_group",
        KEY_AT(supernet.space.queries_per_group),
        "Query heads of each group, ascending, the model's own last.",
        {.range = kSize, .default_note = "the model's", .means = kSupernet}},
       {"supernet.random_subnets",
        KEY_AT(supernet.random_subnets),
-       "Random subnets a step, beside the whole and the smallest; ofa trains one more, and neither of these.",
+       "Random subnets a step, beside the whole and the smallest; ofa trains one more, and these two only as they are drawn.",
        {.range = {0, 64}, .means = kSamples}},
       {"supernet.start",
        KEY_AT(supernet.start),
@@ -64,11 +67,11 @@ std::vector<SchemaKey> supernet_keys() {
       {"supernet.temperature",
        KEY_AT(supernet.temperature),
        "Of both distributions when subnets learn the whole's; gradients keep their size.",
-       {.range = kPositive, .means = kSamples}},
+       {.range = kPositive, .means = kDistills}},
       {"supernet.sort_step",
        KEY_AT(supernet.sort_step),
        "Before this step every elastic axis is put in order of importance, the L1 norm of a channel's weights; 0: never.",
-       {.range = kSteps, .default_note = "the first step after `start`; else 0", .means = kSupernet}},
+       {.range = kSteps, .default_note = "deps, ofa: the first step after `start`; else 0", .means = kSupernet}},
   };
 }
 

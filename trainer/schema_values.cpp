@@ -18,7 +18,7 @@ std::string describe(const YamlNode& node) {
     case YamlNode::Kind::null:
       return node.text.empty() ? "nothing" : node.text;
     case YamlNode::Kind::list:
-      return "a list";
+      return node.items.empty() ? "an empty list" : "a list";
     case YamlNode::Kind::map:
       return "a map";
     case YamlNode::Kind::scalar:

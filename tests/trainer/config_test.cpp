@@ -166,6 +166,17 @@ optimizer: {lr: 0.1}
 data: {train: a}
 )";
 
+// A supernet, of which every axis is elastic.
+const char* const kSupernetKeys = R"(
+model: {num_hidden_layers: 4, hidden_size: 32, intermediate_size: 64, num_attention_heads: 8, num_key_value_heads: 4, vocab_size: 257}
+exits: [{layer: 1, loss_weight: 0.5}, {layer: 3, loss_weight: 2}]
+supernet: {plan: sandwich, num_hidden_layers: [3, 4], hidden_size: [16, 24, 32], intermediate_size: [8, 64], num_key_value_heads: [1, 4],
+  queries_per_group: [1, 2], random_subnets: 5, distillation: true, temperature: 2.5, sort_step: 7}
+training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 35, steps: 12}
+optimizer: {lr: 0.1}
+data: {train: a}
+)";
+
 TEST(Config, EveryKeyReachesItsField) {
   const TemporaryFile file(kEveryKey);
   const Config c = read_config(file.path, {});
@@ -223,13 +234,55 @@ TEST(Config, OtherKeysReachTheirFields) {
   EXPECT_EQ(rotational.layerskip.curriculum, "rotational");
 }
 
+TEST(Config, SupernetKeysReachTheirFields) {
+  const TemporaryFile file(kSupernetKeys);
+  const SupernetConfig given = read_config(file.path, {}).supernet;
+  EXPECT_TRUE(given.enabled && given.distillation);
+  EXPECT_EQ(given.plan, PlanKind::sandwich);
+  EXPECT_EQ(given.space, (Space{{3, 4}, {16, 24, 32}, {8, 64}, {1, 4}, {1, 2}}));
+  EXPECT_EQ(given.random_subnets, 5);
+  EXPECT_EQ(given.temperature, 2.5);
+  EXPECT_EQ(given.sort_step, 7);
+  const std::vector<std::string> other = {"supernet={plan: deps, start: 3, ramp: 4, distillation: false}"};
+  const SupernetConfig deps = read_config(kGood, other).supernet;
+  EXPECT_EQ(deps.plan, PlanKind::deps);
+  EXPECT_TRUE(deps.start == 3 && deps.ramp == 4 && deps.sort_step == 4 && !deps.distillation);
+}
+
+SupernetConfig supernet_of(const std::string& supernet, std::vector<std::string> sets = {}) {
+  sets.push_back("supernet=" + supernet);
+  return read_config(kGood, sets).supernet;
+}
+
+TEST(Config, SupernetDefaultsFollowTheModelAndThePlan) {
+  EXPECT_FALSE(read_config(kGood, {}).supernet.enabled);
+  EXPECT_TRUE(read_config(kGood, {}).supernet.space.empty());
+  const SupernetConfig deps = supernet_of("{}", {"training.steps=270"});
+  EXPECT_EQ(deps.plan, PlanKind::deps);
+  EXPECT_EQ(deps.space, (Space{{2, 3, 4}, {32}, {16, 32, 48, 64}, {2, 4}, {1}}));
+  EXPECT_TRUE(deps.start == 145 && deps.ramp == 5 && deps.sort_step == 146);
+  EXPECT_TRUE(deps.random_subnets == 2 && deps.distillation && deps.temperature == 1);
+  const SupernetConfig sandwich = supernet_of("{plan: sandwich}");
+  EXPECT_TRUE(sandwich.start == 0 && sandwich.sort_step == 0);
+  EXPECT_EQ(supernet_of("{plan: matformer}").space, (Space{{2, 3, 4}, {32}, {16, 32, 48, 64}, {4}, {1}}));
+  EXPECT_EQ(supernet_of("{plan: nested_depth}").space, (Space{{2, 3, 4}, {32}, {64}, {4}, {1}}));
+  EXPECT_EQ(supernet_of("{}", {"parallel.tensor_parallel_size=4"}).space, (Space{{2, 3, 4}, {32}, {16, 32, 48, 64}, {4}, {1}}));
+  EXPECT_EQ(supernet_of("{}", {"model.intermediate_size=72", "parallel.tensor_parallel_size=4"}).space.intermediate_size,
+            (std::vector<std::int64_t>{36, 72}));
+  EXPECT_EQ(supernet_of("{}", {"model.num_key_value_heads=1"}).space, (Space{{2, 3, 4}, {32}, {16, 32, 48, 64}, {1}, {4}}));
+  EXPECT_EQ(supernet_of("{}", {"model.architecture=gpt2"}).space, (Space{{2, 3, 4}, {32}, {16, 32, 48, 64}, {4}, {1}}));
+  EXPECT_EQ(supernet_of("{}", {"exits=[{layer: 4, loss_weight: 1}]"}).space.num_hidden_layers, std::vector<std::int64_t>{4});
+  EXPECT_EQ(supernet_of("{}", {"training.steps=1"}).sort_step, 0) << "there is no step after the start";
+}
+
 std::string name_of_key(const SchemaKey& key) { return std::string(key.path.substr(key.path.rfind('.') + 1)); }
 
 TEST(Config, PrintedConfigurationReadsBackEqual) {
-  const TemporaryFile every(kEveryKey), other(kOtherKeys), tuning(kTuningKeys), features(kFeatureKeys);
+  const TemporaryFile every(kEveryKey), other(kOtherKeys), tuning(kTuningKeys), features(kFeatureKeys), supernet(kSupernetKeys),
+      delayed(fmt::format("extends: {}\ntraining: {{steps: 1}}\nsupernet: {{start: 1, distillation: false}}\n", kGood));
   const TemporaryFile file(fmt::format("extends: {}\nparallel: {{schedule: 'file:a b'}}\n", kGood));
   EXPECT_EQ(read_config(file.path, {}).parallel.schedule, "file:a b");
-  for (const std::string& path : {kGood, every.path, other.path, tuning.path, features.path, file.path}) {
+  for (const std::string& path : {kGood, every.path, other.path, tuning.path, features.path, supernet.path, delayed.path, file.path}) {
     const Config config = read_config(path, {});
     const std::string printed = print_config(config);
     const TemporaryFile again(printed);
@@ -244,12 +297,13 @@ TEST(Config, PrintedConfigurationReadsBackEqual) {
   }
   // The texts above move every key that can move, so nothing is compared with itself. (model.from needs a model that is there.)
   const Config fresh = read_config(kGood, {}), one = read_config(every.path, {}), two = read_config(other.path, {}),
-               three = read_config(tuning.path, {}), four = read_config(features.path, {});
+               three = read_config(tuning.path, {}), four = read_config(features.path, {}), five = read_config(supernet.path, {}),
+               six = read_config(delayed.path, {});
   for (const SchemaKey& key : schema()) {
     if (key.rule.choices.size() == 1 || key.path == "layerskip.rotation" || key.path == "model.from") continue;
     const std::string value = print_value(key, fresh, 0);
     const auto moved = [&](const Config& config) { return print_value(key, config, 1) != value; };
-    EXPECT_TRUE(moved(one) || moved(two) || moved(three) || moved(four)) << key.path;
+    EXPECT_TRUE(moved(one) || moved(two) || moved(three) || moved(four) || moved(five) || moved(six)) << key.path;
   }
 }
 
@@ -344,7 +398,13 @@ TEST(Config, LegalOddities) {
                            Sets{"layerskip={p_max: 0}"},
                            Sets{"layerskip={p_max: 0.1}", "exits=[{layer: 1}]"},
                            Sets{"logging={directory: a, profile_steps: [10, 99]}"},
-                           Sets{"logging.profile_steps=null"}}) {
+                           Sets{"logging.profile_steps=null"},
+                           Sets{"supernet={}", "training.steps=0"},
+                           Sets{"supernet={}", "layerskip={p_max: 0.1}", "exits=[{layer: 1}]"},
+                           Sets{"supernet={hidden_size: [1, 31, 32], queries_per_group: [1]}"},
+                           Sets{"supernet={ramp: 500}"},
+                           Sets{"supernet={plan: full}", "parallel={pipeline_parallel_size: 2, schedule: zero_bubble}"},
+                           Sets{"supernet={plan: ofa, start: 10}"}}) {
     EXPECT_EQ(refusal(kGood, sets), std::vector<std::string>()) << fmt::format("{}", fmt::join(sets, " "));
   }
 }
