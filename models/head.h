@@ -33,6 +33,7 @@ struct HeadIn {
   Draws draws{};
   Teacher teacher{};               // of whatever width
   std::optional<Target> target{};  // what it learns here in place of its own
+  float temperature = 1;           // at which it learns a distribution
   Subnet subnet{};                 // that the head's body runs too
 };
 
@@ -82,6 +83,8 @@ class OutputMatrix {
  private:
   Scores scores(Context& ctx, Scratch& scope, Tensor x, Tensor targets);
   void loss_of_rows(Context& ctx, Tensor dx, Tensor sums, Tensor x, const Goal& goal, const LossOptions& options, bool train);
+  // What softmax_distill() needs of both at a temperature, of the whole vocabulary.
+  Tensor soften(Context& ctx, Scratch& scope, const Scores& own, const Scores& teacher, float temperature) const;
   // The scores of a chunk of tokens, their loss, and its gradient (undefined: not wanted).
   Tensor loss_of_chunk(Context& ctx, Scratch& scope, Tensor sums, Tensor x, const Goal& goal, const LossOptions& options, bool train);
   Tensor all_rows(Context& ctx, Scratch& scope, Tensor x, std::int64_t tokens) const;

@@ -95,11 +95,19 @@ Tensor OutputMatrix::loss_of_chunk(Context& ctx, Scratch& scope, Tensor sums, Te
   if (train) d_logits = x.dtype == DType::f32 ? own.logits : scope.tensor(own.logits.shape, x.dtype);
   if (taught) {
     const bool distribution = goal.target == Target::distribution;
-    softmax_distill(ctx, sums, d_logits, own, teacher, goal.labels, distribution ? Tensor{} : targets, range_.first, options);
+    const Tensor softened = distribution && options.temperature != 1 ? soften(ctx, scope, own, teacher, options.temperature) : Tensor{};
+    softmax_distill(ctx, sums, d_logits, own, teacher, goal.labels, distribution ? Tensor{} : targets, range_.first, options, softened);
   } else {
     softmax_loss(ctx, sums, d_logits, own.logits, own.stats, own.argmax, goal.labels, range_.first, options);
   }
   return d_logits;
+}
+
+Tensor OutputMatrix::soften(Context& ctx, Scratch& scope, const Scores& own, const Scores& teacher, float temperature) const {
+  const Tensor sums = scope.tensor({own.logits.shape[0], 2}, DType::f32);
+  softmax_soften(ctx, sums, own, teacher, temperature);
+  all_reduce(ctx, sums, tensor_.group).wait(ctx);
+  return sums;
 }
 
 Tensor OutputMatrix::all_rows(Context& ctx, Scratch& scope, Tensor x, std::int64_t tokens) const {

@@ -139,6 +139,7 @@ inline constexpr int kLossSums = 6;
 struct LossOptions {
   Tensor scale;                     // [1] f32 on the device: weight of this exit / counted tokens of the whole batch
   bool confidence_weights = false;  // weigh each token by its own detached max softmax probability
+  float temperature = 1;            // at which softmax_distill() compares two distributions; all else is at 1
 };
 // dlogits [n,V] A = scale * c_i * (softmax(logits) - onehot(label)); if f32 may be logits itself; undefined: sums only.
 void softmax_loss(Context&, Tensor sums, Tensor dlogits, Tensor logits, Tensor stats, Tensor argmax, Tensor labels, std::int64_t first,
@@ -148,16 +149,20 @@ void softmax_loss(Context&, Tensor sums, Tensor dlogits, Tensor logits, Tensor s
 struct Scores {
   Tensor logits, stats, argmax;  // [n,V] f32, [n,3] f32, [n] i32
 };
+// softened [n,2] f32 =: the sums over this range of e^((logit - maximum) / temperature) of exit and teacher. Those of all ranges add up.
+void softmax_soften(Context&, Tensor softened, const Scores& exit, const Scores& teacher, float temperature);
 // softmax_loss() beside a teacher q, whose logits are of the same tokens and range: from one reading of both come the loss, its gradient
 // and the two measures of how far the teacher would accept the exit's p. What is learned are
 //   targets [n] i32, whose logits the exit's statistics name: the labels themselves, or the teacher's argmax: to the bits of
 //   softmax_loss(); undefined: the teacher's distribution: the loss is - sum_v q log p, dlogits = scale * c_i * (p - q), and the statistics
-//   name the labels'.
+//   name the labels'. At a temperature T other than 1 both are softened, p_T ~ p^(1/T): the loss is T^2 times theirs, dlogits =
+//   scale * c_i * T * (p_T - q_T), which is about as large at every T (Hinton et al., arXiv 1503.02531), and `softened` are the sums that
+//   softmax_soften() found in the whole vocabulary. The measures, and c_i, stay those of p and q.
 // c_i is the exit's own confidence with every target. A label < 0 is not counted, whatever the target is.
 // sums: sums over the vocabulary are this range's part, and what is known of a whole row is added where first is 0: so those of all
 // ranges add up to the exit's.
 void softmax_distill(Context&, Tensor sums, Tensor dlogits, const Scores& exit, const Scores& teacher, Tensor labels, Tensor targets,
-                     std::int64_t first, const LossOptions&);
+                     std::int64_t first, const LossOptions&, Tensor softened = {});
 
 // ---- optimizers, on flat ranges. scalars [4] f32 on the device: learning rate, clip factor (0: touch nothing), and Adam's two
 // bias corrections 1 - beta1^t, 1 - beta2^t. Decay is decoupled and comes first: p -= lr * weight_decay * p.

@@ -61,8 +61,21 @@ void check_scores(const Expect& expect, const Scores& scores, const Shape& shape
 
 }  // namespace
 
+void softmax_soften(Context& context, Tensor softened, const Scores& exit, const Scores& teacher, float temperature) {
+  const Expect expect("softmax_soften");
+  expect.rank(exit.logits, "logits", 2);
+  const Shape shape = exit.logits.shape;
+  check_scores(expect, exit, shape);
+  check_scores(expect, teacher, shape);
+  expect.optional(softened, "softened", DType::f32, {shape[0], 2});
+  const Operation op(context, "softmax_soften", 8 * count_of(exit.logits),
+                     {softened, exit.logits, teacher.logits, exit.stats, teacher.stats});
+  if (op.planned() || !softened.defined()) return;
+  cpu::softmax_soften(softened, exit, teacher, temperature);
+}
+
 void softmax_distill(Context& context, Tensor sums, Tensor dlogits, const Scores& exit, const Scores& teacher, Tensor labels,
-                     Tensor targets, std::int64_t first, const LossOptions& options) {
+                     Tensor targets, std::int64_t first, const LossOptions& options, Tensor softened) {
   const Expect expect("softmax_distill");
   expect.rank(exit.logits, "logits", 2);
   const Shape shape = exit.logits.shape;
@@ -73,12 +86,14 @@ void softmax_distill(Context& context, Tensor sums, Tensor dlogits, const Scores
   expect.optional(sums, "sums", DType::f64, {kLossSums});
   if (dlogits.defined()) expect.tensor(dlogits, "dlogits", expect.working(dlogits, "dlogits"), shape);
   if (dlogits.defined()) expect.f32(options.scale, "scale", {1});
+  const bool softens = !targets.defined() && options.temperature != 1;
+  if (softens) expect.f32(softened, "softened", {shape[0], 2});
   Scratch scratch(context);
   const Tensor partial = sums.defined() ? scratch.tensor({shape[0], 3}, DType::f32) : Tensor{};
-  const Operation op(context, "softmax_distill", 12 * count_of(exit.logits),
-                     {sums, dlogits, exit.logits, teacher.logits, exit.stats, teacher.stats, labels, targets});
+  const Operation op(context, "softmax_distill", (softens ? 26 : 12) * count_of(exit.logits),
+                     {sums, dlogits, exit.logits, teacher.logits, exit.stats, teacher.stats, labels, targets, softened});
   if (op.planned()) return;
-  cpu::softmax_distill(sums, dlogits, exit, teacher, labels, targets, first, options, partial);
+  cpu::softmax_distill(sums, dlogits, exit, teacher, labels, targets, first, options, {softens ? softened : Tensor{}, partial});
 }
 
 namespace {

@@ -44,9 +44,13 @@ void softmax_stats(Tensor stats, Tensor argmax, Tensor logits, Tensor labels, st
 void softmax_merge(Tensor stats, Tensor argmax, Tensor all);
 void softmax_loss(Tensor sums, Tensor dlogits, Tensor logits, Tensor stats, Tensor argmax, Tensor labels, std::int64_t first,
                   const LossOptions& options);
-// partial [n, 3] f32 scratch, undefined without sums.
+void softmax_soften(Tensor softened, const Scores& exit, const Scores& teacher, float temperature);
+struct DistillMemory {
+  Tensor softened;  // [n, 2] f32; undefined: temperature 1
+  Tensor partial;   // [n, 3] f32 scratch; undefined without sums
+};
 void softmax_distill(Tensor sums, Tensor dlogits, const Scores& exit, const Scores& teacher, Tensor labels, Tensor targets,
-                     std::int64_t first, const LossOptions& options, Tensor partial);
+                     std::int64_t first, const LossOptions& options, const DistillMemory& memory);
 
 void adamw(Tensor weight, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor scalars, const AdamW& options);
 void sgd(Tensor weight, Tensor master, Tensor velocity, Tensor grad, Tensor scalars, const Sgd& options);

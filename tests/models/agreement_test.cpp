@@ -56,9 +56,10 @@ TEST_P(Parts, TaughtHeadsOverTensorGroups) {
   if (is_unit()) return;
   Setting s = setting();
   s.taught = true;
-  for (const Target target : {Target::labels, Target::argmax, Target::distribution}) {
-    SCOPED_TRACE("target " + std::to_string(static_cast<int>(target)));
-    s.target = target;
+  for (const auto& [target, temperature] :
+       {std::pair{Target::labels, 1.0f}, {Target::argmax, 1.0f}, {Target::distribution, 1.0f}, {Target::distribution, 2.5f}}) {
+    SCOPED_TRACE(fmt::format("target {} at {}", static_cast<int>(target), temperature));
+    s.target = target, s.temperature = temperature;
     s.precision = DType::f32;
     const Outcome exact = run(s, part);
     expect_same_at_every_degree(s, part, kAnotherOrder);

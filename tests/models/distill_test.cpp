@@ -16,14 +16,15 @@ struct Outcome {
 
 class TaughtHeads : public ::testing::TestWithParam<int> {
  protected:
-  Outcome run(Target target, const Teacher& from, Tensor counted, bool train = true) {
+  Outcome run(Target target, const Teacher& from, Tensor counted, bool train = true, float temperature = 1) {
     const auto model = make_model(rig, tiny_config(), every_exit_towards(target));
     Head& head = model->heads[static_cast<std::size_t>(GetParam())];
     const auto visit = [&](const Visitor& visitor) { head.visit(visitor); };
     const Tensor d_tap = rig.like(x), sums = rig.tensor({kLossSums}, DType::f64);
     zero_gradients(rig, visit);
     fill_zero(rig.ctx, sums), fill_zero(rig.ctx, d_tap);
-    head.exit(rig.ctx, d_tap, sums, {.x = x, .labels = counted, .scale = scale, .teacher = from}, {.length = kSequence}, train);
+    const HeadIn in{.x = x, .labels = counted, .scale = scale, .teacher = from, .temperature = temperature};
+    head.exit(rig.ctx, d_tap, sums, in, {.length = kSequence}, train);
     return {{sums.as<double>(), sums.as<double>() + kLossSums}, values(d_tap), gradients(visit)};
   }
   Outcome run(Target target, bool train = true) { return run(target, teacher, labels, train); }
@@ -73,6 +74,17 @@ TEST_P(TaughtHeads, MeasuresDoNotDependOnTheTarget) {
     EXPECT_NE(other.sums[1], labels_learned.sums[1]);
     EXPECT_NEAR(other.sums[0], labels_learned.sums[0], 0x1p-20 * labels_learned.sums[0]);
     for (const std::size_t i : {2u, 3u, 4u, 5u}) EXPECT_EQ(other.sums[i], labels_learned.sums[i]) << i;
+  }
+}
+
+TEST_P(TaughtHeads, ATemperatureChangesWhatIsLearnedOfADistributionAlone) {
+  for (const Target target : kTargets) {
+    const Outcome at_one = run(target), softened = run(target, teacher, labels, true, 3);
+    const bool softens = target == Target::distribution;
+    EXPECT_EQ(softened.d_tap != at_one.d_tap, softens);
+    EXPECT_EQ(softened.sums[1] != at_one.sums[1], softens);
+    for (const std::size_t i : {0u, 2u, 3u, 4u, 5u}) EXPECT_EQ(softened.sums[i], at_one.sums[i]) << i;
+    EXPECT_EQ(run(target, teacher, labels, false, 3).sums, softened.sums) << "in evaluation";
   }
 }
 

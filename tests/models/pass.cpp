@@ -89,9 +89,14 @@ class Pass {
     fill_zero(rig_.ctx, sums);
     Teacher teacher;
     if (setting_.taught) teacher = {rows("teacher", setting_.config.hidden_size), &teacher_->heads.back().output()};
-    head(part).exit(rig_.ctx, d_tap, sums,
-                    {.x = x, .labels = labels, .scale = scale, .draws = setting_.draws, .teacher = teacher, .subnet = subnet()},
-                    two_documents(rig_), true);
+    const HeadIn in{.x = x,
+                    .labels = labels,
+                    .scale = scale,
+                    .draws = setting_.draws,
+                    .teacher = teacher,
+                    .temperature = setting_.temperature,
+                    .subnet = subnet()};
+    head(part).exit(rig_.ctx, d_tap, sums, in, two_documents(rig_), true);
     outcome_["sums"].values = {sums.as<double>(), sums.as<double>() + kLossSums};
     if (d_tap.defined()) keep("dx", d_tap);
   }

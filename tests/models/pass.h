@@ -28,6 +28,7 @@ struct Setting {
   bool detach = false;
   bool taught = false;  // exits stand beside the final head as their teacher
   Target target = Target::labels;
+  float temperature = 1;
   int size = 1;  // of the tensor group
   bool sequence = false;
   Space space{};

@@ -144,9 +144,9 @@ Subject unit_subject(std::string name, std::shared_ptr<Model> model, int number,
           .gradient = [run](Rig& rig, Tensor dx, Tensor x) { return run(rig, dx, x, true); }};
 }
 
-Subject head_subject(Rig& rig, std::shared_ptr<Model> model, int number, Draws draws, bool taught) {
+Subject head_subject(Rig& rig, std::shared_ptr<Model> model, int number, Draws draws, std::optional<float> taught_at) {
   Head* head = &model->heads[static_cast<std::size_t>(number)];
-  const Teacher teacher{taught ? rig.numbers("teacher", {kTokens, model->config.hidden_size}) : Tensor{}, &model->heads.back().output()};
+  const Teacher teacher{taught_at ? rig.numbers("teacher", {kTokens, model->config.hidden_size}) : Tensor{}, &model->heads.back().output()};
   const Tensor labels = rig.integers({kTokens}, [](std::int64_t i) { return i % 5 == 3 ? -1 : i * 7 % 37; });
   const Tensor scale = rig.tensor({1});
   if (rig.real()) *scale.as<float>() = 0.25f;
@@ -155,13 +155,14 @@ Subject head_subject(Rig& rig, std::shared_ptr<Model> model, int number, Draws d
     const std::size_t memory = r.memory.mark();
     const Tensor sums = r.tensor({kLossSums}, DType::f64);
     if (r.real()) fill_zero(r.ctx, sums);
-    head->exit(r.ctx, dx, sums, {.x = x, .labels = labels, .scale = scale, .draws = draws, .teacher = teacher}, sequences, train);
+    const HeadIn in{.x = x, .labels = labels, .scale = scale, .draws = draws, .teacher = teacher, .temperature = taught_at.value_or(1.0f)};
+    head->exit(r.ctx, dx, sums, in, sequences, train);
     const double loss = r.real() ? 0.25 * sums.as<double>()[1] : 0;
     r.memory.release(memory);
     return loss;
   };
   return {.name = std::string(name_of(head->spec().head)) + (number + 1 == std::ssize(model->heads) ? " (final)" : "") +
-                  (taught ? fmt::format(" towards {}", static_cast<int>(head->spec().target)) : ""),
+                  (taught_at ? fmt::format(" towards {} at {}", static_cast<int>(head->spec().target), *taught_at) : ""),
           .visit = [head, model](const Visitor& visitor) { head->visit(visitor); },
           .input = hidden_input(),
           .loss = [run](Rig& r, Tensor x) { return run(r, {}, x, false); },
@@ -188,9 +189,10 @@ std::vector<Subject> subjects(Rig& rig) {
   all.push_back(unit_subject("attention of GPT-2", gpt2, 1, two_documents(rig)));
   all.push_back(unit_subject("mlp of GPT-2", gpt2, 2, one_document()));
   for (int head = 0; head < std::ssize(gpt2->heads); ++head) all.push_back(head_subject(rig, gpt2, head));
-  for (const Target target : {Target::labels, Target::argmax, Target::distribution}) {
+  for (const auto& [target, temperature] :
+       {std::pair{Target::labels, 1.0f}, {Target::argmax, 1.0f}, {Target::distribution, 1.0f}, {Target::distribution, 2.5f}}) {
     const auto taught = make_model(rig, tiny_config(), every_exit_towards(target));
-    for (int head = 0; head + 1 < std::ssize(taught->heads); ++head) all.push_back(head_subject(rig, taught, head, {}, true));
+    for (int head = 0; head + 1 < std::ssize(taught->heads); ++head) all.push_back(head_subject(rig, taught, head, {}, temperature));
   }
   for (const char* architecture : {"llama", "gpt2"}) {
     config = tiny_config(architecture);

@@ -57,7 +57,8 @@ struct Subject {
 std::vector<Subject> subjects(Rig& rig);
 Subject unit_subject(std::string name, std::shared_ptr<Model> model, int unit, Sequences sequences, Draws draws = {});
 // taught: beside a teacher, the model's own final head over numbers of its own.
-Subject head_subject(Rig& rig, std::shared_ptr<Model> model, int head, Draws draws = {}, bool taught = false);
+Subject head_subject(Rig& rig, std::shared_ptr<Model> model, int head, Draws draws = {},
+                     std::optional<float> taught_at = {});  // the temperature, of a teacher beside it
 
 Sequences one_document();
 // Two documents in each sequence, the second of them from row 2 or 4 on: positions restart, and attention stops there.
