@@ -94,6 +94,18 @@ std::vector<T> by_token(Keys& keys, const std::string& key, std::size_t tokens) 
 
 std::string text_or_empty(const std::string* text) { return text ? *text : ""; }
 
+void read_heads(Keys& keys, ModelConfig& model) {
+  const std::string length = "llama.attention.key_length";
+  if (!keys.find<std::int64_t>(length) && model.hidden_size % model.num_attention_heads != 0)
+    keys.refuse("llama.attention.head_count", "does not divide llama.embedding_length");
+  if (model.num_attention_heads % model.num_key_value_heads != 0)
+    keys.refuse("llama.attention.head_count_kv", "does not divide llama.attention.head_count");
+  if (model.num_attention_heads > kMaxWidth) keys.refuse("llama.attention.head_count", fmt::format("is more than {}", kMaxWidth));
+  model.set_head_size(keys.size(length, model.head_size(), kMaxWidth / model.num_attention_heads));
+  if (model.head_size() % 2 != 0) keys.refuse("llama.attention.head_count", "makes heads of odd size; rotary embeddings need pairs");
+  for (const char* key : {"llama.rope.dimension_count", "llama.attention.value_length"}) keys.only(key, model.head_size());
+}
+
 }  // namespace
 
 ModelConfig gguf_model(const GgufFile& file) {
@@ -112,13 +124,7 @@ ModelConfig gguf_model(const GgufFile& file) {
   if (!embedding || embedding->shape.rank != 2) fail(Exit::checkpoint, "{}: has no matrix 'token_embd.weight'", file.path());
   model.vocab_size = keys.size("llama.vocab_size", embedding->shape[0]);
   model.tie_word_embeddings = !file.find("output.weight");
-  if (model.hidden_size % model.num_attention_heads != 0)
-    keys.refuse("llama.attention.head_count", "does not divide llama.embedding_length");
-  if (model.num_attention_heads % model.num_key_value_heads != 0)
-    keys.refuse("llama.attention.head_count_kv", "does not divide llama.attention.head_count");
-  if (model.head_size() % 2 != 0) keys.refuse("llama.attention.head_count", "makes heads of odd size; rotary embeddings need pairs");
-  for (const char* key : {"llama.rope.dimension_count", "llama.attention.key_length", "llama.attention.value_length"})
-    keys.only(key, model.head_size());
+  read_heads(keys, model);
   for (const char* key : {"llama.expert_count", "llama.expert_used_count"}) keys.only(key, 0);
   const auto* scaling = keys.find<std::string>("llama.rope.scaling.type");
   if (scaling && *scaling != "none") keys.refuse("llama.rope.scaling.type", fmt::format("'{}' is not implemented", *scaling));

@@ -31,7 +31,8 @@ std::int64_t GgufEntry::row_there(std::int64_t row) const {
 
 std::vector<GgufEntry> gguf_entries(const ModelConfig& model) {
   const Names names(model);
-  const std::int64_t hidden = model.hidden_size, keys = model.num_key_value_heads * model.head_size(), inner = model.intermediate_size;
+  const std::int64_t hidden = model.hidden_size, inner = model.intermediate_size, head = model.head_size();
+  const std::int64_t queries = model.num_attention_heads * head, keys = model.num_key_value_heads * head;
   std::vector<GgufEntry> entries;
   const auto add = [&](const std::string& name, const std::string& module, Shape shape, std::int64_t heads = 0) {
     entries.push_back({name + ".weight", {weight_of(module), shape}, heads});
@@ -41,10 +42,10 @@ std::vector<GgufEntry> gguf_entries(const ModelConfig& model) {
     const LayerNames layer = names.below(names.layer(i));
     const std::string block = fmt::format("blk.{}.", i);
     add(block + "attn_norm", layer.first_norm, {hidden});
-    add(block + "attn_q", layer.query, {hidden, hidden}, model.num_attention_heads);
+    add(block + "attn_q", layer.query, {queries, hidden}, model.num_attention_heads);
     add(block + "attn_k", layer.key, {keys, hidden}, model.num_key_value_heads);
     add(block + "attn_v", layer.value, {keys, hidden});
-    add(block + "attn_output", layer.attention_output, {hidden, hidden});
+    add(block + "attn_output", layer.attention_output, {hidden, queries});
     add(block + "ffn_norm", layer.second_norm, {hidden});
     add(block + "ffn_gate", layer.gate, {inner, hidden});
     add(block + "ffn_up", layer.up, {inner, hidden});

@@ -74,6 +74,7 @@ void model_keys(Header& header, const ModelConfig& model, FloatType type) {
   header.u32("llama.feed_forward_length", model.intermediate_size);
   header.u32("llama.attention.head_count", model.num_attention_heads);
   header.u32("llama.attention.head_count_kv", model.num_key_value_heads);
+  if (model.head_dim > 0) header.u32("llama.attention.key_length", model.head_dim), header.u32("llama.attention.value_length", model.head_dim);
   header.f32("llama.attention.layer_norm_rms_epsilon", model.rms_norm_eps);
   header.u32("llama.rope.dimension_count", model.head_size());
   header.f32("llama.rope.freq_base", model.rope_theta);

@@ -49,15 +49,16 @@ class Entries {
 
  private:
   void attention(const std::string& prefix, const LayerNames& names) {
-    const std::int64_t hidden = model_.hidden_size, keys = model_.num_key_value_heads * model_.head_size();
+    const std::int64_t hidden = model_.hidden_size, queries = model_.num_attention_heads * model_.head_size(),
+                       keys = model_.num_key_value_heads * model_.head_size();
     if (names_.gpt2) {
-      linear(prefix + ".attn.c_attn", {names.query, names.key, names.value}, {hidden, hidden});
+      linear(prefix + ".attn.c_attn", {names.query, names.key, names.value}, {queries, hidden});
     } else {
-      linear(names.query, {names.query}, {hidden, hidden});
+      linear(names.query, {names.query}, {queries, hidden});
       linear(names.key, {names.key}, {keys, hidden});
       linear(names.value, {names.value}, {keys, hidden});
     }
-    linear(names.attention_output, {names.attention_output}, {hidden, hidden});
+    linear(names.attention_output, {names.attention_output}, {hidden, queries});
   }
   void mlp(const LayerNames& names) {
     if (!names.gate.empty()) linear(names.gate, {names.gate}, {model_.intermediate_size, model_.hidden_size});
@@ -135,6 +136,10 @@ Json llama_config(const ModelConfig& model) {
 }
 
 Json gpt2_config(const ModelConfig& model) {
+  if (model.head_dim > 0) {
+    fail(Exit::checkpoint, "{} heads of {} make {}, not the hidden size {}, which GPT-2's config.json has no words for",
+         model.num_attention_heads, model.head_size(), model.num_attention_heads * model.head_size(), model.hidden_size);
+  }
   Json json;
   json["architectures"] = {"GPT2LMHeadModel"};
   json["model_type"] = "gpt2";

@@ -217,6 +217,14 @@ void read_rope(const std::string& path, Keys& keys, ModelConfig& model) {
   model.rope_theta = parameters ? of_parameters : of_scaling;
 }
 
+void read_head_size(Keys& keys, ModelConfig& model) {
+  const std::int64_t heads = model.num_attention_heads;
+  if (heads > kMaxWidth) keys.refuse("num_attention_heads", "{} is more than {}", heads, kMaxWidth);
+  if (!keys.find({"head_dim"}) && model.hidden_size % heads != 0) keys.refuse("num_attention_heads", "does not divide the hidden size");
+  model.set_head_size(keys.integer({"head_dim"}, std::max<std::int64_t>(1, model.hidden_size / heads), kMaxWidth / heads));
+  if (model.head_size() % 2 != 0) keys.refuse("head_dim", "{} is odd; rotary embeddings need pairs", model.head_size());
+}
+
 ModelConfig read_llama(const std::string& path, Keys& keys) {
   ModelConfig model;
   model.num_hidden_layers = keys.integer({"num_hidden_layers"}, std::nullopt);
@@ -230,12 +238,7 @@ ModelConfig read_llama(const std::string& path, Keys& keys) {
   model.attention_dropout = keys.probability("attention_dropout", 0);
   model.tie_word_embeddings = keys.flag("tie_word_embeddings", false);
   read_rope(path, keys, model);
-  const std::int64_t head = keys.integer({"head_dim"}, model.hidden_size / model.num_attention_heads);
-  if (head * model.num_attention_heads != model.hidden_size) {
-    keys.refuse("head_dim", "{} heads of {} make {}, not hidden_size {}; that is not implemented", model.num_attention_heads, head,
-                head * model.num_attention_heads, model.hidden_size);
-  }
-  if (head % 2 != 0) keys.refuse("head_dim", "{} is odd; rotary embeddings need pairs", head);
+  read_head_size(keys, model);
   keys.only("hidden_act", {"silu", "swish"});
   keys.only("partial_rotary_factor", {1.0});
   for (const std::string_view key : {"attention_bias", "mlp_bias", "rope_interleaved", "use_sliding_window"}) keys.only(key, {false});
@@ -281,7 +284,8 @@ void check_architecture(Keys& keys, const ModelConfig& model) {
 }
 
 void check_heads(Keys& keys, const ModelConfig& model) {
-  if (model.hidden_size % model.num_attention_heads != 0) keys.refuse("num_attention_heads", "does not divide the hidden size");
+  if (model.gpt2() && model.hidden_size % model.num_attention_heads != 0)
+    keys.refuse("num_attention_heads", "does not divide the hidden size");
   if (model.num_attention_heads % model.num_key_value_heads != 0) keys.refuse("num_key_value_heads", "does not divide num_attention_heads");
 }
 

@@ -34,6 +34,8 @@ struct ModelConfig {
 
   bool gpt2() const { return architecture == "gpt2"; }
   std::int64_t head_size() const { return head_dim > 0 ? head_dim : hidden_size / num_attention_heads; }
+  // Once hidden_size and num_attention_heads are known: one size has one form.
+  void set_head_size(std::int64_t size) { head_dim = size * num_attention_heads == hidden_size ? 0 : size; }
   std::int64_t queries_per_group() const { return num_attention_heads / num_key_value_heads; }
   bool operator==(const ModelConfig&) const = default;
 };

@@ -49,7 +49,7 @@ ModelConfig narrowed(const ModelConfig& model, const Subnet& subnet) {
   alone.intermediate_size = sizes.intermediate_size;
   alone.num_key_value_heads = sizes.num_key_value_heads;
   alone.num_attention_heads = sizes.num_key_value_heads * sizes.queries_per_group;
-  alone.head_dim = model.head_size() * alone.num_attention_heads == alone.hidden_size ? 0 : model.head_size();
+  alone.set_head_size(model.head_size());
   return alone;
 }
 

@@ -111,6 +111,7 @@ void adopt_base(Config& config, const Locations& at, const std::set<std::string>
   const BaseModel base(config.model_from);
   Config adopted = config;
   adopted.model = base.model();
+  if (at.given("model.head_dim")) adopted.model.head_dim = adopted.model.head_size();
   for (const SchemaKey& key : schema()) {
     const bool stated = key.path.starts_with("model.") && at.given(key.path) && !unknown.contains(std::string(key.path));
     if (!stated || means_nothing(adopted.model, key.path)) continue;

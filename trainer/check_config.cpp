@@ -15,16 +15,7 @@ void ConfigChecker::keys_without_meaning() {
 
 void ConfigChecker::model() {
   const ModelConfig& m = config.model;
-  if (known({"model.architecture", "model.hidden_size", "model.num_attention_heads"})) {
-    if (m.hidden_size % m.num_attention_heads != 0) {
-      blame("model.hidden_size", "{} is not divisible by num_attention_heads {}; the nearest multiple is {}", m.hidden_size,
-            m.num_attention_heads,
-            std::max<std::int64_t>(1, (m.hidden_size + m.num_attention_heads / 2) / m.num_attention_heads) * m.num_attention_heads);
-    } else if (!m.gpt2() && m.head_size() % 2 != 0) {
-      blame("model.hidden_size", "{} / {} heads is a head size of {}; rotary embeddings need an even one", m.hidden_size,
-            m.num_attention_heads, m.head_size());
-    }
-  }
+  if (known({"model.architecture", "model.hidden_size", "model.num_attention_heads", "model.head_dim"})) head_size();
   if (known({"model.architecture", "model.num_attention_heads", "model.num_key_value_heads"})) heads();
   const std::string_view low = "model.rope_scaling.low_freq_factor", high = "model.rope_scaling.high_freq_factor";
   if (m.rope_scaling.llama3() && known({"model.rope_scaling.rope_type", low, high}) &&
@@ -34,6 +25,23 @@ void ConfigChecker::model() {
   if (known({"training.sequence_length", "model.max_position_embeddings"}) && config.training.sequence_length > m.max_position_embeddings) {
     blame("training.sequence_length", "{} is more than model.max_position_embeddings {}", config.training.sequence_length,
           m.max_position_embeddings);
+  }
+}
+
+void ConfigChecker::head_size() {
+  constexpr std::int64_t kMost = 2147483647;  // of all heads together: a width
+  const ModelConfig& m = config.model;
+  if (m.head_dim > 0 && !m.gpt2()) {
+    if (m.head_dim % 2 != 0) blame("model.head_dim", "{} is odd; rotary embeddings need an even size", m.head_dim);
+    if (m.head_dim > kMost / m.num_attention_heads)
+      blame("model.head_dim", "{} heads of {} are wider than {}", m.num_attention_heads, m.head_dim, kMost);
+  } else if (m.hidden_size % m.num_attention_heads != 0) {
+    blame("model.hidden_size", "{} is not divisible by num_attention_heads {}; the nearest multiple is {}", m.hidden_size,
+          m.num_attention_heads,
+          std::max<std::int64_t>(1, (m.hidden_size + m.num_attention_heads / 2) / m.num_attention_heads) * m.num_attention_heads);
+  } else if (!m.gpt2() && m.head_size() % 2 != 0) {
+    blame("model.hidden_size", "{} / {} heads is a head size of {}; rotary embeddings need an even one", m.hidden_size,
+          m.num_attention_heads, m.head_size());
   }
 }
 

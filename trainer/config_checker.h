@@ -27,6 +27,7 @@ struct ConfigChecker {
   // check_config.cpp
   void keys_without_meaning();
   void model();
+  void head_size();
   void heads();
   void exits();
   void exit(std::size_t index);

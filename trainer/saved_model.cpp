@@ -50,6 +50,7 @@ Config model_of(const Manifest& manifest) {
     if (exit.layer == 0) problems.push_back({Place{}, "exits"});
   if (problems.empty()) check_model(config, problems);
   if (!problems.empty()) fail(Exit::checkpoint, "the checkpoint of step {} does not say which model it is of", manifest.step);
+  config.model.set_head_size(config.model.head_size());
   return config;
 }
 

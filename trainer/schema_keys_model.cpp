@@ -11,6 +11,7 @@ bool without_layerskip(const Config& config) { return !config.layerskip.enabled;
 bool rotates(const Config& config) { return config.layerskip.enabled && config.layerskip.curriculum == "rotational"; }
 
 bool is_llama(const Config& config) { return !config.model.gpt2(); }
+bool sizes_heads(const Config& config) { return is_llama(config) && config.model.head_dim > 0; }
 bool stretches(const Config& config) { return config.model.rope_scaling.llama3(); }
 
 constexpr std::string_view kOfBase = "the base's; without `from` required";
@@ -35,7 +36,7 @@ std::vector<SchemaKey> model_keys() {
        {.required = without_base, .range = {1, 100000}, .default_note = kOfBase}},
       {"model.hidden_size",
        KEY_AT(model.hidden_size),
-       "Width of the residual stream; a multiple of `num_attention_heads`, a Llama's heads of even size.",
+       "Width of the residual stream; without `head_dim` a multiple of `num_attention_heads`, a Llama's heads of even size.",
        {.required = without_base, .range = kSize, .default_note = kOfBase}},
       {"model.intermediate_size",
        KEY_AT(model.intermediate_size),
@@ -49,6 +50,12 @@ std::vector<SchemaKey> model_keys() {
        KEY_AT(model.num_key_value_heads),
        "Key and value heads; divides `num_attention_heads`. A GPT-2 has as many.",
        {.range = kSize, .default_note = "`num_attention_heads`"}},
+      {"model.head_dim",
+       KEY_AT(model.head_dim),
+       "Size of a Llama's heads, where they do not divide `hidden_size` among them; even.",
+       {.range = kSize,
+        .default_note = "`hidden_size / num_attention_heads`",
+        .means = {sizes_heads, kArchitecture, "gpt2's heads divide hidden_size among them; remove this key"}}},
       {"model.vocab_size",
        KEY_AT(model.vocab_size),
        "Rows of the embedding; at least the tokenizer's (bytes: 257).",

@@ -149,6 +149,7 @@ LocatedConfig read_located_config(const std::string& path, std::span<const std::
   check_config(located.config, std::nullopt, located.at, reader.unknown, problems);
   if (!problems.empty()) refuse_configuration(std::move(problems));
   Config& config = located.config;
+  config.model.set_head_size(config.model.head_size());
   config.training.stop_at = config.last_step();
   std::stable_sort(config.exits.begin(), config.exits.end(), [](const ExitSpec& a, const ExitSpec& b) { return a.layer < b.layer; });
   return located;

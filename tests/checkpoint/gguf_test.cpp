@@ -59,6 +59,22 @@ TEST(Gguf, WhatIsWrittenReadsBack) {
   }
 }
 
+TEST(Gguf, HeadsMayHaveASizeOfTheirOwn) {
+  TemporaryDirectory directory;
+  ModelConfig model = small_model();
+  model.head_dim = 10;
+  NumberedSource source(model, {});
+  write_gguf(directory / "m.gguf", model, source, {});
+  GgufSource back(directory / "m.gguf");
+  expect_numbered(back, source.entries());
+  EXPECT_EQ(back.config().head_dim, 10);
+  const GgufFile file(directory / "m.gguf");
+  EXPECT_EQ(file.find("blk.0.attn_q.weight")->shape, (Shape{60, 24}));
+  EXPECT_EQ(file.find("blk.0.attn_output.weight")->shape, (Shape{24, 60}));
+  for (const char* key : {"llama.attention.key_length", "llama.attention.value_length", "llama.rope.dimension_count"})
+    EXPECT_EQ(std::get<std::int64_t>(file.metadata().at(key)), 10) << key;
+}
+
 // Row 2i + a of a head there is row a d/2 + i here: W.reshape(heads, 2, d/2, in).swapaxes(1, 2).
 TEST(Gguf, RotatingPairsStandSideBySide) {
   TemporaryDirectory directory;
@@ -154,6 +170,8 @@ TEST(GgufSource, KeysThatChangeTheFunctionAreRefusedByName) {
                                  gguf_word("llama.attention.head_count", "2"),
                                  gguf_f32("llama.attention.layer_norm_rms_epsilon", -1),
                                  gguf_u32("llama.rope.dimension_count", 2),
+                                 gguf_u32("llama.attention.value_length", 2),
+                                 gguf_u32("llama.attention.key_length", 1000000000),
                                  gguf_word("llama.rope.scaling.type", "yarn"),
                                  gguf_f32("llama.rope.scaling.factor", 2),
                                  gguf_u32("llama.expert_count", 8),

@@ -55,6 +55,24 @@ TEST(ConfigJson, WhatIsWrittenReadsBack) {
   }
 }
 
+TEST(ConfigJson, HeadsMayHaveASizeOfTheirOwn) {
+  TemporaryDirectory directory;
+  ModelConfig model = small_model();
+  model.head_dim = 10;
+  write_config_json(directory.path(), model, 7);
+  EXPECT_EQ(read_config_json(directory.path()).model, model);
+  EXPECT_EQ(read(kLlama, R"("head_dim": 4)").model, read(kLlama).model);
+  EXPECT_EQ(read(R"("model_type": "llama", "hidden_size": 25, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 6,
+    "vocab_size": 50)",
+                 R"("head_dim": 8)")
+                .model.head_size(),
+            8);
+  ModelConfig gpt2 = small_gpt2();
+  gpt2.head_dim = 6;
+  EXPECT_NE(checkpoint_error([&] { write_config_json(directory.path(), gpt2, 7); }).find("4 heads of 6 make 24, not the hidden size 20"),
+            std::string::npos);
+}
+
 TEST(ConfigJson, DefaultsAreTransformers) {
   const ModelConfig llama = read(kLlama).model, gpt2 = read(kGpt2).model;
   EXPECT_EQ(llama.num_key_value_heads, 6);
@@ -85,7 +103,9 @@ TEST(ConfigJson, KeysThatChangeTheFunctionAreRefusedByName) {
       {"attention_bias", "true"},
       {"mlp_bias", "true"},
       {"sliding_window", "4096"},
-      {"head_dim", "8"},
+      {"head_dim", "5"},
+      {"head_dim", "0"},
+      {"head_dim", "268435456"},
       {"partial_rotary_factor", "0.5"},
       {"quantization_config", R"({"quant_method": "gptq"})"},
       {"rope_interleaved", "true"},

@@ -111,7 +111,7 @@ TEST(Config, DefaultsAreThoseOfTheReference) {
 // Every key away from its default, so that a key wired to the wrong field shows.
 const char* const kEveryKey = R"(
 model: {architecture: llama, num_hidden_layers: 6, hidden_size: 48, intermediate_size: 80, num_attention_heads: 6, num_key_value_heads: 3,
-  vocab_size: 300, max_position_embeddings: 99, rope_theta: 5000.5, rms_norm_eps: 1.0e-6, tie_word_embeddings: true,
+  head_dim: 10, vocab_size: 300, max_position_embeddings: 99, rope_theta: 5000.5, rms_norm_eps: 1.0e-6, tie_word_embeddings: true,
   attention_dropout: 0.25, hidden_dropout: 0.5, initializer_range: 0.03,
   rope_scaling: {rope_type: llama3, factor: 32.0, low_freq_factor: 1.5, high_freq_factor: 5.0, original_max_position_embeddings: 64}}
 exits:
@@ -182,6 +182,7 @@ TEST(Config, EveryKeyReachesItsField) {
   const Config c = read_config(file.path, {});
   EXPECT_EQ(c.model.hidden_size, 48);
   EXPECT_EQ(c.model.num_key_value_heads, 3);
+  EXPECT_EQ(c.model.head_size(), 10);
   EXPECT_EQ(c.checkpoint.directory, "saved");
   EXPECT_EQ(c.checkpoint.interval, 50);
   EXPECT_EQ(c.checkpoint.keep, 4);
@@ -210,6 +211,15 @@ TEST(Config, EveryKeyReachesItsField) {
   EXPECT_EQ(c.parallel.partition.layers, (std::vector<int>{3, 2, 1}));
   EXPECT_EQ(c.parallel.fill_bubbles, "warmup");
   EXPECT_FALSE(c.layerskip.enabled);
+}
+
+// One size has one form, so that a model that states it is the same as one that does not.
+TEST(Config, HeadsHaveASizeOfTheirOwnOrDivideTheHiddenSize) {
+  using Sets = std::vector<std::string>;
+  EXPECT_EQ(read_config(kGood, Sets{"model.head_dim=8"}).model, read_config(kGood, {}).model);
+  EXPECT_EQ(print_config(read_config(kGood, Sets{"model.head_dim=8"})).find("head_dim"), std::string::npos);
+  EXPECT_EQ(read_config(kGood, Sets{"model.head_dim=6"}).model.head_size(), 6);
+  EXPECT_EQ(read_config(kGood, Sets{"model.head_dim=10", "model.hidden_size=33"}).model.head_size(), 10);
 }
 
 TEST(Config, OtherKeysReachTheirFields) {
