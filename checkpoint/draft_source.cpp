@@ -24,28 +24,46 @@ const ExitSpec& exit_at(std::span<const ExitSpec> exits, int layer) {
   return *it;
 }
 
-// The draft's configuration: fewer layers, and one matrix for embedding and output where the exit shares a tied one.
-ModelConfig shortened(ModelConfig config, const ExitSpec& exit) {
+}  // namespace
+
+ModelConfig draft_config(ModelConfig config, std::span<const ExitSpec> exits, int layer) {
+  const ExitSpec& exit = exit_at(exits, layer);
   const bool one_more = exit.head == HeadKind::block || exit.head == HeadKind::attention;
   config.num_hidden_layers = exit.layer + (one_more ? 1 : 0);
   config.tie_word_embeddings = config.tie_word_embeddings && exit.shared_output;
   return config;
 }
 
-}  // namespace
-
-DraftSource::DraftSource(TensorSource& source, const ModelConfig& config, std::span<const ExitSpec> exits, int layer)
-    : source_(source), config_(shortened(config, exit_at(exits, layer))), entries_(logical_entries(backbone_entries(config_))) {
+DraftSource::DraftSource(TensorSource& source, const ModelConfig& config, std::span<const ExitSpec> exits, int layer, Exits kept)
+    : source_(source), config_(draft_config(config, exits, layer)) {
   const ExitSpec& exit = exit_at(exits, layer);
-  std::map<std::string, Shape> there;
-  for (const TensorEntry& entry : source.entries()) there[entry.name] = entry.shape;
-  for (const TensorEntry& entry : entries_) {
-    const Origin origin = origin_of(entry.name, config, exit);
-    const auto it = there.find(origin.name);
-    const bool sound = origin.name.empty() || (it != there.end() && it->second == entry.shape);
-    OFFRAMP_CHECK(sound, "[DraftSource] {} {} would come from {}, which is not there", entry.name, to_text(entry.shape), origin.name);
-    origins_[entry.name] = origin;
+  for (const TensorEntry& entry : source.entries()) there_[entry.name] = entry.shape;
+  for (const TensorEntry& entry : logical_entries(backbone_entries(config_))) take(entry, origin_of(entry.name, config, exit));
+  if (kept == Exits::below) keep_below(exits, exit, config);
+}
+
+void DraftSource::keep_below(std::span<const ExitSpec> exits, const ExitSpec& exit, const ModelConfig& whole) {
+  for (const ExitSpec& below : exits) {
+    if (below.layer >= exit.layer) continue;
+    exits_.push_back(below);
+    exits_.back().shared_output = below.shared_output && exit.shared_output;
+    exits_.back().shared_norm = below.shared_norm && exit.shared_norm;
+    const Names theirs(whole);
+    for (const TensorEntry& entry : logical_entries(exit_entries(config_, std::span(&exits_.back(), 1)))) {
+      std::string origin = entry.name;
+      if (below.shared_norm) moved(origin, Names::exit_norm(below.layer), theirs.final_norm);
+      if (below.shared_output) moved(origin, Names::exit_output(below.layer), theirs.output);
+      take(entry, {origin});
+    }
   }
+}
+
+void DraftSource::take(const TensorEntry& entry, const Origin& origin) {
+  const auto it = there_.find(origin.name);
+  const bool sound = origin.name.empty() || (it != there_.end() && it->second == entry.shape);
+  OFFRAMP_CHECK(sound, "[DraftSource] {} {} would come from {}, which is not there", entry.name, to_text(entry.shape), origin.name);
+  entries_.push_back(entry);
+  origins_[entry.name] = origin;
 }
 
 DraftSource::Origin DraftSource::origin_of(const std::string& name, const ModelConfig& whole, const ExitSpec& exit) const {

@@ -9,6 +9,7 @@
 
 #include "checkpoint/checksum.h"
 #include "checkpoint/json_file.h"
+#include "checkpoint/subnet_json.h"
 #include "tensor/check.h"
 
 namespace offramp {
@@ -95,6 +96,14 @@ std::map<std::string, Value> map_from(const std::string& path, const Json& json,
       all[name] = static_cast<std::int64_t>(reader.number(name.c_str()));
   }
   return all;
+}
+
+Space space_from(const std::string& path, const Json& json) {
+  try {
+    return read_space(json);
+  } catch (const JsonProblem& problem) {
+    refuse(path, fmt::format("'supernet' {}", problem.what()));
+  }
 }
 
 bool plain_name(const std::string& name) {
@@ -227,6 +236,7 @@ std::string to_json(const Manifest& m) {
                   {"samples", m.samples}, {"updates", m.updates}, {"layout", m.layout},
                   {"made_by", m.made_by}, {"data", m.data},       {"configuration", m.configuration}};
   if (!m.base.empty()) head["base"] = m.base;
+  if (!m.supernet.empty()) head["supernet"] = to_json(m.supernet);
   std::string text = head.dump(1, ' ', false, Written::error_handler_t::replace);  // paths may be no UTF-8
   text.resize(text.size() - 2);                                                    // "\n}"
   text += fmt::format(",\n \"files\": {},\n \"datasets\": {},\n ", lines_of(m.files), lines_of(m.boxes));
@@ -253,6 +263,7 @@ Manifest parse_manifest(const std::string& path, const std::string& text) {
   m.made_by = map_from<std::string>(path, json, "made_by");
   m.data = map_from<std::string>(path, json, "data");
   if (json.contains("base")) m.base = map_from<std::string>(path, json, "base");
+  if (json.contains("supernet")) m.supernet = space_from(path, json["supernet"]);
   for (const Json& file : reader.list("files")) m.files.push_back(file_from(path, file));
   for (const Json& box : reader.list("datasets")) m.boxes.push_back(box_from(path, box));
   check(path, m);

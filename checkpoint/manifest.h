@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "checkpoint/box.h"
+#include "models/subnet.h"
 
 namespace offramp {
 
@@ -49,6 +50,7 @@ struct Manifest {
   std::map<std::string, std::string> made_by;        // versions, processor
   std::map<std::string, std::string> data;           // fingerprints by corpus
   std::map<std::string, std::string> base;           // of a job with a frozen backbone: where that is (trainer/frozen_base.h)
+  Space supernet;                                    // of a once-for-all model: the sizes that its subnets may have
   std::vector<StoredFile> files;
   std::vector<StoredBox> boxes;
 };

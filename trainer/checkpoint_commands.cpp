@@ -13,6 +13,7 @@
 #include "tensor/check.h"
 #include "trainer/merge_checkpoints.h"
 #include "trainer/resume.h"
+#include "trainer/subnets.h"
 
 namespace offramp {
 namespace {
@@ -40,7 +41,15 @@ std::string layout_text(const Manifest& m) {
   return fmt::format("{}", fmt::join(parts, ", "));
 }
 
+// The subnets of a once-for-all model; of another, nothing.
+std::string space_text(const Manifest& m) {
+  if (m.supernet.empty()) return "";
+  const Config config = model_of(m);
+  return describe_space(subnets_of(m.supernet, config), config);
+}
+
 std::string ls(const std::vector<std::string>& inputs) {
+  std::string space;  // said once of steps that are alike
   std::string text =
       fmt::format("{:<40} {:>10} {:>14} {:>8} {:>10}  {}\n", "checkpoint", "step", "samples", "tensors", "MiB", "written by");
   for (const std::string& input : inputs)
@@ -50,6 +59,7 @@ std::string ls(const std::vector<std::string>& inputs) {
         const Manifest& m = checkpoint.manifest();
         text += fmt::format("{:<40} {:>10} {:>14} {:>8} {:>10.1f}  {}\n", step, m.step, m.samples, checkpoint.entries(kWeights).size(),
                             static_cast<double>(bytes_of(m)) / (1 << 20), layout_text(m));
+        if (std::string of_this = space_text(m); of_this != space) text += space = std::move(of_this);
       } catch (const Error& e) {
         text += fmt::format("{:<40} {}\n", step, e.what());
       }

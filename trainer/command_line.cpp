@@ -124,10 +124,14 @@ void add_conversions(CLI::App& app, ConvertArguments& to) {
     command->add_option("--dtype", to.dtype, "Of the numbers")->type_name("fp32|bf16|fp16")->capture_default_str();
   for (CLI::App* command : {hf, draft})
     command->add_option("--max-shard-size", to.max_shard, "Cut model.safetensors into files of at most so much")->type_name("5GB");
+  for (CLI::App* command : {hf, gguf})
+    command->add_option("--subnet", to.subnet, "Of a once-for-all model, or of one with exits: the sizes to export")
+        ->type_name("'{\"num_hidden_layers\": 4}'");
   draft->add_option("--exit", to.exit, "The layer of the exit")->type_name("E")->required()->check(CLI::PositiveNumber);
   gguf->add_option("--exit", to.exit, "The layer of an exit, to write it as a model of its own")
       ->type_name("E")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::PositiveNumber)
+      ->excludes("--subnet");
 }
 
 std::vector<std::string> names_of(const std::vector<const CLI::App*>& commands) {

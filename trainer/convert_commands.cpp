@@ -8,18 +8,20 @@
 #include <random>
 
 #include "checkpoint/check_tensors.h"
-#include "checkpoint/draft_source.h"
 #include "checkpoint/export_source.h"
 #include "checkpoint/gguf_source.h"
 #include "checkpoint/gguf_tokenizer.h"
 #include "checkpoint/gguf_writer.h"
 #include "checkpoint/huggingface_source.h"
 #include "checkpoint/publish.h"
+#include "checkpoint/subnet_json.h"
+#include "checkpoint/subnet_source.h"
 #include "data/gguf_tokenizer.h"
 #include "tensor/check.h"
 #include "trainer/checkpoint_commands.h"
 #include "trainer/frozen_base.h"
 #include "trainer/resume.h"
+#include "trainer/subnets.h"
 
 namespace offramp {
 namespace {
@@ -97,27 +99,43 @@ struct Opened {
   std::int64_t end_token = -1;
 };
 
-void export_directory(Opened& from, TensorSource& source, const ModelConfig& model, std::vector<ExitSpec> exits,
-                      const ConvertArguments& to) {
-  HuggingFaceExport options{.directory = to.to, .exits = std::move(exits), .end_token = from.end_token};
+// What of it is exported: all, an exit's draft, or a subnet.
+struct Outgoing {
+  TensorSource* source = nullptr;
+  ModelConfig model;
+  std::vector<ExitSpec> exits;
+  std::unique_ptr<TensorSource> part{};
+};
+
+Outgoing outgoing(Opened& from, const ConvertArguments& arguments, const Subnet& subnet) {
+  const Config& config = from.config;
+  if (arguments.exit > 0) {
+    auto draft = std::make_unique<DraftSource>(*from.whole, config.model, config.exits, arguments.exit);
+    return {draft.get(), draft->config(), draft->exits(), std::move(draft)};
+  }
+  if (subnet == Subnet{}) return {from.whole.get(), config.model, config.exits};
+  check_subnet(subnet, subnets_of(from.checkpoint.manifest().supernet, config), config.model);
+  auto part = std::make_unique<SubnetSource>(*from.whole, config.model, config.exits, subnet);
+  return {part.get(), part->config(), part->exits(), std::move(part)};
+}
+
+void export_directory(const Opened& from, const Outgoing& out, const ConvertArguments& to) {
+  HuggingFaceExport options{.directory = to.to, .exits = out.exits, .end_token = from.end_token};
   options.write_tokenizer = [&](const std::string& directory) { copy_tokenizer_files(from.checkpoint.directory(), directory); };
   options.type = type_of(to.dtype);
   options.max_shard_bytes = bytes_in(to.max_shard);
-  export_source(source, model, options);
+  export_source(*out.source, out.model, options);
 }
 
 std::string export_to(const ConvertArguments& arguments) {
-  using Verb = ConvertArguments::Verb;
+  const Subnet subnet = arguments.subnet.empty() ? Subnet{} : parse_subnet(arguments.subnet);
   Opened from(arguments.from);
-  std::optional<DraftSource> draft;
-  if (arguments.exit > 0) draft.emplace(*from.whole, from.config.model, from.config.exits, arguments.exit);
-  TensorSource& source = draft ? static_cast<TensorSource&>(*draft) : *from.whole;
-  const ModelConfig& model = draft ? draft->config() : from.config.model;
-  if (arguments.verb == Verb::export_gguf) {
+  const Outgoing out = outgoing(from, arguments, subnet);
+  if (arguments.verb == ConvertArguments::Verb::export_gguf) {
     const GgufVocabulary vocabulary = from.has_tokenizer() ? read_gguf_vocabulary(from.checkpoint.directory()) : GgufVocabulary{};
-    write_gguf(arguments.to, model, source, vocabulary, type_of(arguments.dtype));
+    write_gguf(arguments.to, out.model, *out.source, vocabulary, type_of(arguments.dtype));
   } else {
-    export_directory(from, source, model, draft ? std::vector<ExitSpec>{} : from.config.exits, arguments);
+    export_directory(from, out, arguments);
   }
   return fmt::format("{} from {}\n", arguments.to, from.checkpoint.directory());
 }

@@ -9,6 +9,7 @@ struct ConvertArguments {
   std::string from, to;
   std::string dtype = "fp32";  // of an export: fp32 | bf16 | fp16
   std::string max_shard;       // "5GB"; empty: one file
+  std::string subnet;          // of an export: {"num_hidden_layers": 4}; empty: the whole
   int exit = 0;                // the layer whose exit is exported; of a gguf 0: the whole model
 };
 

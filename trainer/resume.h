@@ -18,7 +18,8 @@ std::map<std::string, std::string> fingerprints(const Config& config);
 std::map<std::string, std::string> made_by();
 std::map<std::string, std::int64_t> layout_of(const Config& config, const Degrees& degrees);
 
-// The model and the exits of a checkpoint; the rest are defaults. Throws Error(Exit::checkpoint) where it does not say.
+// The model and the exits of a checkpoint, and how its job read data: sequences, microbatches, precision, documents. The rest are
+// defaults. Throws Error(Exit::checkpoint) where it does not say.
 Config model_of(const Manifest& manifest);
 
 // Among what is remembered: the tokenizer's end of text, where there is one.

@@ -1,4 +1,5 @@
 // What a manifest remembers of a configuration, and the model that it says its tensors are of.
+#include <algorithm>
 #include <set>
 
 #include "checkpoint/manifest.h"
@@ -24,6 +25,10 @@ std::map<std::string, std::string> remembered(const Config& config) {
   return all;
 }
 
+// How a job reads its data.
+constexpr std::string_view kReading[] = {"training.sequence_length", "training.micro_batch_size", "training.precision",
+                                         "data.document_mask"};
+
 Config model_of(const Manifest& manifest) {
   Config config;
   Problems problems;
@@ -38,7 +43,8 @@ Config model_of(const Manifest& manifest) {
     if (name.starts_with("exits.") && name.ends_with(".layer")) layers.insert(std::atoi(value.c_str()));
   config.exits.resize(layers.size());
   for (const SchemaKey& key : schema()) {
-    if (key.path.starts_with("model.") && key.path != "model.from") take(key, std::string(key.path), 0);
+    const bool of_model = key.path.starts_with("model.") && key.path != "model.from";
+    if (of_model || std::ranges::count(kReading, key.path) > 0) take(key, std::string(key.path), 0);
     if (!key.path.starts_with("exits[].")) continue;
     std::size_t exit = 0;
     for (const int layer : layers) take(key, fmt::format("exits.{}.{}", layer, key.path.substr(8)), exit++);
