@@ -16,23 +16,12 @@
 #include "trainer/base_model.h"
 #include "trainer/carried_tokenizer.h"
 #include "trainer/resume.h"
+#include "trainer/sound_checkpoint.h"
 
 namespace offramp {
 namespace {
 
 constexpr const char* kAuto = "auto";
-
-// The steps that rank 0 sees: a network's directory may look different elsewhere.
-std::vector<std::int64_t> agreed_steps(Context& ctx, const Group& world, const std::string& directory) {
-  std::vector<std::int64_t> steps;
-  if (world.rank() == 0) steps = steps_in(directory);
-  auto count = static_cast<std::int32_t>(steps.size());
-  broadcast(ctx, Tensor(&count, {1}, DType::i32), world, 0).wait(ctx);
-  std::vector<double> numbers(steps.begin(), steps.end());
-  numbers.resize(static_cast<std::size_t>(count));
-  if (count > 0) broadcast(ctx, Tensor(numbers.data(), {count}, DType::f64), world, 0).wait(ctx);
-  return {numbers.begin(), numbers.end()};
-}
 
 std::string note_of_base(const BaseModel& base, const std::vector<ExitSpec>& exits) {
   std::set<int> here, anew, left_out;
@@ -91,41 +80,19 @@ Position Checkpoints::resume(const std::string& request) {
   return position_;
 }
 
-// Of a directory of checkpoints the newest that verifies. All ranks choose alike.
 std::optional<std::string> Checkpoints::choose(const std::string& request) {
   const std::string directory = request == kAuto ? config_.checkpoint.directory : request;
   Context& ctx = machine_.context();
   agree(ctx, world_, failure_of([&] {
           if (directory.empty()) fail(Exit::configuration, "--resume auto needs checkpoint.directory");
         }));
-  if (is_step_directory(directory)) {
-    agree(ctx, world_, failure_of([&] { Checkpoint(directory).verify(world_.rank(), world_.size(), [&] { activity_.beat(); }); }));
-    return directory;
-  }
-  const std::vector<std::int64_t> steps = agreed_steps(ctx, world_, directory);
-  for (const std::int64_t step : steps)
-    if (sound(step_directory(directory, step))) return step_directory(directory, step);
+  if (auto step = newest_sound(ctx, world_, activity_, directory, notes_)) return step;
   agree(ctx, world_, failure_of([&] {
-          if (!steps.empty())
-            fail(Exit::checkpoint, "{}: of {} checkpoints none is sound; the job does not start from nothing by itself", directory,
-                 steps.size());
           if (request != kAuto)
             fail(Exit::checkpoint, "{}: no checkpoint is there; name a directory step-N, or one that holds some", directory);
         }));
   notes_.push_back(fmt::format("no checkpoint in {} yet: starting at step 0", directory));
   return std::nullopt;
-}
-
-// Every rank reads its part of the files.
-bool Checkpoints::sound(const std::string& directory) {
-  activity_.begin("verifying " + directory);
-  const auto rank = static_cast<std::size_t>(world_.rank()), ranks = static_cast<std::size_t>(world_.size());
-  const auto error = failure_of([&] { Checkpoint(directory).verify(rank, ranks, [&] { activity_.beat(); }); });
-  double failed = error ? 1 : 0;
-  all_reduce(machine_.context(), Tensor(&failed, {1}, DType::f64), world_).wait(machine_.context());
-  if (error) fmt::print(stderr, "{}\n", error_line(world_.rank(), Exit::checkpoint, error->what()));
-  if (failed > 0) notes_.push_back(fmt::format("{}: is damaged; an older one is used", directory));
-  return failed == 0;
 }
 
 void Checkpoints::load(const std::string& directory) {
@@ -226,6 +193,7 @@ Manifest Checkpoints::head(const Position& at) const {
   m.made_by = made_by();
   m.data = data_;
   m.base = base_;
+  m.supernet = config_.supernet.space;
   return m;
 }
 

@@ -43,7 +43,6 @@ class Checkpoints {
 
  private:
   std::optional<std::string> choose(const std::string& request);
-  bool sound(const std::string& directory);
   std::optional<Error> failure_of(const std::function<void()>& body) const;
   void load(const std::string& directory);
   void load_base();

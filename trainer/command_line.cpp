@@ -12,6 +12,8 @@
 namespace offramp {
 namespace {
 
+constexpr const char* kSubnetType = "'{\"num_hidden_layers\": 4}'";
+
 CLI::App* add_train(CLI::App& app, TrainArguments& to) {
   CLI::App* train = app.add_subcommand("train", "Train the model that a configuration describes; under mpirun or srun on many ranks");
   train->add_option("config", to.config, "The job's YAML file (docs/configuration.md)")->type_name("CONFIG.yaml");
@@ -126,12 +128,30 @@ void add_conversions(CLI::App& app, ConvertArguments& to) {
     command->add_option("--max-shard-size", to.max_shard, "Cut model.safetensors into files of at most so much")->type_name("5GB");
   for (CLI::App* command : {hf, gguf})
     command->add_option("--subnet", to.subnet, "Of a once-for-all model, or of one with exits: the sizes to export")
-        ->type_name("'{\"num_hidden_layers\": 4}'");
+        ->type_name(kSubnetType);
   draft->add_option("--exit", to.exit, "The layer of the exit")->type_name("E")->required()->check(CLI::PositiveNumber);
   gguf->add_option("--exit", to.exit, "The layer of an exit, to write it as a model of its own")
       ->type_name("E")
       ->check(CLI::PositiveNumber)
       ->excludes("--subnet");
+}
+
+CLI::App* add_eval(CLI::App& app, EvalArguments& to) {
+  CLI::App* eval = app.add_subcommand("eval", "Loss, perplexity and accuracy of every exit of a saved model; ranks share the samples");
+  eval->add_option("checkpoint", to.checkpoint, "A step's directory, a directory of them, or a Hugging Face directory")
+      ->type_name("CHECKPOINT")
+      ->required();
+  eval->add_option("--data", to.data, "Token files")->type_name("PREFIX")->required();
+  eval->add_option("--samples", to.samples, "Samples, from the first on; fewer where there are not as many")
+      ->type_name("N")
+      ->required()
+      ->check(CLI::PositiveNumber);
+  eval->add_option("--subnet", to.subnet, "Of a once-for-all model, or of one with exits: the sizes to look at")->type_name(kSubnetType);
+  eval->add_option("--sequence-length", to.sequence_length, "Tokens of a sample; those of the training if not given")
+      ->type_name("S")
+      ->check(CLI::PositiveNumber);
+  eval->add_flag("--json", to.json, "Print one JSON object");
+  return eval;
 }
 
 std::vector<std::string> names_of(const std::vector<const CLI::App*>& commands) {
@@ -191,6 +211,7 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
   const CLI::App* build = add_data(app, line.data);
   add_checkpoint(app, line.checkpoint);
   add_conversions(app, line.convert);
+  const CLI::App* eval = add_eval(app, line.eval);
   refuse_unknown_command(app, arguments);
   try {
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));  // the library takes them from the back
@@ -207,6 +228,7 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
   if (tokenizer->parsed()) line.verb = CommandLine::Verb::train_tokenizer;
   if (build->parsed()) line.verb = CommandLine::Verb::build_data;
   if (app.got_subcommand("import") || app.got_subcommand("export")) line.verb = CommandLine::Verb::convert;
+  if (eval->parsed()) line.verb = CommandLine::Verb::eval;
   if (app.got_subcommand("checkpoint")) line.verb = CommandLine::Verb::checkpoint;
   if (line.verb == CommandLine::Verb::train && line.train.config.empty() && !line.train.config_reference) {
     fail(Exit::configuration, "CONFIG.yaml is missing; see offramp train --help");

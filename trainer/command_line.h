@@ -11,6 +11,7 @@
 #include "data/train_tokenizer.h"
 #include "trainer/checkpoint_commands.h"
 #include "trainer/convert_commands.h"
+#include "trainer/eval_command.h"
 
 namespace offramp {
 
@@ -35,7 +36,7 @@ struct PlanArguments {
 };
 
 struct CommandLine {
-  enum class Verb { print, train, plan, train_tokenizer, build_data, checkpoint, convert };
+  enum class Verb { print, train, plan, train_tokenizer, build_data, checkpoint, convert, eval };
   Verb verb = Verb::print;
   std::string text;  // print
   TrainArguments train;
@@ -44,6 +45,7 @@ struct CommandLine {
   BuildOptions data;
   CheckpointArguments checkpoint;
   ConvertArguments convert;
+  EvalArguments eval;
 };
 
 // `arguments` without the program's name.

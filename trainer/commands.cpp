@@ -43,6 +43,7 @@ int launched_size() { return from_environment({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE
 
 bool works_alone(const CommandLine& line) {
   const TrainArguments& t = line.train;
+  if (line.verb == CommandLine::Verb::eval) return false;
   return line.verb != CommandLine::Verb::train || t.dry_run || t.print_config || t.config_reference;
 }
 
@@ -61,6 +62,7 @@ void run_alone(const CommandLine& line) {
     case CommandLine::Verb::convert:
       return print(run_convert_command(line.convert));
     case CommandLine::Verb::train:
+    case CommandLine::Verb::eval:
       break;
   }
   if (line.train.config_reference) return print(configuration_reference());
@@ -84,6 +86,11 @@ void run_training(const TrainArguments& arguments, const Group& world, Activity&
   agree(ctx, world, mine);
   watchdog.set_timeout(located.config.training.timeout_s);
   train(located.config, arguments.resume, world, activity, preemption);
+}
+
+void run_evaluation(const EvalArguments& arguments, const Group& world, Activity& activity) {
+  const std::string text = run_eval_command(arguments, world, activity);
+  if (world.rank() == 0) print(text);
 }
 
 }  // namespace offramp

@@ -4,6 +4,7 @@
 
 #include <csignal>
 #include <cstdio>
+#include <functional>
 #include <new>
 
 #include "comm/host.h"
@@ -42,9 +43,11 @@ void tell_alone(Exit code, const std::string& what) {
   report(located ? what : "offramp: " + what);
 }
 
-Exit train_in(const Group& world, const TrainArguments& arguments, Activity& activity, Watchdog& watchdog, const Preemption& preemption) {
+using Together = std::function<void(const Group& world, Activity&, Watchdog&)>;
+
+Exit together_in(const Group& world, const Together& work, Activity& activity, Watchdog& watchdog) {
   try {
-    return guarded([&] { run_training(arguments, world, activity, watchdog, preemption); },
+    return guarded([&] { work(world, activity, watchdog); },
                    [&](Exit code, const std::string& what) {
                      report(error_line(world.rank(), code, what));
                      abort_job(static_cast<int>(code));
@@ -56,15 +59,24 @@ Exit train_in(const Group& world, const TrainArguments& arguments, Activity& act
 }
 
 // The watchdog outlives the session: MPI's own beginning and end may stand still as well.
-Exit train_on_every_rank(const TrainArguments& arguments, int& argc, char**& argv) {
+Exit on_every_rank(const Together& work, int& argc, char**& argv) {
   constexpr double kUntilConfigured = 300;  // seconds
-  const Preemption preemption;              // before there are other threads
   Activity activity;
   Watchdog watchdog(activity, {.timeout_s = kUntilConfigured, .rank = launched_rank()});
   MpiSession mpi(argc, argv);
-  const Exit code = train_in(mpi.world(), arguments, activity, watchdog, preemption);
+  const Exit code = together_in(mpi.world(), work, activity, watchdog);
   activity.begin("ending");
   return code;
+}
+
+Exit run_together(const CommandLine& line, int& argc, char**& argv) {
+  if (line.verb == CommandLine::Verb::eval)
+    return on_every_rank([&](const Group& world, Activity& activity, Watchdog&) { run_evaluation(line.eval, world, activity); }, argc,
+                         argv);
+  const Preemption preemption;  // before there are other threads
+  return on_every_rank(
+      [&](const Group& world, Activity& activity, Watchdog& watchdog) { run_training(line.train, world, activity, watchdog, preemption); },
+      argc, argv);
 }
 
 Exit run(int argc, char** argv) {
@@ -81,7 +93,7 @@ Exit run(int argc, char** argv) {
   if (parsed != Exit::ok) return speaks ? parsed : Exit::ok;  // a rank that ends first, with an error, would silence rank 0
   if (works_alone(line)) return speaks ? guarded([&] { run_alone(line); }, tell_alone) : Exit::ok;
   Exit code = Exit::ok;
-  const Exit started = guarded([&] { code = train_on_every_rank(line.train, argc, argv); },
+  const Exit started = guarded([&] { code = run_together(line, argc, argv); },
                                [](Exit failed, const std::string& what) { report(error_line(launched_rank(), failed, what)); });
   return started != Exit::ok ? started : code;
 }

@@ -18,7 +18,7 @@ std::map<std::string, std::string> fingerprints(const Config& config);
 std::map<std::string, std::string> made_by();
 std::map<std::string, std::int64_t> layout_of(const Config& config, const Degrees& degrees);
 
-// The model and the exits of a checkpoint, and how its job read data: sequences, microbatches, precision, documents. The rest are
+// The model and the exits of a checkpoint, and how its job computed: sequences, microbatches, precision, threads, documents. The rest are
 // defaults. Throws Error(Exit::checkpoint) where it does not say.
 Config model_of(const Manifest& manifest);
 

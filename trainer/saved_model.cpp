@@ -26,7 +26,7 @@ std::map<std::string, std::string> remembered(const Config& config) {
 }
 
 // How a job reads its data.
-constexpr std::string_view kReading[] = {"training.sequence_length", "training.micro_batch_size", "training.precision",
+constexpr std::string_view kReading[] = {"training.sequence_length", "training.micro_batch_size", "training.precision", "training.threads",
                                          "data.document_mask"};
 
 Config model_of(const Manifest& manifest) {

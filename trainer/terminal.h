@@ -67,6 +67,8 @@ struct ExitResult {
 };
 
 // A row a head: layer, head, loss, perplexity, accuracy; acceptance and agreement, if any has them. Ends with a newline.
+std::string results_table(const std::vector<ExitResult>& results);
+// Below a line that says what it is of.
 std::string validation_table(const std::string& set, std::int64_t step, const std::vector<ExitResult>& results);
 
 }  // namespace offramp

@@ -76,7 +76,6 @@ class Trainer {
   ByLayer by_layer(const std::vector<double>& of_exits) const;
   void validate(std::int64_t t);
   void validate(std::int64_t t, ValidationSet& set);
-  void evaluate(const std::string& name, const Dataset& data, const Subnet& subnet);
   void warn(const std::optional<std::string>& failure);
   ExportOptions export_options() const;
   void export_model();

@@ -32,6 +32,10 @@ Row row_of(const ExitResult& r) {
 }  // namespace
 
 std::string validation_table(const std::string& set, std::int64_t step, const std::vector<ExitResult>& results) {
+  return fmt::format("validation on {}, step {}\n", set, step) + results_table(results);
+}
+
+std::string results_table(const std::vector<ExitResult>& results) {
   std::vector<Row> rows = {{"", "layer", "head", "loss", "perplexity", "accuracy", "acceptance", "agreement"}};
   for (const auto& result : results) rows.push_back(row_of(result));
   const bool compared = std::ranges::any_of(results, [](const ExitResult& r) { return r.acceptance.has_value(); });
@@ -40,7 +44,7 @@ std::string validation_table(const std::string& set, std::int64_t step, const st
   for (const auto& row : rows) {
     for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
   }
-  std::string text = fmt::format("validation on {}, step {}\n", set, step);
+  std::string text;
   for (const auto& row : rows) {
     text += fmt::format("  {:<{}}  {:>{}}  {:<{}}", row[0], widths[0], row[1], widths[1], row[2], widths[2]);  // words to the left
     for (std::size_t i = 3; i < row.size(); ++i) text += fmt::format("  {:>{}}", row[i], widths[i]);
