@@ -25,29 +25,29 @@ std::map<std::string, std::string> remembered(const Config& config) {
   return all;
 }
 
-// How a job reads its data.
-constexpr std::string_view kReading[] = {"training.sequence_length", "training.micro_batch_size", "training.precision", "training.threads",
-                                         "data.document_mask"};
+// How a job computed, which leaves open what its model is: where one of these is unsound, its default holds.
+constexpr std::string_view kComputed[] = {"training.sequence_length", "training.micro_batch_size", "training.precision", "training.threads",
+                                          "data.document_mask"};
 
 Config model_of(const Manifest& manifest) {
   Config config;
-  Problems problems;
+  Problems problems, passed_over;
   std::set<int> layers;
-  const auto take = [&](const SchemaKey& key, const std::string& name, std::size_t exit) {
+  const auto take = [&](const SchemaKey& key, const std::string& name, std::size_t exit, Problems& wrong) {
     const auto it = manifest.configuration.find(name);
     if (it == manifest.configuration.end()) return;
-    const YamlNode node = parse_yaml(it->second, {.source = name}, problems);
-    assign(key, config, exit, node, problems);
+    const YamlNode node = parse_yaml(it->second, {.source = name}, wrong);
+    assign(key, config, exit, node, wrong);
   };
   for (const auto& [name, value] : manifest.configuration)
     if (name.starts_with("exits.") && name.ends_with(".layer")) layers.insert(std::atoi(value.c_str()));
   config.exits.resize(layers.size());
   for (const SchemaKey& key : schema()) {
-    const bool of_model = key.path.starts_with("model.") && key.path != "model.from";
-    if (of_model || std::ranges::count(kReading, key.path) > 0) take(key, std::string(key.path), 0);
+    if (key.path.starts_with("model.") && key.path != "model.from") take(key, std::string(key.path), 0, problems);
+    if (std::ranges::count(kComputed, key.path) > 0) take(key, std::string(key.path), 0, passed_over);
     if (!key.path.starts_with("exits[].")) continue;
     std::size_t exit = 0;
-    for (const int layer : layers) take(key, fmt::format("exits.{}.{}", layer, key.path.substr(8)), exit++);
+    for (const int layer : layers) take(key, fmt::format("exits.{}.{}", layer, key.path.substr(8)), exit++, problems);
   }
   const auto missing = [&](std::string_view path) { return !manifest.configuration.contains(std::string(path)); };
   for (const SchemaKey& key : schema())

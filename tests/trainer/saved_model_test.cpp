@@ -27,6 +27,17 @@ TEST(SavedModel, ComesBack) {
   }
 }
 
+TEST(SavedModel, SaysHowItsJobComputed) {
+  Manifest m = saved();
+  EXPECT_EQ(model_of(m).training.sequence_length, 0);
+  m.configuration["training.sequence_length"] = "16", m.configuration["training.precision"] = "bf16";
+  m.configuration["training.micro_batch_size"] = "-1";  // as if it were not there
+  const Config config = model_of(m);
+  EXPECT_EQ(config.training.sequence_length, 16);
+  EXPECT_EQ(config.training.precision, "bf16");
+  EXPECT_EQ(config.training.micro_batch_size, 0);
+}
+
 std::string refused(const std::string& key, const char* value) {
   Manifest m = saved();
   EXPECT_TRUE(m.configuration.contains(key)) << key;
