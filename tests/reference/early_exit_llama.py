@@ -26,7 +26,7 @@ class EarlyExitLlama(EarlyExitModel):
         super().__init__(exported, exits)
         self.layers = self.config["num_hidden_layers"]
         self.heads, self.groups = self.config["num_attention_heads"], self.config["num_key_value_heads"]
-        self.head_size = self.config["hidden_size"] // self.heads
+        self.head_size = self.config["head_dim"]
 
     def _linear(self, x, name):
         return x @ self.weights[f"{name}.weight"].T

@@ -1,11 +1,15 @@
 """transformers loads every export, and its logits are ours: the whole model, drafts, exits that it reaches by itself; in any number
 of files and any type; and its own early exits give the text that it gives without."""
 
+import json
+
 import pytest
 import torch
+import torch.nn.functional as F
 from job import run
 from ours import ours
 from report import differ, note
+from stock import exit_weights, stock
 from transformers import AutoModelForCausalLM
 from transformers_test import CONFIGURATIONS, validation_tokens
 
@@ -35,6 +39,10 @@ def said(trained):
     return get
 
 
+def loss_of(logits, samples):
+    return F.cross_entropy(logits.flatten(0, 1), samples[:, 1:].flatten())
+
+
 def family(name):
     return "a GPT-2" if name.startswith("gpt2") else "a Llama"
 
@@ -59,6 +67,30 @@ def test_drafts(said, name, tmp_path):
         run(["export", "draft", done.checkpoint, draft, "--exit", layer])
         theirs = logits_of(load(draft), samples)
         assert differ("transformers", f"logits of drafts of {family(name)}", logits[layer], theirs) < TOLERANCE, exit
+
+
+SUBNETS = [{"intermediate_size": 24, "num_key_value_heads": 2, "queries_per_group": 1}, {"hidden_size": 32, "intermediate_size": 72},
+           {"num_hidden_layers": 4}, {"num_hidden_layers": 6, "hidden_size": 48, "num_key_value_heads": 2},
+           {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 24, "num_key_value_heads": 2, "queries_per_group": 1}]
+
+
+@pytest.mark.parametrize("subnet", SUBNETS, ids=lambda subnet: "_".join(map(str, subnet.values())))
+def test_subnets(trained, tmp_path, subnet):
+    """A stock model of smaller sizes, whose loss is what eval says of the subnet; its exits are those of the whole, narrower."""
+    done, small, text = trained("supernet"), tmp_path / "small", json.dumps(subnet)
+    samples = validation_tokens(done.config)
+    arguments = ["--data", done.config["data"]["validation"], "--samples", len(samples), "--json"]
+    said = json.loads(run(["eval", done.checkpoint, *arguments, "--subnet", text]))
+    run(["export", "hf", done.checkpoint, small, "--subnet", text])
+    config = json.loads((small / "config.json").read_text())
+    assert {key: config[key] for key in subnet if key in config} == {key: value for key, value in subnet.items() if key in config}
+    stock_model, weights = stock(small, samples[:, :-1]), exit_weights(small)
+    assert differ("transformers", "losses of subnets", torch.tensor(said["final_loss"]), loss_of(stock_model.logits, samples)) < TOLERANCE
+    exits = json.loads((small / "exits.json").read_text())["exits"]
+    assert [str(e["layer"]) for e in exits] == list(said["exit_losses"])
+    for spec in exits:
+        loss = torch.tensor(said["exit_losses"][str(spec["layer"])])
+        assert differ("transformers", "losses of subnets' exits", loss, loss_of(stock_model.exit_logits(spec, weights), samples)) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["tied", "stretched", "gpt2_tied"])

@@ -98,6 +98,16 @@ def stretched(corpora):
         optimizer={"lr": 0.002, "clip_grad_norm": 0.5})
 
 
+def wide_heads(corpora):
+    """Heads that are together wider than the residual stream."""
+    return job(
+        corpora,
+        model={"head_dim": 24},
+        exits=[{"layer": 3, "head": "block", "loss_weight": 0.5},
+               {"layer": 5, "head": "attention", "output": "shared", "loss_weight": 0.5}],
+        optimizer={"lr": 0.002, "clip_grad_norm": 0.5})
+
+
 def momentum(corpora):
     """A tied model, and a decay after a run that stops before it: steps count to `steps`, not to `stop_at`."""
     return job(
@@ -185,6 +195,19 @@ def gpt2_frozen(corpora):
     return as_gpt2(frozen(corpora))
 
 
-LLAMA = (every_head, tied, documents, scaled, nesterov, stretched, momentum, no_exits, layerskip, frozen, distilled)
+def supernet(corpora):
+    """Every axis elastic. An exit below another keeps the final head's norm, where the other's own is a subnet's."""
+    return job(
+        corpora,
+        model={"num_attention_heads": 8, "num_key_value_heads": 4},
+        exits=[{"layer": 2, "output": "shared", "norm": "shared", "loss_weight": 0.5},
+               {"layer": 4, "loss_weight": 0.5},
+               {"layer": 6, "head": "mlp", "output": "shared", "loss_weight": 0.5}],
+        supernet={"plan": "sandwich", "hidden_size": [32, 48, 64], "queries_per_group": [1, 2]},
+        optimizer={"lr": 0.002, "clip_grad_norm": 0.5})
+
+
+LLAMA = (every_head, tied, documents, scaled, nesterov, stretched, wide_heads, momentum, no_exits, layerskip, frozen, distilled)
 GPT2 = (gpt2_every_head, gpt2_tied, gpt2_documents, gpt2_scaled, gpt2_nesterov, gpt2_layerskip, gpt2_frozen)
-ALL = {made.__name__: made for made in (*LLAMA, *GPT2)}
+COMPARED = {made.__name__: made for made in (*LLAMA, *GPT2)}  # with the independent PyTorch, which has no supernets
+ALL = COMPARED | {"supernet": supernet}

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 TOLERANCE = 1e-4  # relative, fp32
 # None masks documents, which a stock model does not do.
-CONFIGURATIONS = ["every_head", "tied", "scaled", "nesterov", "stretched", "gpt2_every_head", "gpt2_tied", "gpt2_scaled", "gpt2_nesterov"]
+CONFIGURATIONS = ["every_head", "tied", "scaled", "nesterov", "stretched", "wide_heads", "gpt2_every_head", "gpt2_tied", "gpt2_scaled", "gpt2_nesterov"]
 
 
 def validation_tokens(config):  # [samples, s + 1]
