@@ -15,6 +15,9 @@ struct Unit {
   ModulePtr module;
 };
 
+// In a unit's place: not what an exit reads, but what the final head does, below its output matrix.
+inline constexpr int kFinalTap = -1;
+
 struct Model {
   ModelConfig config;
   TensorParallel tensor;

@@ -147,7 +147,8 @@ void Interpreter::forward(const Action& action, const Layout& layout, const Step
   if (!live_.contains(stash)) {
     const Draws draws = layout.frozen ? Draws{} : input.draws_of(action.microbatch);
     Slot slot(*ctx_->scratch, Keep::nothing, microbatch.sequences, draws, input.pass(action.microbatch).subnet);
-    return stage.forward(*ctx_, input_of(action, microbatch), destination, slot, end);
+    stage.forward(*ctx_, input_of(action, microbatch), destination, slot, end);
+    return read_final(action, input);
   }
   auto kept = keep_forward(stash, on_.keep, input);
   stage.forward(*ctx_, input_of(action, microbatch), destination, kept->slot, end);
@@ -157,6 +158,13 @@ void Interpreter::forward(const Action& action, const Layout& layout, const Step
 void Interpreter::give_taps(const Action& action, const Layout& layout, const StepInput& input) {
   const MicrobatchInput& microbatch = input.samples(action.microbatch);
   for (const ExitPlace& place : layout.exits) input.give_tap(microbatch, place.tap, tensor_of(Hold::Tap, action, place.tap));
+  if (live_.contains({Hold::Final, action.stage, action.microbatch})) input.give_tap(microbatch, kFinalTap, tensor_of(Hold::Final, action));
+}
+
+// Here rather than in its exits: the last stage may have none.
+void Interpreter::read_final(const Action& action, const StepInput& input) const {
+  if (input.read_tap && live_.contains({Hold::Final, action.stage, action.microbatch}))
+    input.read_tap(input.samples(action.microbatch), kFinalTap, tensor_of(Hold::Final, action));
 }
 
 // The same once more, to the same bits. What left the stage, and what exits read, is there already: this time it goes to the stash.
@@ -179,6 +187,7 @@ void Interpreter::exit(const Action& action, const Layout& layout, const StepInp
   const MicrobatchInput& microbatch = input.samples(action.microbatch);
   const PassInput& pass = input.pass(action.microbatch);
   const ExitPlace& place = layout.exits[static_cast<std::size_t>(action.index)];
+  const Teacher teacher = teacher_of(action, layout);  // it has arrived then, also where nobody learns
   if (input.read_tap) return input.read_tap(microbatch, place.tap, tap_of(action, layout));
   Head& head = (*on_.heads)[static_cast<std::size_t>(action.index)];
   HeadIn in;
@@ -186,7 +195,7 @@ void Interpreter::exit(const Action& action, const Layout& layout, const StepInp
   in.labels = microbatch.labels;
   in.scale = pass.exit_scale[static_cast<std::size_t>(action.index)];
   in.draws = input.draws_of(action.microbatch);
-  in.teacher = teacher_of(action, layout);
+  in.teacher = teacher;
   in.target = pass.target;
   in.subnet = pass.subnet;
   const bool gradient = layout.learns() && place.gradient;

@@ -23,7 +23,8 @@ struct MicrobatchInput {
   std::int64_t first_sample = 0;  // of the whole job's samples
 };
 
-// What exits read of a unit's output: tap [rows, h] of one microbatch on this rank.
+// What exits read of a unit's output: tap [rows, h] of one microbatch on this rank; and what the final head that they learn from reads:
+// kFinalTap.
 using TapFunction = std::function<void(const MicrobatchInput& microbatch, int unit, Tensor tap)>;
 
 // Where a step's time went, in seconds. Waiting for a message is communication, whoever waits.
@@ -101,6 +102,7 @@ class Interpreter {
   void await_arrivals(const Action& action, const Layout& layout);
   void forward(const Action& action, const Layout& layout, const StepInput& input);
   void give_taps(const Action& action, const Layout& layout, const StepInput& input);
+  void read_final(const Action& action, const StepInput& input) const;
   void recompute(const Action& action, const Layout& layout, const StepInput& input);
   // Of the stage, what the microbatch's pass runs.
   Units units_of(const Action& action, const Layout& layout, Units units) const;

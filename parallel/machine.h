@@ -75,7 +75,8 @@ class Machine {
   void trace(Trace* trace) { trace_ = trace; }
   // From now on this is called in place of whatever computes (StepInput).
   void stand_in(std::function<void(const Action&)> compute) { stand_in_ = std::move(compute); }
-  // With MachineOptions::given_taps: what fills, in place of the backbone, what exits read. Before the first step.
+  // With MachineOptions::given_taps: what fills, in place of the backbone, what exits read (and the final head that they learn from).
+  // Before the first step.
   void give_taps(TapFunction give) { give_tap_ = std::move(give); }
   // Gradients = those of the inputs, summed over data ranks and ties; sums() += this rank's losses.
   void train(const std::string& name, PhaseTimes& times);

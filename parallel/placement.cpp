@@ -43,7 +43,7 @@ bool has_exits(Model& model, const Partition& partition, int stage) {
 // Of a final head that exits learn from, what a stage has.
 void visit_final(Model& model, const Partition& partition, int stage, const Visitor& visit) {
   if (!model.final) return;
-  if (stage == partition.stages() - 1) model.final->visit_below_output(visit);
+  if (stage == partition.stages() - 1 && !model.given_taps) model.final->visit_below_output(visit);
   if (has_exits(model, partition, stage)) model.final->output().visit(visit);
 }
 

@@ -86,8 +86,6 @@ void ConfigChecker::targets() {
     if (config.exits[i].target == Target::labels || !known({path, "training.freeze", "parallel.shard_heads_over_pipeline"})) continue;
     if (!config.frozen_backbone()) {
       blame(path, "the final head that it would learn from is learning itself; add training.freeze: backbone, or name labels");
-    } else if (config.caches_features() && known({"tuning.feature_cache"})) {
-      blame(path, "a feature cache does not hold what the final head reads; name labels, or remove tuning.feature_cache");
     } else if (config.parallel.shard_heads_over_pipeline) {
       blame(path, "heads that are split over the pipeline learn labels alone; set parallel.shard_heads_over_pipeline: false");
     }

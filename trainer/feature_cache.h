@@ -1,9 +1,10 @@
-// FeatureCache: what exits read of a frozen backbone, in files: of each sample of each set of data, each tap's [s, h]. Samples have their
-// number in the set, so that no order, seed or epoch matters.
+// FeatureCache: what exits read of a frozen backbone, in files: of each sample of each set of data, each tap's [s, h]; and what the final
+// head reads, if exits learn from it. Samples have their number in the set, so that no order, seed or epoch matters.
 //
 //   DIR/cache.json                     whose features these are; written last
 //   DIR/building                       while they are made
-//   DIR/set-0.layer-3.features         [samples, s, h], fp32 or bf16, as this processor has them; set-0.layer-3-attention: below the MLP
+//   DIR/set-0.layer-3.features         [samples, s, h], fp32 or bf16, as this processor has them; set-0.layer-3-attention: below the MLP,
+//                                      set-0.final-head: of kFinalTap
 //   DIR/set-0.layer-3.sums             [samples] u64: XXH3 of each sample's bytes
 //
 //   if (FeatureCache::is_there(directory)) ...
@@ -39,7 +40,7 @@ struct Features {
   std::map<std::string, std::string> of;  // all that they depend on, by what it is called: "training.precision"
   std::int64_t sequence_length = 0, hidden_size = 0;
   DType type = DType::f32;
-  std::vector<int> taps;  // units
+  std::vector<int> taps;  // units, or kFinalTap
   std::vector<FeatureSet> sets;
 
   Shape shape() const { return {sequence_length, hidden_size}; }

@@ -62,6 +62,7 @@ void JobFeatures::want(const Config& config) {
   wanted_.type = config.tuning.feature_dtype == "bf16" ? DType::bf16 : DType::f32;
   const Model model = build_model(config.model, config.exits, {.frozen_backbone = true});
   for (const Head& head : model.heads) wanted_.taps.push_back(head.tap());
+  if (model.final) wanted_.taps.push_back(kFinalTap);
   sets_.emplace_back();
   for (std::size_t c = 0; c < config.data.train.size(); ++c) want_set(config.data.train[c], data_[0]->samples_of(c));
   for (std::size_t i = 0; i < config.data.validation.size(); ++i) {

@@ -128,8 +128,8 @@ std::vector<SchemaKey> tuning_keys() {
   return {
       {"tuning.feature_cache",
        KEY_AT(tuning.feature_cache),
-       "Directory for what exits read of a frozen backbone: it runs once over all data, in the layout of `parallel`; every step then reads "
-       "the directory, and all ranks are replicas. null: none.",
+       "Directory for what exits, and the final head where they learn from it, read of a frozen backbone: it runs once over all data, in "
+       "the layout of `parallel`; every step then reads the directory, and all ranks are replicas. null: none.",
        {.means = {freezes, "training.freeze",
                   "keeps what exits read of a backbone that stays as it is: set training.freeze: backbone, or remove this key"}}},
       {"tuning.feature_dtype",

@@ -78,13 +78,19 @@ class DryRun(JobTest):
         self.assertIn(measured.pop(), [row["peak"] for row in rows])
 
     def test_of_features_and_of_the_steps_from_them(self):
-        sets = {"parallel.pipeline_parallel_size": 2, "training.freeze": "backbone", "tuning.feature_cache": "features"}
+        for target in ("labels", "distribution"):
+            with self.subTest(target):
+                self.of_features(f"features-{target}", f"[{{layer: 1, loss_weight: 1, target: {target}}}, {{layer: 2, loss_weight: 1}}]")
+
+    def of_features(self, directory, exits):
+        sets = {"parallel.pipeline_parallel_size": 2, "training.freeze": "backbone", "tuning.feature_cache": directory, "exits": exits,
+                "logging.directory": directory + "-log"}
         making, step = "^4 ranks: tensor 1 x pipeline 2 x data 2", "^4 ranks: tensor 1 x pipeline 1 x data 4"
         rows = self.dry_run(4, sets, making, step)
         self.assertEqual([row["ranks"] for row in rows], ["0, 2", "1, 3", "0, 1, 2, 3"])
-        self.assertFalse((self.directory / "features").exists())
+        self.assertFalse((self.directory / directory).exists())
         self.assert_ends(self.run_job(ranks=4, sets=sets), 0)
-        self.assertEqual({size_text(record["peak_bytes"]) for record in metrics(self.directory)}, {rows[2]["peak"]})
+        self.assertEqual({size_text(record["peak_bytes"]) for record in metrics(self.directory, directory + "-log")}, {rows[2]["peak"]})
 
     def test_refuses_like_a_run(self):
         result = self.run_job(ranks=1, arguments=[*self.arguments(1, {"parallel.pipeline_parallel_size": 3}), "--dry-run", "--ranks", "1024"])

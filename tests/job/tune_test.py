@@ -12,6 +12,9 @@ from job import PROGRAM, Job, JobTest, metrics
 
 EXITS = "[{layer: 1, head: norm, loss_weight: 0.25, init: final}, {layer: 3, head: block, output: shared, loss_weight: 0.5, init: copy_layer}]"
 
+TAUGHT = EXITS.replace("init: final", "init: final, target: argmax").replace("init: copy_layer", "init: copy_layer, target: distribution")
+SAID = ("step", "loss", "exit_losses", "exit_acceptances", "exit_agreements")  # of a step and of a validation
+
 
 class TuneTest(JobTest):
     architecture = "llama"
@@ -174,7 +177,7 @@ class FeatureCache(TuneTest):
 
     def assert_same_losses(self, a, b):
         for split in ("train", "validation"):
-            lines = [[(line["step"], line["exit_losses"]) for line in map(json.loads, (self.directory / name / "metrics.jsonl").read_text().splitlines())
+            lines = [[{key: line.get(key) for key in SAID} for line in map(json.loads, (self.directory / name / "metrics.jsonl").read_text().splitlines())
                       if line.get("split", "train") == split] for name in (a, b)]
             self.assertTrue(lines[0])
             self.assertEqual(*lines)
@@ -183,17 +186,20 @@ class FeatureCache(TuneTest):
         """Bit for bit, of the same replicas: features are made on any layout, by sample, and serve every order, shuffle and seed."""
         both = "[{path: data/tiny_train, weight: 3}, {path: data/tiny_valid}]"
         for kind, more in (("fp32", {"data.shuffle": "true", "data.document_mask": "true", "data.train": both}),
-                           ("bf16", {"training.precision": "bf16", "parallel.zero_stage": 1})):
+                           ("bf16", {"training.precision": "bf16", "parallel.zero_stage": 1}),
+                           ("fp32-taught", {"exits": TAUGHT, "data.shuffle": "true"}),
+                           ("bf16-taught", {"exits": TAUGHT, "training.precision": "bf16", "data.document_mask": "true"})):
             shutil.rmtree(self.cache, ignore_errors=True)
             for seed, steps in (("7", 4), ("8", 2)):
-                sets = {**more, "exits": EXITS[:-1] + ", {layer: 2, head: mlp, loss_weight: 1, init: copy_layer}]", "training.seed": seed,
-                        "training.steps": steps, "training.micro_batch_size": 2, "training.validation_samples": 11}
+                sets = {"exits": EXITS[:-1] + ", {layer: 2, head: mlp, loss_weight: 1, init: copy_layer}]", "training.seed": seed,
+                        "training.steps": steps, "training.micro_batch_size": 2, "training.validation_samples": 11, **more}
                 self.tune(name=f"{kind}-{seed}-plain", **sets, **{"parallel.pipeline_parallel_size": 1})
                 before = self.contents()
                 said = self.cached(f"{kind}-{seed}-cached", **sets)
                 self.assertRegex(said, "training from the features in features" + (", which the backbone has made: .* GB" if seed == "7" else "\n"))
                 self.assertIn(before, ({}, self.contents()))
                 self.assert_same_losses(f"{kind}-{seed}-plain", f"{kind}-{seed}-cached")
+                self.assertEqual("exit_acceptances" in metrics(self.directory, f"{kind}-{seed}-cached")[-1], "taught" in kind)
                 for file in ("exits", "model"):
                     self.assert_same(f"{kind}-{seed}-plain/hf/{file}.safetensors", f"{kind}-{seed}-cached/hf/{file}.safetensors")
 
@@ -202,13 +208,16 @@ class FeatureCache(TuneTest):
             if self.cache.exists() else {}
 
     def test_other_layouts_other_exits_and_a_resume_read_the_same_files(self):
-        self.cached("first", ranks=4, **{"parallel.tensor_parallel_size": 2, "parallel.pipeline_parallel_size": 2})
+        self.cached("first", ranks=4, exits=TAUGHT, **{"parallel.tensor_parallel_size": 2, "parallel.pipeline_parallel_size": 2})
         there = self.contents()
         self.cached("one", ranks=1, exits="[{layer: 3, head: norm, loss_weight: 1, init: final}]", **{"parallel.pipeline_parallel_size": 1})
         self.cached("two", ranks=2, **{"training.stop_at": 2})
         self.cached("two", ranks=2, resume=True)
+        self.cached("taught", ranks=2, exits=TAUGHT, **{"training.stop_at": 2})
+        self.cached("taught", ranks=2, exits=TAUGHT, resume=True)
         self.assertEqual(self.contents(), there)
-        self.assertEqual([step["step"] for step in metrics(self.directory, "two")], [1, 2, 3, 4])
+        for name in ("two", "taught"):
+            self.assertEqual([step["step"] for step in metrics(self.directory, name)], [1, 2, 3, 4])
 
     def test_features_of_bf16_are_near_and_half_as_large(self):
         self.cached("whole")
@@ -225,6 +234,7 @@ class FeatureCache(TuneTest):
         advice = "; delete it and the features are made again, or name another directory"
         self.assertRegex(self.cached(status=3, **{"training.sequence_length": 8}), "features: holds features of another job: .*" + advice)
         self.assertRegex(self.cached(status=3, exits="[{layer: 2, loss_weight: 1, init: final}]"), "features: has no features of layer-2" + advice)
+        self.assertRegex(self.cached(status=3, exits=TAUGHT), "features: has no features of final-head" + advice)
         self.assertRegex(self.cached(status=3, **{"training.validation_samples": 1000}), "this job needs .*" + advice)
         self.assertRegex(self.cached(status=3, base="base/hf"), "features: holds features of another job: backbone is .* here, was .*" + advice)
         for suffix in (".bin", ".idx"):

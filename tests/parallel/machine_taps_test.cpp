@@ -1,4 +1,5 @@
-// Exits whose taps come from elsewhere: read from a frozen backbone on any layout, given to a machine that has none.
+// Exits whose taps come from elsewhere: read from a frozen backbone on any layout, given to a machine that has none. Where exits learn
+// from the final head, so does what that reads.
 #include <cstring>
 
 #include "tests/parallel/small_job.h"
@@ -10,6 +11,12 @@ std::vector<ExitSpec> some_exits() {
   std::vector<ExitSpec> exits = exits_of_every_kind();
   exits.pop_back();  // the last layers do not run
   return exits;
+}
+
+// One exit of every target.
+void teach(SmallJob& job) {
+  job.options.exits[2].target = Target::argmax;
+  job.options.exits[3].target = Target::distribution;
 }
 
 SmallJob frozen_job(const char* architecture, bool tied, const Degrees& degrees) {
@@ -53,15 +60,28 @@ void expect_equal(const StepResult& given, const StepResult& ran, const std::str
   EXPECT_EQ(given.weights, ran.weights) << text;
 }
 
-// Of which architecture, and whether its matrices are tied.
-class MachineTaps : public ::testing::TestWithParam<std::pair<const char*, bool>> {};
-INSTANTIATE_TEST_SUITE_P(All, MachineTaps, ::testing::Values(std::pair{"llama", false}, std::pair{"llama", true}, std::pair{"gpt2", true}),
-                         [](const auto& p) { return fmt::format("{}{}", p.param.first, p.param.second ? "_tied" : ""); });
+struct Case {
+  const char* architecture;
+  bool tied, taught;  // matrices; exits by the final head
+  SmallJob job(const Degrees& degrees) const {
+    SmallJob job = frozen_job(architecture, tied, degrees);
+    if (taught) teach(job);
+    return job;
+  }
+};
+
+class MachineTaps : public ::testing::TestWithParam<Case> {};
+INSTANTIATE_TEST_SUITE_P(All, MachineTaps,
+                         ::testing::Values(Case{"llama", false, false}, Case{"llama", true, false}, Case{"gpt2", true, false},
+                                           Case{"llama", false, true}, Case{"llama", true, true}, Case{"gpt2", true, true}),
+                         [](const auto& p) {
+                           return fmt::format("{}{}{}", p.param.architecture, p.param.tied ? "_tied" : "", p.param.taught ? "_taught" : "");
+                         });
 
 TEST_P(MachineTaps, ExitsHaveTheBitsThatTheyHaveWithTheirBackbone) {
   for (const DType precision : {DType::f32, DType::bf16})
     for (const auto& [data, shard] : {std::pair{1, false}, {2, false}, {2, true}}) {
-      SmallJob job = frozen_job(GetParam().first, GetParam().second, {1, 1, data});
+      SmallJob job = GetParam().job({1, 1, data});
       job.options.precision = precision, job.options.shard_state = shard;
       job.optimizer = OptimizerConfig{};
       Taps taps;
@@ -80,14 +100,15 @@ TEST_P(MachineTaps, ExitsHaveTheBitsThatTheyHaveWithTheirBackbone) {
 
 TEST_P(MachineTaps, AreThoseOfEveryLayout) {
   const auto taps_of = [&](const Degrees& degrees) {
-    SmallJob job = frozen_job(GetParam().first, GetParam().second, degrees);
+    SmallJob job = GetParam().job(degrees);
     Taps taps;
     job.before = [&](Machine& machine) { taps.read(machine); };
     run_small_job(job, 0);
     return taps.all();
   };
   const auto alone = taps_of({1, 1, 1});
-  EXPECT_EQ(alone.size(), 4 * some_exits().size());  // 8 samples, 2 a microbatch
+  EXPECT_EQ(alone.size(), 4 * (some_exits().size() + (GetParam().taught ? 1 : 0)));  // 8 samples, 2 a microbatch
+  EXPECT_EQ(alone.contains({0, kFinalTap}), GetParam().taught);
   for (const Degrees& degrees : {Degrees{1, 2, 1}, Degrees{1, 2, 2}, Degrees{1, 4, 1}}) EXPECT_EQ(taps_of(degrees), alone);
   for (const auto& [place, bytes] : taps_of({2, 2, 2})) {
     const std::string& expected = alone.at(place);
@@ -97,12 +118,20 @@ TEST_P(MachineTaps, AreThoseOfEveryLayout) {
   }
 }
 
-TEST(MachineGivenTaps, TakeNoMemoryOfTheBackbone) {
+class MachineGivenTaps : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(All, MachineGivenTaps, ::testing::Bool(),
+                         [](const auto& taught) { return taught.param ? "of_the_final_head_too" : "of_exits"; });
+
+TEST_P(MachineGivenTaps, TakeNoMemoryOfTheBackbone) {
   SmallJob job = frozen_job("llama", false, {1, 1, 1});
+  if (GetParam()) teach(job);
+  std::erase_if(job.options.exits, [](const ExitSpec& exit) { return exit.shared_norm || exit.shared_output; });
   const StepResult ran = run_small_job(job, 0);
   job.options.given_taps = true;
   job.evaluates = false;
   const StepResult given = run_small_job(job, 0);
+  EXPECT_EQ(given.frozen.contains("lm_head.weight"), GetParam());
+  EXPECT_FALSE(given.frozen.contains("model.norm.weight"));
   std::size_t elements = 0;
   for (const auto& [name, values] : given.frozen) elements += values.size();
   for (const auto& [name, values] : given.weights) elements += values.size();

@@ -159,7 +159,7 @@ data: {train: a}
 // And beside exits that learn from the final head.
 const char* const kFeatureKeys = R"(
 model: {num_hidden_layers: 4, hidden_size: 32, intermediate_size: 64, num_attention_heads: 4, vocab_size: 257}
-exits: [{layer: 1, loss_weight: 0.5}, {layer: 3, loss_weight: 2}]
+exits: [{layer: 1, loss_weight: 0.5}, {layer: 3, loss_weight: 2, target: distribution}]
 training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 35, steps: 12, freeze: backbone}
 tuning: {feature_cache: features, feature_dtype: bf16}
 optimizer: {lr: 0.1}

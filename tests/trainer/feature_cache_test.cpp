@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "models/model.h"
 #include "tensor/check.h"
 
 namespace offramp {
@@ -13,13 +14,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Two corpora, two taps, [3, 4] a sample.
+// Two corpora, three taps, [3, 4] a sample.
 Features features(DType type) {
   return {.of = {{"backbone", "b"}, {"training.precision", "fp32"}},
           .sequence_length = 3,
           .hidden_size = 4,
           .type = type,
-          .taps = {2, 5},
+          .taps = {2, 5, kFinalTap},
           .sets = {{"one", "1", 5}, {"two", "2", 3}}};
 }
 
@@ -79,7 +80,7 @@ TEST_F(FeatureCacheTest, GivesWhatWasWritten) {
       const Features all = features(type);
       write(all, from);
       const FeatureCache cache(directory_, all);
-      for (const FeaturePlace& place : {FeaturePlace{0, 0, 0}, {0, 1, 4}, {1, 0, 2}, {1, 1, 1}})
+      for (const FeaturePlace& place : {FeaturePlace{0, 0, 0}, {0, 1, 4}, {0, 2, 3}, {1, 0, 2}, {1, 1, 1}, {1, 2, 0}})
         for (std::int64_t i = 0; const float x : read(cache, place)) {
           const float written = value(place, i++);
           EXPECT_EQ(x, type == DType::f32 && from == DType::f32 ? written : static_cast<float>(bf16(written)));
@@ -114,10 +115,22 @@ TEST_F(FeatureCacheTest, RefusesWhoNeedsOthers) {
   EXPECT_NE(refusal(other).find("has no features of two as that is now;"), std::string::npos);
 }
 
+// Who learns from the final head finds nothing where nobody did; the other way round it is one file too many.
+TEST_F(FeatureCacheTest, SaysWhetherItHasWhatTheFinalHeadReads) {
+  Features without = features(DType::f32);
+  without.taps = {2, 5};
+  write(without);
+  EXPECT_NE(refusal(features(DType::f32)).find("has no features of final-head;"), std::string::npos);
+  fs::remove_all(directory_);
+  write(features(DType::f32));
+  const FeatureCache cache(directory_, without);
+  EXPECT_EQ(read(cache, {1, 1, 2})[3], value({1, 1, 2}, 3));
+}
+
 // Every byte of every file: it is refused, or gives what was written.
 TEST_F(FeatureCacheTest, NoDamagedByteIsTrained) {
   Features all = features(DType::f32);
-  all.sets.pop_back(), all.sets[0].samples = 1, all.taps.pop_back();
+  all.sets.pop_back(), all.sets[0].samples = 1, all.taps = {2};
   write(all);
   for (const fs::directory_entry& entry : fs::directory_iterator(directory_)) {
     std::ifstream in(entry.path(), std::ios::binary);
