@@ -197,6 +197,7 @@ void Interpreter::exit(const Action& action, const Layout& layout, const StepInp
   in.draws = input.draws_of(action.microbatch);
   in.teacher = teacher;
   in.target = pass.target;
+  in.temperature = pass.temperature;
   in.subnet = pass.subnet;
   const bool gradient = layout.learns() && place.gradient;
   const Tensor d_tap = gradient ? tensor_of(Hold::TapGradient, action, action.index) : Tensor{};

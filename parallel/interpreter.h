@@ -56,6 +56,7 @@ struct PassInput {
   Tensor sums;                         // [exits, kLossSums] f64, +=
   bool regularise = true;              // dropout and LayerSkip are on, where draws are
   std::optional<Target> target{};      // of exits that another pass teaches
+  float temperature = 1;               // at which they learn a distribution
 };
 
 struct StepInput {

@@ -288,7 +288,9 @@ std::vector<PassInput> Machine::pass_inputs(const Plan& plan) const {
     const Pass& pass = plan.passes[p];
     PassInput& input = inputs.emplace_back();
     input = {pass.subnet, exit_scale(p), sums(p), pass.regularise, {}};
-    if (pass.teaching != Teaching::labels) input.target = Target::distribution;
+    if (pass.teaching == Teaching::labels) continue;
+    input.target = Target::distribution;
+    input.temperature = static_cast<float>(options_.temperature);
   }
   return inputs;
 }

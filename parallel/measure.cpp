@@ -112,7 +112,10 @@ class Measure {
   HeadIn head_input(bool train, ExitRole role = ExitRole::alone) {
     HeadIn in{slab_, on_.input.labels, on_.scale, train ? draws_ : Draws{}};
     in.subnet = pass_.subnet;
-    if (pass_.teaching != Teaching::labels) in.target = Target::distribution;
+    if (pass_.teaching != Teaching::labels) {
+      in.target = Target::distribution;
+      in.temperature = static_cast<float>(on_.options.temperature);
+    }
     if (role == ExitRole::taught) in.teacher = {slabs_.tensor(on_.activations, on_.options.precision), &on_.held.model.final->output()};
     return in;
   }

@@ -101,6 +101,20 @@ TEST(MachinePasses, NoLayoutOrScheduleChangesThem) {
   }
 }
 
+TEST(MachinePasses, ATemperatureIsTheSameOnEveryLayout) {
+  const auto run = [](int tensor, int pipeline, bool rows, double temperature) {
+    SmallJob job = supernet_job(sandwich(Teaching::whole));
+    job.tensor = tensor, job.pipeline = pipeline, job.options.sequence_parallel = rows, job.options.temperature = temperature;
+    const StepResult result = run_small_job(job);
+    expect_all_used(result, job.text());
+    return result;
+  };
+  const StepResult alone = run(1, 1, false, 2.5);
+  EXPECT_NE(alone.grads, run(1, 1, false, 1).grads);
+  expect_close(run(2, 1, false, 2.5), alone, 1e-5, "tensor 2");
+  expect_close(run(2, 2, true, 2.5), alone, 1e-5, "tensor 2, rows split, pipeline 2");
+}
+
 TEST(MachinePasses, SchedulesGiveTheSameBits) {
   const auto run = [](const char* schedule, const char* placement) {
     SmallJob job = supernet_job(sandwich(Teaching::whole));
