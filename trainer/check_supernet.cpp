@@ -51,6 +51,7 @@ void settle_supernet(Config& config, const Locations& at, const std::set<std::st
   const bool delays = supernet.plan == PlanKind::deps || supernet.plan == PlanKind::ofa;
   follow("start", supernet.start, delays ? std::llround(0.537 * static_cast<double>(steps)) : 0);
   follow("ramp", supernet.ramp, std::max<std::int64_t>(1, std::llround(static_cast<double>(steps) * 5 / 270)));
+  follow("distillation", supernet.distillation, supernet.plan != PlanKind::ofa);
   follow("sort_step", supernet.sort_step, delays && supernet.start < steps ? supernet.start + 1 : 0);
 }
 
@@ -132,6 +133,12 @@ void ConfigChecker::subnet_steps() {
   };
   within("supernet.start", s.start);
   within("supernet.sort_step", s.sort_step);
+}
+
+// A teacher that stands still would be a second model beside the first.
+void ConfigChecker::subnet_teacher() {
+  if (config.supernet.plan == PlanKind::ofa && config.supernet.distillation && known({"supernet.plan", "supernet.distillation"}))
+    blame("supernet.distillation", "ofa's subnets learn labels alone; set false, or take sandwich or deps, whose whole teaches them");
 }
 
 void ConfigChecker::supernet() {
