@@ -1,5 +1,5 @@
-// Logical tensors from the ranks that hold them, a part at a time, for exports: in full precision (of bf16 weights the masters). Every
-// rank knows from the options alone who holds what, so nothing but data is sent.
+// Logical tensors from the ranks that hold them, a part at a time, for exports: in full precision (of bf16 weights the masters). And back
+// to them, for what changes tensors as a whole. Every rank knows from the options alone who holds what, so nothing but data is sent.
 //
 //   Gatherer gatherer(machine);
 //   for (first = 0; first < elements; first += Gatherer::kMost)
@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "parallel/machine.h"
+#include "checkpoint/state.h"
 
 namespace offramp {
 
@@ -20,13 +20,28 @@ class Gatherer {
   static constexpr std::int64_t kMost = std::int64_t{1} << 22;  // elements a call: 16 MiB of memory, whatever the tensor's size
 
   explicit Gatherer(Machine& machine);
-  // Both are collective over the world, every rank with the same arguments. On rank 0 what was asked for, valid until the next call;
+  // All are collective over the world, every rank with the same arguments. On rank 0 what was asked for, valid until the next call;
   // elsewhere nothing. Throw Error(Exit::internal) for a name that the model does not have.
   //
   // Elements first .. first + count of the tensor, row-major.
   std::span<const float> gather(const std::string& name, std::int64_t first, std::int64_t count);
   // Columns first .. first + count of a matrix [rows, columns], transposed: [count, rows].
   std::span<const float> gather_columns(const std::string& name, std::int64_t first, std::int64_t count);
+
+  // Lines first .. first + count of a tensor along one of its axes: rows (axis 1), or columns or a whole vector (axis 0).
+  struct Lines {
+    std::string tensor;
+    int axis = 0;
+    std::int64_t first = 0, count = 1;
+    std::string kind = kWeights;  // or an optimizer's state
+  };
+  std::span<float> gather(const Lines& lines);  // [count, length]
+  // The way back, of rank 0's `values`; the machine's are what they were until settle(): once after all that was scattered, it rounds
+  // masters to the working type and brings everything to those that have copies.
+  void scatter(const Lines& lines, std::span<const float> values);
+  void settle();
+  // Elements of a line, and how many lines there are.
+  std::pair<std::int64_t, std::int64_t> extent(const std::string& name, int axis);
 
  private:
   // What is asked for, and where each element of the logical tensor goes.
@@ -46,13 +61,18 @@ class Gatherer {
     const Parameter* parameter = nullptr;
     const Piece* piece = nullptr;
   };
-  std::span<const float> gather(const std::string& name, const Window& window);
-  std::vector<Holder> holders_of(const std::string& name);
+  enum class Copies : std::uint8_t { first, all };  // of what every tensor rank has
+  std::span<float> gather(const std::string& name, const Window& window, const std::string& kind = kWeights);
+  Shape shape_of(const std::string& name);
+  Window window_of(const Lines& lines);
+  // Calls `move` on rank 0 and on each holder in turn, if it has any of the window.
+  using Move = std::function<void(const Holder& holder, const std::vector<Stretch>& parts, Tensor message)>;
+  void each_holder(const std::string& name, const Window& window, Copies copies, const Move& move);
+  std::vector<Holder> holders_of(const std::string& name, Copies copies);
   const Holdings& held_by(const Coordinates& at);
-  void append_holders(std::vector<Holder>& holders, const std::string& name, const Coordinates& at);
+  void append_holders(std::vector<Holder>& holders, const std::string& name, const Coordinates& at, Copies copies);
   std::vector<Stretch> stretches(const Holder& holder, const Window& window) const;
-  void pack(const std::vector<Stretch>& parts, const Parameter& parameter);
-  void unpack(const std::vector<Stretch>& parts);
+  float* held_at(const Holder& holder, const Stretch& part, const std::string& kind);
 
   Machine& machine_;
   std::map<std::string, std::vector<int>> stages_of_;  // that own some of the tensor: the lowest, of split output matrices each

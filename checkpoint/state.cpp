@@ -8,11 +8,6 @@
 namespace offramp {
 namespace {
 
-// Where kinds of numbers of a range within one Kept lie.
-Tensor numbers(const Flat& flat, const std::string& kind, Range range) {
-  return kind == kWeights ? flat.exact(range) : flat.state(kind, range);
-}
-
 constexpr std::int64_t kBuffer = std::int64_t{1} << 20;  // elements read at once, if a row is no larger
 
 // Fills one kind of numbers from a source.
@@ -98,6 +93,10 @@ std::vector<std::string> saved_kinds(const MachineOptions& options) {
   std::vector<std::string> kinds{kWeights};
   kinds.insert(kinds.end(), options.optimizer_state.begin(), options.optimizer_state.end());
   return kinds;
+}
+
+Tensor numbers(const Flat& flat, const std::string& kind, Range range) {
+  return kind == kWeights ? flat.exact(range) : flat.state(kind, range);
 }
 
 std::vector<SavedBox> saved_boxes(const Machine& machine) {

@@ -13,6 +13,8 @@ namespace offramp {
 
 // The kinds of numbers that a machine saves, in the order of its snapshot's rows.
 std::vector<std::string> saved_kinds(const MachineOptions& options);
+// Those of one kind of a range within one of kept().
+Tensor numbers(const Flat& flat, const std::string& kind, Range range);
 
 // A box of a tensor in each row of the snapshot: element (r, c) at `at + r * step + c`.
 struct SavedBox {

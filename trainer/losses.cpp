@@ -1,10 +1,21 @@
-// What a step's passes weigh, and what their sums say.
+// What a step's passes are and weigh, what happens to the model before them, and what their sums say.
+#include <fmt/ranges.h>
+
 #include <algorithm>
 
+#include "checkpoint/sort_channels.h"
 #include "trainer/passes.h"
 #include "trainer/trainer.h"
 
 namespace offramp {
+
+// What was saved before is in the old order, what is saved after it in the new one: a run that resumes from either goes on alike.
+void Trainer::sort_channels(std::int64_t t) {
+  if (!config_.supernet.enabled || !step_passes(config_, t).sorts) return;
+  activity_.begin(fmt::format("before step {}, channels in order of importance", t));
+  const std::vector<std::string> axes = offramp::sort_channels(*machine_);
+  if (log_ && !axes.empty()) log_->note(fmt::format("before step {}: sorted by importance: {}", t, fmt::join(axes, ", ")));
+}
 
 void Trainer::set_passes(std::int64_t t) {
   if (config_.supernet.enabled) machine_->set_passes(step_passes(config_, t).passes);

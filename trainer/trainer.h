@@ -60,6 +60,7 @@ class Trainer {
   [[noreturn]] void end_preempted(std::int64_t t);
   std::int64_t step_samples() const;
   std::vector<double> load(std::int64_t t);
+  void sort_channels(std::int64_t t);
   void set_passes(std::int64_t t);
   void set_scales(std::int64_t t, std::span<const double> counted);
   void set_layer_rates(std::int64_t t);
