@@ -149,6 +149,7 @@ void ConfigChecker::supernet() {
   subnet_plan();
   subnet_layout();
   subnet_steps();
+  subnet_teacher();
   if (!knows_model(unknown)) return;
   const Subnet whole = spelled_out({}, config.model);
   for (const SubnetAxis& axis : subnet_axes()) subnet_axis(axis.name, space.*axis.choices, whole.*axis.size);
