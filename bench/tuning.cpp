@@ -1,8 +1,8 @@
 // What tuning exits onto a frozen backbone costs, on a model of SmolLM2-135M's sizes: a step beside its parts, the forward up to the last
 // exit and the exits' forward and backward, each measured apart; a step from the feature cache beside the exits alone; and what the cache
-// gains beside what FLOPs allow.  OMP_NUM_THREADS=2 bench_tuning [rounds] All four take turns in rounds, every other round backwards;
-// ratios are of one round, their median is printed, lowest and highest in brackets. A step is 4 microbatches of 2 x 256 tokens with its
-// gradient norm and update; features are read from files, checksums compared.
+// gains beside what FLOPs allow.  OMP_NUM_THREADS=2 bench_tuning [rounds [fp32]] All four take turns in rounds, every other round
+// backwards; ratios are of one round, their median is printed, lowest and highest in brackets. A step is 4 microbatches of 2 x 256 tokens
+// with its gradient norm and update; features are read from files, checksums compared.
 #include <omp.h>
 
 #include <chrono>
@@ -177,7 +177,8 @@ void print(const char* exits, DType precision, const std::vector<Round>& rounds,
 
 int main(int argc, char** argv) {
   using namespace offramp;
-  const int rounds = argc > 1 ? std::atoi(argv[1]) : 5;
+  const int rounds = argc > 1 ? std::max(1, std::atoi(argv[1])) : 5;
+  const DType precision = argc > 2 && argv[2] == std::string_view("fp32") ? DType::f32 : DType::bf16;
   const auto exits_at = [](std::initializer_list<int> layers, HeadKind head, bool shared) {
     std::vector<ExitSpec> exits;
     for (const int layer : layers) exits.push_back({.layer = layer, .head = head, .shared_output = shared, .loss_weight = 1});
@@ -186,12 +187,12 @@ int main(int argc, char** argv) {
   fmt::print("{} threads, {} rounds, {} tokens a step\n\n", omp_get_max_threads(), rounds, kMicrobatches * kSequences * kLength);
   fmt::print("| exits                 | type | seconds   | a step  | / its parts      | cached / exits   | step / cached    | FLOPs |\n");
   fmt::print("|-----------------------|------|-----------|--------:|-----------------:|-----------------:|-----------------:|------:|\n");
-  for (const DType precision : {DType::bf16, DType::f32})
-    for (const auto& [name, exits] : {std::pair{"own, 15", exits_at({15}, HeadKind::norm, false)},
-                                      {"own, 5 10 15", exits_at({5, 10, 15}, HeadKind::norm, false)},
-                                      {"block, shared, 5 10 15", exits_at({5, 10, 15}, HeadKind::block, true)}}) {
-      double ceiling = 0;
-      const std::vector<Round> measured = measure(exits, precision, rounds, &ceiling);
-      print(name, precision, measured, ceiling);
-    }
+  for (const auto& [name, exits] : {std::pair{"own, 15", exits_at({15}, HeadKind::norm, false)},
+                                    {"own, 5 10 15", exits_at({5, 10, 15}, HeadKind::norm, false)},
+                                    {"block, shared, 5 10 15", exits_at({5, 10, 15}, HeadKind::block, true)}}) {
+    double ceiling = 0;
+    const std::vector<Round> measured = measure(exits, precision, rounds, &ceiling);
+    print(name, precision, measured, ceiling);
+    std::fflush(stdout);
+  }
 }
