@@ -30,7 +30,8 @@ def ours(tmp_path_factory):
     """A validation of the tuned checkpoint in fp32."""
     folder = tmp_path_factory.mktemp("ours")
     settings = {"model.from": RUNS / "checkpoints", "training.precision": "fp32", "training.steps": 0, "training.validation_samples": COUNT,
-                "checkpoint.directory": "null", "export.hf": "null", "logging.directory": folder}
+                "data.train": RUNS / "docs_train", "data.validation": RUNS / "docs_valid", "checkpoint.directory": "null", "export.hf": "null",
+                "logging.directory": folder}
     settings |= {f"exits.{i}.init": "base" for i in range(len(EXITS))}
     options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     run(["train", ROOT / "configs/tune-smollm2.yaml", *options])
