@@ -1,7 +1,7 @@
 // What tuning exits onto a frozen backbone costs, on a model of SmolLM2-135M's sizes: a step beside its parts, the forward up to the last
 // exit and the exits' forward and backward, each measured apart; a step from the feature cache beside the exits alone; and what the cache
 // gains beside what FLOPs allow.  OMP_NUM_THREADS=2 bench_tuning [rounds [fp32]] All four take turns in rounds, every other round
-// backwards; ratios are of one round, their median is printed, lowest and highest in brackets. A step is 4 microbatches of 2 x 256 tokens
+// backwards; ratios are of one round, their median is printed, lowest and highest in brackets. A step is 4 microbatches of 512 tokens
 // with its gradient norm and update; features are read from files, checksums compared.
 #include <omp.h>
 
@@ -15,7 +15,7 @@
 namespace offramp {
 namespace {
 
-constexpr std::int64_t kLength = 256, kSequences = 2, kMicrobatches = 4;
+constexpr std::int64_t kLength = 512, kSequences = 1, kMicrobatches = 4;
 
 // Elapsed, and of all threads together: what others do on the machine weighs less there.
 struct Seconds {
@@ -164,7 +164,7 @@ std::string ratio(const std::vector<Round>& rounds, F of) {
 
 void print(const char* exits, DType precision, const std::vector<Round>& rounds, double ceiling) {
   const auto row = [&](const char* clock, double Seconds::*in) {
-    fmt::print("| {:<21} | {:4} | {:9} | {:>7.2f} | {:>16} | {:>16} | {:>16} | {:>5.2f} |\n", exits, name_of(precision), clock,
+    fmt::print("| {:<22} | {:4} | {:9} | {:>7.2f} | {:>16} | {:>16} | {:>16} | {:>5.2f} |\n", exits, name_of(precision), clock,
                rounds.front().step.*in, ratio(rounds, [&](const Round& r) { return r.step.*in / (r.forward.*in + r.exits.*in); }),
                ratio(rounds, [&](const Round& r) { return r.cached.*in / r.exits.*in; }),
                ratio(rounds, [&](const Round& r) { return r.step.*in / r.cached.*in; }), ceiling);
@@ -185,8 +185,8 @@ int main(int argc, char** argv) {
     return exits;
   };
   fmt::print("{} threads, {} rounds, {} tokens a step\n\n", omp_get_max_threads(), rounds, kMicrobatches * kSequences * kLength);
-  fmt::print("| exits                 | type | seconds   | a step  | / its parts      | cached / exits   | step / cached    | FLOPs |\n");
-  fmt::print("|-----------------------|------|-----------|--------:|-----------------:|-----------------:|-----------------:|------:|\n");
+  fmt::print("| exits                  | type | seconds   | a step  | / its parts      | cached / exits   | step / cached    | FLOPs |\n");
+  fmt::print("|------------------------|------|-----------|--------:|-----------------:|-----------------:|-----------------:|------:|\n");
   for (const auto& [name, exits] : {std::pair{"own, 15", exits_at({15}, HeadKind::norm, false)},
                                     {"own, 5 10 15", exits_at({5, 10, 15}, HeadKind::norm, false)},
                                     {"block, shared, 5 10 15", exits_at({5, 10, 15}, HeadKind::block, true)}}) {
