@@ -4,28 +4,13 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <chrono>
 
+#include "bench/time_of.h"
 #include "tensor/ops.h"
 #include "tensor/random.h"
 
 namespace offramp {
 namespace {
-
-double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-// The fastest of many single runs: what else the machine does in between does not count.
-template <class F>
-double time_of(F work) {
-  work();
-  double best = 1e9;
-  for (const double start = seconds(); seconds() - start < 0.3;) {
-    const double before = seconds();
-    work();
-    best = std::min(best, seconds() - before);
-  }
-  return best;
-}
 
 struct Bench {
   Arena arena{Backing::host, std::size_t{512} << 20}, scratch{Backing::host, std::size_t{64} << 20};

@@ -5,29 +5,14 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <chrono>
 
+#include "bench/time_of.h"
 #include "tensor/cpu/products.h"
 #include "tensor/ops.h"
 #include "tensor/random.h"
 
 namespace offramp {
 namespace {
-
-double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-// The fastest of many single runs: what else the machine does in between does not count.
-template <class F>
-double time_of(F work) {
-  work();
-  double best = 1e9;
-  for (const double start = seconds(); seconds() - start < 0.1;) {
-    const double before = seconds();
-    work();
-    best = std::min(best, seconds() - before);
-  }
-  return best;
-}
 
 struct Sizes {
   std::int64_t n, h, o;  // of the slice: tokens, inputs, outputs
@@ -60,7 +45,7 @@ class Bench {
   double time_of(const cpu::Product& p, const cpu::ProductData& data) {
     Scratch scope(context_);
     float* workspace = scope.tensor({cpu::product_scratch(p)}, DType::f32).as<float>();
-    return offramp::time_of([&] { cpu::product(p, data, workspace); });
+    return offramp::time_of([&] { cpu::product(p, data, workspace); }, 0.1);
   }
   // "speed with a dense weight: time where it lies, time packed", both against the dense one's.
   std::string of_weight(const cpu::Product& p, const cpu::ProductData& data) {
@@ -69,7 +54,7 @@ class Bench {
     const double dense = time_of(narrow, data), in_place = time_of(p, data);
     Scratch scope(context_);
     float* workspace = scope.tensor({cpu::packed_scratch(p)}, DType::f32).as<float>();
-    const double packed = offramp::time_of([&] { cpu::packed(p, data, workspace); });
+    const double packed = offramp::time_of([&] { cpu::packed(p, data, workspace); }, 0.1);
     return fmt::format("{:6.1f}: {:4.2f}, {:4.2f}", speed(dense), in_place / dense, packed / dense);
   }
   Tensor random(Shape shape) {

@@ -5,8 +5,8 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <chrono>
 
+#include "bench/time_of.h"
 #include "models/flat.h"
 #include "models/model.h"
 
@@ -14,21 +14,6 @@ namespace offramp {
 namespace {
 
 constexpr std::int64_t kLength = 256, kTokens = 1024;
-
-double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-// The fastest of many single runs: what else the machine does in between does not count.
-template <class F>
-double time_of(F work) {
-  work();
-  double best = 1e9;
-  for (const double start = seconds(); seconds() - start < 0.3;) {
-    const double before = seconds();
-    work();
-    best = std::min(best, seconds() - before);
-  }
-  return best;
-}
 
 struct Spent {
   double seconds = 0, flops = 0;  // of a planned one the FLOPs alone

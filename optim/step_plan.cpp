@@ -127,7 +127,7 @@ Space open_space(const SupernetConfig& supernet, const PlanOf& of, std::int64_t 
 
 // As many passes as a sandwich has subnets.
 std::vector<Pass> shrinking(const SupernetConfig& supernet, const PlanOf& of, std::int64_t t) {
-  const Pass like{.subnet = {}, .weight = 1, .teaching = supernet.distillation ? Teaching::frozen : Teaching::labels, .regularise = false};
+  const Pass like{.subnet = {}, .weight = 1, .teaching = Teaching::labels, .regularise = false};
   const Space space = open_space(supernet, of, t);
   if (!has_width(space)) return {like};
   std::vector<Pass> passes;
@@ -152,7 +152,7 @@ double ramp_weight(const SupernetConfig& supernet, const PlanOf& of, std::int64_
 }
 
 StepPasses step_passes(const SupernetConfig& supernet, const PlanOf& of, std::int64_t t) {
-  StepPasses step{.sorts = t == supernet.sort_step, .copies_teacher = false, .passes = {Pass{}}};
+  StepPasses step{.sorts = t == supernet.sort_step, .passes = {Pass{}}};
   const bool shrinks = t > supernet.start;
   switch (supernet.plan) {
     case PlanKind::full:
@@ -166,7 +166,6 @@ StepPasses step_passes(const SupernetConfig& supernet, const PlanOf& of, std::in
       break;
     case PlanKind::ofa:
       if (shrinks) step.passes = shrinking(supernet, of, t);
-      step.copies_teacher = supernet.distillation && t == supernet.start + 1;
       break;
     case PlanKind::matformer:
       step.passes = {one_width(supernet, of, t)};

@@ -36,9 +36,8 @@ bool places_by_time(const ScheduleOptions& options, const Layout& layout) {
 // What comes between the passes is woven in by the list scheduler where it must know times, or depends on other ranks. With several
 // stages a rank, or partial microbatches, when to post a receive does too.
 bool weaves(const ScheduleOptions& options, const Layout& layout) {
-  const bool partial = !layout.reach.empty() || std::ranges::any_of(layout.passes, [&](const PassPlace& pass) {
-    return pass.last < layout.stages - 1 || !pass.back;
-  });
+  const bool partial =
+      !layout.reach.empty() || std::ranges::any_of(layout.passes, [&](const PassPlace& pass) { return pass.last < layout.stages - 1; });
   return layout.split_heads || layout.stages > layout.ranks || (layout.learns() && partial) || places_by_time(options, layout);
 }
 

@@ -22,7 +22,7 @@ void append(Program& program, Op op, int stage, int begin, int end) {
   for (int m = begin; m < end; ++m) program.push_back(make_action(op, stage, m));
 }
 
-// Of passes that end early, or only teach, what they run.
+// Of passes that end early, what they run.
 Schedule without_absent(Schedule schedule, const Layout& layout) {
   const auto absent = [&](const Action& a) {
     return a.op == Op::Forward ? !layout.runs_forward(a.stage, a.microbatch) : !layout.runs_backward(a.stage, a.microbatch);

@@ -283,7 +283,7 @@ void Machine::read_taps(int microbatches, const std::string& name, const TapFunc
 }
 
 std::vector<PassInput> Machine::pass_inputs(const Plan& plan) const {
-  std::vector<PassInput> inputs(static_cast<std::size_t>(plan.layout.pass_count()) - plan.passes.size());  // one that only teaches
+  std::vector<PassInput> inputs;
   for (std::size_t p = 0; p < plan.passes.size(); ++p) {
     const Pass& pass = plan.passes[p];
     PassInput& input = inputs.emplace_back();

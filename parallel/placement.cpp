@@ -205,11 +205,11 @@ namespace {
 bool is_whole(const Pass& pass, const ModelConfig& config) { return shortened(pass.subnet, config) == Subnet{}; }
 
 // Exits of the whole learn from its own final head if that is their target; beside a frozen backbone all are measured by it.
-std::vector<ExitRole> roles_of_whole(const Pass& pass, const Model& model) {
+std::vector<ExitRole> roles_of_whole(const Model& model) {
   std::vector<ExitRole> roles;
   for (const Head& head : model.heads) {
     const bool by_own = model.final && (model.frozen || head.spec().target != Target::labels);
-    roles.push_back(by_own || pass.teaching == Teaching::frozen ? ExitRole::taught : ExitRole::alone);
+    roles.push_back(by_own ? ExitRole::taught : ExitRole::alone);
   }
   return roles;
 }
@@ -218,7 +218,7 @@ PassPlace place_of(const Pass& pass, const Model& model, const Layout& layout) {
   PassPlace place;
   const bool distills = pass.teaching != Teaching::labels;
   if (is_whole(pass, model.config)) {
-    place.exits = roles_of_whole(pass, model);
+    place.exits = roles_of_whole(model);
   } else {
     place.exits.assign(model.heads.size(), ExitRole::absent);
     place.exits[last_head(pass.subnet, model)] = distills ? ExitRole::taught : ExitRole::alone;
@@ -239,14 +239,11 @@ bool is_plain(const std::vector<PassPlace>& passes) {
 
 std::vector<PassPlace> place_passes(const std::vector<Pass>& passes, const Model& model, const Layout& layout) {
   std::vector<PassPlace> places;
-  const bool frozen = std::ranges::any_of(passes, [](const Pass& pass) { return pass.teaching == Teaching::frozen; });
-  if (frozen)
-    places.push_back({.last = layout.stages - 1, .exits = std::vector(model.heads.size(), ExitRole::absent), .teacher = -1, .back = false});
   for (const Pass& pass : passes) {
     const int number = static_cast<int>(places.size());
     PassPlace place = place_of(pass, model, layout);
     const bool taught = std::ranges::count(place.exits, ExitRole::taught) > 0;
-    if (taught) place.teacher = is_whole(pass, model.config) && pass.teaching != Teaching::frozen ? number : 0;
+    if (taught) place.teacher = is_whole(pass, model.config) ? number : 0;
     places.push_back(std::move(place));
   }
   return places;

@@ -57,8 +57,7 @@ struct LayoutOptions {
 };
 // Which of the model's heads a subnet ends with.
 std::size_t last_head(const Subnet& subnet, const Model& model);
-// What each pass runs: all exits of the whole model, and of a subnet the head that it ends with. Where passes learn from the model as it
-// was, one that only teaches comes before them.
+// What each pass runs: all exits of the whole model, and of a subnet the head that it ends with.
 std::vector<PassPlace> place_passes(const std::vector<Pass>& passes, const Model& model, const Layout& layout);
 Layout make_layout(Model& model, const Partition& partition, const std::vector<Tie>& ties, const LayoutOptions& options);
 

@@ -79,7 +79,6 @@ struct PassPlace {
   int last = 0;                 // stage
   std::vector<ExitRole> exits;  // of all exits, in their order
   int teacher = -1;             // which pass that is, not behind this one; -1: nobody is taught
-  bool back = true;             // false: it only teaches, and no exit runs in it
   auto operator<=>(const PassPlace&) const = default;
 };
 struct Layout {
@@ -104,10 +103,7 @@ struct Layout {
   int pass_of(int microbatch) const { return microbatch % pass_count(); }
   int samples_of(int microbatch) const { return microbatch / pass_count(); }
   Reach reach_of(int microbatch) const {
-    if (!passes.empty()) {
-      const PassPlace& pass = passes[static_cast<std::size_t>(pass_of(microbatch))];
-      return {pass.back ? 0 : stages, pass.last};
-    }
+    if (!passes.empty()) return {0, passes[static_cast<std::size_t>(pass_of(microbatch))].last};
     return reach.empty() ? Reach{0, stages - 1} : reach[static_cast<std::size_t>(microbatch)];
   }
   ExitRole role_of(int exit, int microbatch) const {

@@ -41,10 +41,8 @@ Layout step_layout(const MachineOptions& options, Holdings& held, int microbatch
   return layout;
 }
 
-// Of each pass of a layout, which has one more where a frozen model teaches.
-std::vector<Subnet> subnets_of(const std::vector<Pass>& passes, const Layout& layout) {
-  if (passes.empty()) return {};
-  std::vector<Subnet> subnets(static_cast<std::size_t>(layout.pass_count()) - passes.size());
+std::vector<Subnet> subnets_of(const std::vector<Pass>& passes) {
+  std::vector<Subnet> subnets;
   for (const Pass& pass : passes) subnets.push_back(pass.subnet);
   return subnets;
 }
@@ -59,7 +57,7 @@ ScheduleOptions step_schedule(const MachineOptions& options, Holdings& held, con
                           {.micro_batch_size = options.micro_batch_size,
                            .sequence_length = options.sequence_length,
                            .attention_again = options.recompute == "selective",
-                           .passes = subnets_of(passes, layout)});
+                           .passes = subnets_of(passes)});
   return made;
 }
 

@@ -51,7 +51,6 @@ void settle_supernet(Config& config, const Locations& at, const std::set<std::st
   const bool delays = supernet.plan == PlanKind::deps || supernet.plan == PlanKind::ofa;
   follow("start", supernet.start, delays ? std::llround(0.537 * static_cast<double>(steps)) : 0);
   follow("ramp", supernet.ramp, std::max<std::int64_t>(1, std::llround(static_cast<double>(steps) * 5 / 270)));
-  follow("distillation", supernet.distillation, supernet.plan != PlanKind::ofa);
   follow("sort_step", supernet.sort_step, delays && supernet.start < steps ? supernet.start + 1 : 0);
 }
 
@@ -135,12 +134,6 @@ void ConfigChecker::subnet_steps() {
   within("supernet.sort_step", s.sort_step);
 }
 
-// A teacher that stands still would be a second model beside the first.
-void ConfigChecker::subnet_teacher() {
-  if (config.supernet.plan == PlanKind::ofa && config.supernet.distillation && known({"supernet.plan", "supernet.distillation"}))
-    blame("supernet.distillation", "ofa's subnets learn labels alone; set false, or take sandwich or deps, whose whole teaches them");
-}
-
 void ConfigChecker::supernet() {
   const Space& space = config.supernet.space;
   if (!config.supernet.enabled || !known({"supernet"})) return;
@@ -149,7 +142,6 @@ void ConfigChecker::supernet() {
   subnet_plan();
   subnet_layout();
   subnet_steps();
-  subnet_teacher();
   if (!knows_model(unknown)) return;
   const Subnet whole = spelled_out({}, config.model);
   for (const SubnetAxis& axis : subnet_axes()) subnet_axis(axis.name, space.*axis.choices, whole.*axis.size);

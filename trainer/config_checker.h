@@ -48,7 +48,6 @@ struct ConfigChecker {
   void subnet_plan();
   void subnet_layout();
   void subnet_steps();
-  void subnet_teacher();
 
   // check_layout.cpp
   void stages();

@@ -35,10 +35,10 @@ StepPasses passes_of(const SupernetConfig& supernet, std::int64_t t, std::uint64
   return step_passes(supernet, {.model = whole, .steps = kSteps, .seed = seed}, t);
 }
 
-// "sort copy | whole | 0.5 of the whole, plain {...}": weights that are 1, labels and regularisation are left out.
+// "sort | whole | 0.5 of the whole, plain {...}": weights that are 1, labels and regularisation are left out.
 std::string text(const StepPasses& step) {
-  std::string all = fmt::format("{}{}", step.sorts ? "sort " : "", step.copies_teacher ? "copy " : "");
-  constexpr std::array kTeaching{"", " of the whole", " of the frozen"};
+  std::string all = step.sorts ? "sort " : "";
+  constexpr std::array kTeaching{"", " of the whole"};
   for (const Pass& pass : step.passes) {
     const std::string weight = pass.weight == 1 ? "" : fmt::format(" {:.3g}", pass.weight);
     const std::string sizes = pass.subnet == Subnet{} ? "whole" : to_text(pass.subnet);
@@ -82,9 +82,8 @@ TEST(StepPlan, DrawsAreTheSameForEver) {
             R"(| whole| 0.3 of the whole plain {"intermediate_size":48,"num_key_value_heads":2})"
             R"(| 0.3 of the whole plain {"num_hidden_layers":6,"num_key_value_heads":2})"
             R"(| 0.3 of the whole plain {"num_hidden_layers":4,"intermediate_size":16,"num_key_value_heads":2})");
-  EXPECT_EQ(text(passes_of(supernet_of(PlanKind::ofa), 99)),
-            R"(| of the frozen plain whole| of the frozen plain {"num_hidden_layers":6,"intermediate_size":48})"
-            R"(| of the frozen plain {"num_hidden_layers":6,"intermediate_size":16})");
+  EXPECT_EQ(text(passes_of(supernet_of(PlanKind::ofa), 99)), R"(| plain whole| plain {"num_hidden_layers":6,"intermediate_size":48})"
+                                                             R"(| plain {"num_hidden_layers":6,"intermediate_size":16})");
   EXPECT_EQ(text(passes_of(supernet_of(PlanKind::matformer), 5)), "| whole");
   EXPECT_EQ(text(passes_of(supernet_of(PlanKind::matformer), 8)), R"(| {"intermediate_size":16})");
 }
@@ -195,15 +194,15 @@ TEST(StepPlan, MatformerTrainsOneWidthOfTheMlpsWithLabels) {
 
 TEST(StepPlan, ShrinkingOpensOneAxisAfterTheOther) {
   const SupernetConfig supernet = supernet_of(PlanKind::ofa);  // 60 steps: depth to 60, MLPs to 80, groups to 100
-  EXPECT_EQ(text(passes_of(supernet, 41)), "sort copy | of the frozen plain whole");
-  for (std::int64_t t = 42; t <= 60; ++t) EXPECT_EQ(text(passes_of(supernet, t)), "| of the frozen plain whole");
+  EXPECT_EQ(text(passes_of(supernet, 41)), "sort | plain whole");
+  for (std::int64_t t = 42; t <= 60; ++t) EXPECT_EQ(text(passes_of(supernet, t)), "| plain whole");
   bool narrow_heads = false, wholes = false;
   for (std::int64_t t = 61; t <= 100; ++t) {
     const StepPasses step = passes_of(supernet, t);
     EXPECT_EQ(step.passes.size(), 3u);
-    EXPECT_FALSE(step.sorts || step.copies_teacher);
+    EXPECT_FALSE(step.sorts);
     for (const Pass& pass : step.passes) {
-      EXPECT_TRUE(pass.weight == 1 && pass.teaching == Teaching::frozen && !pass.regularise);
+      EXPECT_TRUE(pass.weight == 1 && pass.teaching == Teaching::labels && !pass.regularise);
       EXPECT_TRUE(t > 80 || pass.subnet.num_key_value_heads == 0);
       narrow_heads |= pass.subnet.num_key_value_heads == 2;
       wholes |= pass.subnet == Subnet{};
@@ -217,16 +216,7 @@ TEST(StepPlan, ShrinkingWithoutElasticDepthBeginsWithWidth) {
   supernet.space = {.intermediate_size = {32, 64}};
   std::set<std::string> texts;
   for (std::int64_t t = 42; t <= 100; ++t) texts.insert(text(passes_of(supernet, t)));
-  EXPECT_EQ(texts, std::set<std::string>{R"(| of the frozen plain whole| of the frozen plain {"intermediate_size":32})"});
-}
-
-TEST(StepPlan, ShrinkingTowardsLabelsNeedsNoTeacher) {
-  SupernetConfig supernet = supernet_of(PlanKind::ofa);
-  supernet.distillation = false;
-  for (std::int64_t t = 41; t <= 100; ++t) {
-    EXPECT_FALSE(passes_of(supernet, t).copies_teacher);
-    for (const Pass& pass : passes_of(supernet, t).passes) EXPECT_EQ(pass.teaching, Teaching::labels);
-  }
+  EXPECT_EQ(texts, std::set<std::string>{R"(| plain whole| plain {"intermediate_size":32})"});
 }
 
 // ---- the ramp
