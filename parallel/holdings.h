@@ -42,8 +42,10 @@ struct MachineOptions {
   bool shard_state = false;        // ZeRO-1: each data rank keeps and updates its part
   bool layer_drop = false;         // LayerSkip: samples may fall out of layers
   Space space;                     // of a supernet
-  // What steps may run (optim/step_plan.h), each list once: memory is taken for all. Empty: one pass of the whole.
+  // What steps may run (optim/possible_steps.h): memory is taken for all. step_passes: of lists that differ in more than widths one each.
+  // pass_kinds: passes, beside those of the lists. Empty: one pass of the whole.
   std::vector<std::vector<Pass>> step_passes;
+  std::vector<Pass> pass_kinds;
   std::vector<Subnet> evaluated;  // besides the whole
   double temperature = 1;         // of what passes learn from others
   bool snapshot = false;          // memory for a copy of this rank's shards, to save

@@ -92,6 +92,7 @@ void add_measured(std::vector<Pass>& all, const Pass& pass) {
 void Machine::plan_steps() {
   training_ = make_plan(options_.microbatches, true);
   add_measured(measured_passes_, Pass{});
+  for (const Pass& pass : options_.pass_kinds) add_measured(measured_passes_, pass);
   for (const std::vector<Pass>& passes : options_.step_passes) {
     for (const Pass& pass : passes) add_measured(measured_passes_, pass);
     const std::vector<PassPlace> places = place_passes(passes, held_.model, training_.layout);

@@ -55,7 +55,7 @@ class Machine {
   std::span<MicrobatchInput> inputs() { return inputs_; }
   // LayerSkip: the chance of each layer to be left out in the next train().
   std::span<float> layer_rates() { return layer_rates_; }
-  // What the next train() runs over each microbatch: one of options().step_passes. At first one pass of the whole model.
+  // What the next train() runs over each microbatch: one of options().step_passes, but for widths. At first one pass of the whole model.
   void set_passes(const std::vector<Pass>& passes);
   const std::vector<Pass>& passes() const { return training_now_->passes; }
   // By a pass's number:

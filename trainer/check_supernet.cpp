@@ -2,6 +2,7 @@
 #include <cmath>
 #include <span>
 
+#include "optim/possible_steps.h"
 #include "trainer/config_checker.h"
 
 namespace offramp {
@@ -134,6 +135,16 @@ void ConfigChecker::subnet_steps() {
   within("supernet.sort_step", s.sort_step);
 }
 
+// A job prepares for all that its steps may be.
+void ConfigChecker::subnet_counts() {
+  if (kinds_of(config.supernet) > kMostKinds)
+    return blame("supernet", "{} subnets; at most {} are planned for: give its axes fewer sizes", count_of(config.supernet.space),
+                 kMostKinds);
+  if (shapes_of(config.supernet) > kMostShapes && known({"supernet.random_subnets"}))
+    blame("supernet.random_subnets", "{} of {} depths make more than {} kinds of steps; take fewer", config.supernet.random_subnets,
+          config.supernet.space.num_hidden_layers.size(), kMostShapes);
+}
+
 void ConfigChecker::supernet() {
   const Space& space = config.supernet.space;
   if (!config.supernet.enabled || !known({"supernet"})) return;
@@ -142,6 +153,7 @@ void ConfigChecker::supernet() {
   subnet_plan();
   subnet_layout();
   subnet_steps();
+  subnet_counts();
   if (!knows_model(unknown)) return;
   const Subnet whole = spelled_out({}, config.model);
   for (const SubnetAxis& axis : subnet_axes()) subnet_axis(axis.name, space.*axis.choices, whole.*axis.size);

@@ -4,6 +4,7 @@
 
 #include "checkpoint/input_file.h"
 #include "optim/exit_loss.h"
+#include "optim/possible_steps.h"
 #include "optim/update.h"
 #include "parallel/partition.h"
 #include "tensor/check.h"
@@ -86,7 +87,10 @@ MachineOptions machine_options(const Config& config, const Degrees& degrees) {
   options.shard_state = config.parallel.zero_stage == 1;
   options.layer_drop = config.layerskip.enabled;
   options.space = config.supernet.space;
-  options.step_passes = all_step_passes(config);
+  if (config.supernet.enabled) {
+    PossibleSteps possible = possible_steps(config.supernet, config.model);
+    options.step_passes = std::move(possible.shapes), options.pass_kinds = std::move(possible.kinds);
+  }
   for (const NamedSubnet& named : validated_subnets(config)) options.evaluated.push_back(named.subnet);
   options.temperature = config.supernet.temperature;
   options.snapshot = !config.checkpoint.directory.empty();

@@ -1,8 +1,5 @@
 #include "trainer/passes.h"
 
-#include <algorithm>
-#include <set>
-
 #include "trainer/job.h"
 
 namespace offramp {
@@ -19,18 +16,6 @@ PlanOf plan_of(const Config& config) {
 }  // namespace
 
 StepPasses step_passes(const Config& config, std::int64_t t) { return step_passes(config.supernet, plan_of(config), t); }
-
-std::vector<std::vector<Pass>> all_step_passes(const Config& config) {
-  std::vector<std::vector<Pass>> all;
-  std::set<std::string> known;
-  for (std::int64_t t = 1; t <= config.training.steps && config.supernet.enabled; ++t) {
-    std::vector<Pass> passes = step_passes(config, t).passes;
-    std::string key;
-    for (Pass& pass : passes) pass.weight = 1, key += to_text(pass.subnet) + std::to_string(static_cast<int>(pass.teaching));
-    if (known.insert(key).second) all.push_back(std::move(passes));
-  }
-  return all;
-}
 
 std::vector<NamedSubnet> validated_subnets(const Config& config) {
   const Space& space = config.supernet.space;

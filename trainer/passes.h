@@ -1,4 +1,4 @@
-// A job's steps as passes (optim/step_plan.h): from its configuration to what each step trains, and to all that any of them may.
+// A job's steps as passes (optim/step_plan.h): from its configuration to what each step trains.
 #pragma once
 #include <string>
 #include <vector>
@@ -8,8 +8,6 @@
 namespace offramp {
 
 StepPasses step_passes(const Config& config, std::int64_t t);
-// Every list of passes that some step of the job has, once, whatever their weights are. Memory is planned for these.
-std::vector<std::vector<Pass>> all_step_passes(const Config& config);
 // Subnets that validation looks at, beside the whole: the smallest, and the one of the middle choices.
 struct NamedSubnet {
   std::string name;
