@@ -133,7 +133,8 @@ int tie_before(int tie, int stage, const Layout& layout) {
 
 std::vector<Action> needs_of_tie(const Action& tie, const Layout& layout) {
   std::vector<Action> needs;
-  if (layout.learns()) needs.push_back(last_weight_gradient(tie.stage, layout.last_microbatch(tie.stage), layout));
+  const int last = layout.last_microbatch(tie.stage);
+  if (layout.learns() && last >= 0) needs.push_back(last_weight_gradient(tie.stage, last, layout));
   append_last_exits(needs, tie.stage, layout);
   const std::vector<int>& holders = layout.ties[static_cast<std::size_t>(tie.index)];
   const auto here = std::ranges::find(holders, tie.stage);
@@ -149,7 +150,7 @@ std::vector<Action> needs_of_bucket(const Action& reduce, const Layout& layout) 
   std::vector<Action> needs;
   if (bucket.tie >= 0) {
     needs.push_back(make_action(Op::ReduceTied, s, -1, bucket.tie));
-  } else if (layout.learns()) {
+  } else if (layout.learns() && last >= 0) {
     const Op op = layout.split_backward ? Op::WeightGrad : Op::Backward;
     needs.push_back(make_action(op, s, last, layout.segments_of(s) > 1 ? bucket.segment : -1));
   }

@@ -200,7 +200,8 @@ Posts posts_in_time(const Program& compute, const Layout& layout, const Clock& c
 }
 
 // Between two actions: what the first sends, then the posts. Where posts stand as late as can be they come first, so that no two
-// ranks wait with a send for each other's post behind it. With split heads a bucket waits for the last of its rank's parts.
+// ranks wait with a send for each other's post behind it. With split heads a bucket waits for the last of its rank's parts. A stage that
+// no microbatch comes to has nothing to add to sums, but others wait for it there.
 Program with_communication(const Program& compute, const Posts& posts, bool posts_first, int rank, const Layout& layout) {
   const bool late = layout.split_heads || layout.frozen;  // exits end after the backward
   Program program;
@@ -212,9 +213,9 @@ Program with_communication(const Program& compute, const Posts& posts, bool post
     if (i > 0 && !late) append_buckets_after(program, compute[i - 1], layout);
     if (i < compute.size()) program.push_back(compute[i]);
   }
-  if (!layout.backward || compute.empty()) return program;
-  for (int s = rank; s < layout.stages && late; s += layout.ranks)
-    append_buckets(program, s, layout, [](const BucketPlace& bucket) { return bucket.tie < 0; });
+  if (!layout.backward) return program;
+  for (int s = rank; s < layout.stages; s += layout.ranks)
+    if (late || layout.last_microbatch(s) < 0) append_buckets(program, s, layout, [](const BucketPlace& bucket) { return bucket.tie < 0; });
   append_ties(program, rank, layout);
   return program;
 }

@@ -141,6 +141,35 @@ TEST(MachinePasses, OfNoWeightLeaveTheBitsOfTheWhole) {
   }
 }
 
+// What a step leaves out has a gradient of zeros, on every layout; taken from both, the rest can be compared.
+void drop_zeros(StepResult& result, StepResult& expected) {
+  std::erase_if(expected.grads, [&](const auto& tensor) {
+    if (norm(tensor.second) > 0) return false;
+    const auto same = result.grads.find(tensor.first);
+    EXPECT_TRUE(same != result.grads.end() && norm(same->second) == 0) << tensor.first;
+    result.grads.erase(tensor.first);
+    return true;
+  });
+}
+
+// Stages behind it have no gradient of their own; they take part in sums all the same.
+TEST(MachinePasses, AStepMayEndBeforeTheLastStages) {
+  for (const bool tied : {false, true}) {
+    const std::vector<Pass> shallow{subnet({.num_hidden_layers = 2, .intermediate_size = 16}, 1, Teaching::labels)};
+    const StepResult alone = run_small_job(supernet_job(shallow, tied));
+    for (const char* schedule : {"1f1b", "gpipe", "zero_bubble"})
+      for (const Degrees& degrees : {Degrees{1, 2, 1}, Degrees{1, 4, 1}, Degrees{2, 2, 2}, Degrees{1, 4, 2}}) {
+        SmallJob job = supernet_job(shallow, tied);
+        job.tensor = degrees.tensor, job.pipeline = degrees.pipeline, job.data = degrees.data;
+        job.options.sequence_parallel = job.tensor > 1, job.options.shard_state = job.data > 1, job.options.schedule = schedule;
+        StepResult result = run_small_job(job), expected = alone;
+        drop_zeros(result, expected);
+        EXPECT_GT(expected.grads.size(), 10u);
+        expect_close(result, expected, 1e-5, fmt::format("{} {}", job.text(), schedule));
+      }
+  }
+}
+
 TEST(MachinePasses, MemoryIsWhatWasPlanned) {
   for (const int pipeline : {1, 2}) {
     SmallJob job = supernet_job(sandwich(Teaching::whole));
