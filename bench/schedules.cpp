@@ -30,7 +30,7 @@ class Messages {
     layer_ = seconds(work_.attention.forward) + seconds(work_.mlp.forward);
   }
   double one() const { return seconds({{work_.message}}) / layer_; }  // a microbatch's activations
-  double time(const Action& action, const Layout& layout) const { return seconds(work_of(action, work_, {}, layout)) / layer_; }
+  double time(const Action& action, const Layout& layout) const { return seconds(work_of(action, {&work_, 1}, {}, layout)) / layer_; }
 
  private:
   double seconds(const Counted& work) const { return seconds_of(work.calls, setting_, cluster_); }

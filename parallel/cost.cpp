@@ -4,10 +4,10 @@
 #include <numeric>
 
 #include "optim/update.h"
-#include "parallel/actions.h"
 #include "parallel/split_head.h"
 #include "parallel/step_schedule.h"
 #include "parallel/ties.h"
+#include "parallel/work.h"
 #include "tensor/check.h"
 
 namespace offramp {
@@ -36,7 +36,12 @@ void split_backward(const Counted& all, UnitWork& unit) {
   for (const Metered& call : all.calls) (is_weight_gradient(call) ? unit.weight : unit.backward).calls.push_back(call);
 }
 
-// One microbatch of a whole model that lies on one pipeline rank.
+double flops_of_layer(const ModelConfig& model, const MachineOptions& options) {
+  const LayerFlops layer = layer_flops(model, options.sequence_length);
+  return layer.attention.sum() + layer.mlp.sum();
+}
+
+// One microbatch of a model that lies whole on one pipeline rank.
 class Measurement {
  public:
   Measurement(const MachineOptions& options, const Degrees& degrees)
@@ -50,14 +55,36 @@ class Measurement {
     ids_ = plan_.memory.tensor({tokens}, DType::i32);
     sequences_.length = options.sequence_length;
     if (options.document_mask) sequences_.positions = sequences_.first_key = ids_;
-    slab_ = plan_.memory.tensor({model_.tensor.rows(tokens), options.model.hidden_size}, options.precision);
+    whole_slab_ = slab_ = slab_of(options.model);
     plan_.calls.clear();
   }
 
-  ModelWork run() {
+  // In the order of place_passes(): where that puts a teacher in front, it is the whole.
+  std::vector<ModelWork> run(const std::vector<Pass>& passes) {
+    Layout one;
+    one.exits.resize(model_.heads.size());
+    const std::vector<PassPlace> places = place_passes(passes, model_, one);
+    std::vector<ModelWork> works;
+    for (std::size_t p = 0; p < places.size(); ++p) {
+      const std::size_t before = places.size() - passes.size();
+      const bool teaches = std::ranges::any_of(places, [&](const PassPlace& other) { return other.teacher == static_cast<int>(p); });
+      works.push_back(run(p < before ? Pass{} : passes[p - before], places[p], teaches));
+    }
+    return works;
+  }
+
+ private:
+  ModelWork run(const Pass& pass, const PassPlace& place, bool teaches) {
+    const ModelConfig& whole = options_.model;
+    const ModelConfig narrow = narrowed(whole, pass.subnet);
+    pass_ = pass;
+    slab_ = slab_of(narrow);
     ModelWork work;
+    work.layer_share = flops_of_layer(narrow, options_) / flops_of_layer(whole, options_);
+    work.width_share = static_cast<double>(narrow.hidden_size) / static_cast<double>(whole.hidden_size);
     if (!model_.given_taps) units(work);
-    for (Head& head : model_.heads) work.exits.push_back(exit(head));
+    if (teaches && !model_.given_taps) work.final = final_tap();
+    for (std::size_t e = 0; e < place.exits.size(); ++e) work.exits.push_back(exit(model_.heads[e], place.exits[e]));
     const auto bytes = static_cast<double>(slab_.bytes());
     work.message = {.name = "send", .cost = {}, .ranks = 2, .wire = name_of(Wire::pipeline), .sent = bytes};
     work.statistics = work.message;
@@ -65,7 +92,10 @@ class Measurement {
     return work;
   }
 
- private:
+  Tensor slab_of(const ModelConfig& model) {
+    return plan_.memory.tensor({model_.tensor.rows(ids_.elements()), model.hidden_size}, options_.precision);
+  }
+
   void units(ModelWork& work) {
     work.embedding = unit(0);
     work.attention = unit(1);
@@ -76,7 +106,7 @@ class Measurement {
     Module& module = *model_.units[number].module;
     UnitWork work;
     const Keep kept = options_.recompute == "selective" ? Keep::all_but_attention : Keep::everything;
-    Slot slot(plan_.stash, model_.frozen ? Keep::nothing : kept, sequences_, model_.frozen ? Draws{} : draws_);
+    Slot slot(plan_.stash, model_.frozen ? Keep::nothing : kept, sequences_, model_.frozen ? Draws{} : draws(), pass_.subnet);
     module.forward(plan_.ctx, slab_, number == 0 ? ids_ : slab_, slot);
     work.forward = plan_.taken();
     if (model_.frozen) return work;
@@ -88,11 +118,18 @@ class Measurement {
     return work;
   }
 
-  ExitWork exit(Head& head) {
-    const Tensor scale = plan_.memory.tensor({1}, DType::f32), sums = plan_.memory.tensor({kLossSums}, DType::f64);
-    HeadIn in{slab_, ids_, scale, draws_};
-    if (model_.final) in.teacher = {slab_, &model_.final->output()};
+  Counted final_tap() {
+    Slot apart(plan_.scratch, Keep::nothing, sequences_);
+    model_.final->tap(plan_.ctx, whole_slab_, whole_slab_, apart);
+    return plan_.taken();
+  }
+
+  ExitWork exit(Head& head, ExitRole role) {
     ExitWork work;
+    if (role == ExitRole::absent) return work;
+    const Tensor sums = plan_.memory.tensor({kLossSums}, DType::f64);
+    const HeadIn in = head_input(role);
+    work.taught = role == ExitRole::taught;
     if (parts_ == 1) {
       head.exit(plan_.ctx, head.spec().detach ? Tensor{} : slab_, sums, in, sequences_, true);
       work.whole = plan_.taken();
@@ -102,6 +139,18 @@ class Measurement {
                      [&](Op op) { work.of(op) = plan_.taken(); });
     return work;
   }
+
+  HeadIn head_input(ExitRole role) {
+    HeadIn in{slab_, ids_, plan_.memory.tensor({1}, DType::f32), draws()};
+    in.subnet = pass_.subnet;
+    if (role == ExitRole::taught) in.teacher = {whole_slab_, &model_.final->output()};
+    if (pass_.teaching == Teaching::labels) return in;
+    in.target = Target::distribution;
+    in.temperature = static_cast<float>(options_.temperature);
+    return in;
+  }
+
+  Draws draws() const { return pass_.regularise ? draws_ : Draws{}; }
 
   // One stage has all units, and of output matrices the first part.
   std::vector<FlatEntry> entries() {
@@ -115,23 +164,11 @@ class Measurement {
   int parts_;
   Model model_;
   Flat flat_;
-  Tensor ids_, slab_;
+  Tensor ids_, whole_slab_, slab_;
   Sequences sequences_;
   Draws draws_{.on = true};
+  Pass pass_;  // that is measured
 };
-
-// Segments count as equally long: their sum is what matters.
-double share_of(const Action& action, const Layout& layout) { return action.index < 0 ? 1.0 : 1.0 / layout.segments_of(action.stage); }
-
-// Whether an action of a split head runs on the rank on whose stage the exit stands.
-bool stands_on(const Action& action, const Layout& layout) {
-  return action.stage == layout.rank_of(layout.exits[static_cast<std::size_t>(action.index)].stage);
-}
-
-Counted copies_of(Metered message, double copies) {
-  message.sent *= copies;
-  return {{message}};
-}
 
 }  // namespace
 
@@ -152,56 +189,10 @@ Counted& ExitWork::of(Op op) {
   return parts[static_cast<std::size_t>(op) - static_cast<std::size_t>(Op::Tap)];
 }
 
-ModelWork measure_work(const MachineOptions& options, const Degrees& degrees) { return Measurement(options, degrees).run(); }
-
-StageWork stage_work(const ModelWork& work, Units units) {
-  StageWork stage;
-  for (int u = units.begin; u < units.end; ++u) {
-    const UnitWork& unit = u == 0 ? work.embedding : u % 2 == 1 ? work.attention : work.mlp;
-    stage.forward += unit.forward;
-    stage.backward += unit.backward;
-    stage.weight += unit.weight;
-  }
-  return stage;
+std::vector<ModelWork> measure_passes(const MachineOptions& options, const Degrees& degrees, const std::vector<Pass>& passes) {
+  return Measurement(options, degrees).run(passes);
 }
-
-Counted work_of(const Action& action, const ModelWork& work, const Partition& partition, const Layout& layout) {
-  switch (action.op) {
-    case Op::Forward:
-    case Op::Recompute:
-      return stage_work(work, partition.units(action.stage)).forward;
-    case Op::Backward: {
-      if (action.index > 0) return {};  // the first segment stands for all
-      StageWork stage = stage_work(work, partition.units(action.stage));
-      if (!layout.split_backward) stage.backward += stage.weight;
-      return stage.backward;
-    }
-    case Op::WeightGrad:
-      if (action.index > 0) return {};
-      return stage_work(work, partition.units(action.stage)).weight;
-    case Op::Exit:
-      return work.exits[static_cast<std::size_t>(action.index)].whole;
-    case Op::Tap:
-    case Op::Scores:
-    case Op::HeadBackward:
-    case Op::HeadWeightGrad:
-    case Op::Untap:
-      return work.exits[static_cast<std::size_t>(action.index)].of(action.op);
-    case Op::SendActivation:
-    case Op::SendGradient:
-      return copies_of(work.message, 1);
-    case Op::ShareFinal:
-      return copies_of(work.message, static_cast<double>(partners_of(action, layout).size()));
-    case Op::ShareTap:
-      return copies_of(work.message, stands_on(action, layout) ? layout.ranks - 1 : 0);
-    case Op::ShareScores:
-      return copies_of(work.statistics, layout.ranks - 1);
-    case Op::SumShares:
-      return copies_of(work.message, stands_on(action, layout) ? 0 : 1);
-    default:
-      return {};
-  }
-}
+ModelWork measure_work(const MachineOptions& options, const Degrees& degrees) { return measure_passes(options, degrees, {Pass{}}).front(); }
 
 RankEnd measure_end(const MachineOptions& options, const Degrees& degrees, Holdings& held, const OptimizerConfig& optimizer) {
   Planning plan;
@@ -233,117 +224,6 @@ RankEnd measure_end(const MachineOptions& options, const Degrees& degrees, Holdi
   for (const TiedHere& here : flat.tied()) share_value(plan.ctx, here, held.ties[static_cast<std::size_t>(here.tie)], pipeline);
   end.update = plan.taken();
   return end;
-}
-
-namespace {
-
-using Triple = std::array<double, 3>;
-
-double sum(const Triple& t) { return t[0] + t[1] + t[2]; }
-
-// Seconds of every kind of action, stage by stage.
-struct TimeTable {
-  std::vector<Triple> stages;                // F, B without weight gradients, W
-  std::vector<std::array<double, 5>> exits;  // T, S, G, H, U; the middle three of a rank's part
-  std::vector<double> whole_exits;
-  std::vector<std::vector<double>> buckets, ties;
-  double message = 0, shared_tap = 0, shared_scores = 0;
-};
-
-int layers_of(Units units) { return (units.end - units.begin) / 2; }
-
-TimeTable given_times(const GivenTimes& times, const Costs& costs, const Layout& layout) {
-  TimeTable table;
-  for (int s = 0; s < layout.stages; ++s) {
-    const Units units = costs.partition->units(s);
-    Triple stage;
-    for (std::size_t k = 0; k < 3; ++k) stage[k] = layers_of(units) * times.layer[k] + (units.begin == 0 ? times.embedding[k] : 0);
-    table.stages.push_back(stage);
-  }
-  const double part = 1.0 / layout.ranks;
-  table.exits.assign(layout.exits.size(), {0, times.head[0] * part, times.head[1] * part, times.head[2] * part, 0});
-  table.whole_exits.assign(layout.exits.size(), sum(times.head));
-  table.message = table.shared_tap = table.shared_scores = times.message;
-  return table;
-}
-
-TimeTable planned_times(const Costs& costs, const Layout& layout, const Setting& setting, const Cluster& cluster) {
-  TimeTable table;
-  const auto seconds = [&](const Counted& work) { return seconds_of(work.calls, setting, cluster); };
-  const auto unit_times = [&](const UnitWork& unit) { return Triple{seconds(unit.forward), seconds(unit.backward), seconds(unit.weight)}; };
-  const ModelWork& work = *costs.work;
-  const std::array<Triple, 3> units = {unit_times(work.embedding), unit_times(work.attention), unit_times(work.mlp)};
-  for (int s = 0; s < layout.stages; ++s) {
-    const Units of_stage = costs.partition->units(s);
-    Triple stage{};
-    for (std::size_t k = 0; k < 3; ++k)
-      stage[k] = layers_of(of_stage) * (units[1][k] + units[2][k]) + (of_stage.begin == 0 ? units[0][k] : 0);
-    table.stages.push_back(stage);
-  }
-  for (const ExitWork& exit : work.exits) {
-    auto& parts = table.exits.emplace_back();
-    std::ranges::transform(exit.parts, parts.begin(), seconds);
-    table.whole_exits.push_back(seconds(exit.whole));
-  }
-  for (const StageEnd& end : costs.ends) {
-    for (auto [works, times] : {std::pair(&end.buckets, &table.buckets), {&end.ties, &table.ties}}) {
-      times->emplace_back();
-      for (const Counted& one : *works) times->back().push_back(seconds(one));
-    }
-  }
-  table.message = seconds(copies_of(work.message, 1));
-  table.shared_tap = seconds(copies_of(work.message, layout.ranks - 1));
-  table.shared_scores = seconds(copies_of(work.statistics, layout.ranks - 1));
-  return table;
-}
-
-double look_up(const std::vector<std::vector<double>>& table, const Action& action) {
-  const auto stage = static_cast<std::size_t>(action.stage), index = static_cast<std::size_t>(action.index);
-  return stage < table.size() && index < table[stage].size() ? table[stage][index] : 0;
-}
-
-double time_of(const Action& action, const TimeTable& table, const Layout& layout) {
-  const auto stage = static_cast<std::size_t>(action.stage), index = static_cast<std::size_t>(action.index);
-  switch (action.op) {
-    case Op::Forward:
-    case Op::Recompute:
-      return table.stages[stage][0];
-    case Op::Backward:
-      return (table.stages[stage][1] + (layout.split_backward ? 0 : table.stages[stage][2])) * share_of(action, layout);
-    case Op::WeightGrad:
-      return table.stages[stage][2] * share_of(action, layout);
-    case Op::Exit:
-      return table.whole_exits[index];
-    case Op::Tap:
-    case Op::Scores:
-    case Op::HeadBackward:
-    case Op::HeadWeightGrad:
-    case Op::Untap:
-      return table.exits[index][static_cast<std::size_t>(action.op) - static_cast<std::size_t>(Op::Tap)];
-    case Op::SendActivation:
-    case Op::SendGradient:
-    case Op::SumShares:
-      return table.message;
-    case Op::ShareFinal:
-      return table.message * static_cast<double>(partners_of(action, layout).size());
-    case Op::ShareTap:
-      return table.shared_tap;
-    case Op::ShareScores:
-      return table.shared_scores;
-    case Op::ReduceTied:
-      return look_up(table.ties, action);
-    case Op::ReduceGradients:
-      return look_up(table.buckets, action);
-    default:
-      return 0;
-  }
-}
-
-}  // namespace
-
-Times times_of(const Costs& costs, const Layout& layout, const Setting& setting, const Cluster& cluster) {
-  const TimeTable table = cluster.times ? given_times(*cluster.times, costs, layout) : planned_times(costs, layout, setting, cluster);
-  return [table, layout](const Action& action) { return time_of(action, table, layout); };
 }
 
 }  // namespace offramp

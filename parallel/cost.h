@@ -1,8 +1,8 @@
 // What a step's actions cost: the same code that computes, run once in plan mode for each kind of unit and each exit, and counted.
 // A cluster turns the counts into seconds for the simulator.
 //
-//   const ModelWork work = measure_work(options, degrees);
-//   const Times times = times_of(work, partition, layout, setting, cluster);
+//   const std::vector<ModelWork> works = measure_passes(options, degrees, passes);
+//   const Times times = times_of({works, &partition, ends}, layout, setting, cluster);
 //   const Timeline timeline = simulate(schedule, layout, times);
 #pragma once
 #include "optim/optimizer.h"
@@ -28,16 +28,23 @@ struct UnitWork {
 struct ExitWork {
   Counted whole;
   std::array<Counted, 5> parts;
+  bool taught = false;  // it makes its teacher's logits as well
   Counted& of(Op op);
   const Counted& of(Op op) const { return const_cast<ExitWork*>(this)->of(op); }
 };
+// Of one pass.
 struct ModelWork {
   UnitWork embedding, attention, mlp;  // all layers are alike
-  std::vector<ExitWork> exits;         // the final head last
+  Counted final;                       // what the final head reads, made for those that it teaches: the last stage's, after its units
+  std::vector<ExitWork> exits;         // the final head last; nothing of those that the pass leaves out
   Metered message;                     // a microbatch's activations, or their gradient, to the next stage
   Metered statistics;                  // of a microbatch's scores, from one rank to another
+  double layer_share = 1;              // of the FLOPs of a layer of the whole model
+  double width_share = 1;              // of its residual stream
 };
-ModelWork measure_work(const MachineOptions& options, const Degrees& degrees);
+// One for each of the passes of a layout of them.
+std::vector<ModelWork> measure_passes(const MachineOptions& options, const Degrees& degrees, const std::vector<Pass>& passes);
+ModelWork measure_work(const MachineOptions& options, const Degrees& degrees);  // of the whole model
 
 // What the units of a stage cost together.
 struct StageWork {
@@ -45,8 +52,11 @@ struct StageWork {
 };
 StageWork stage_work(const ModelWork& work, Units units);
 
-// An action's work; of sums over data ranks and ties none (see Reductions).
-Counted work_of(const Action& action, const ModelWork& work, const Partition& partition, const Layout& layout);
+// What an action's pass runs of its stage's units.
+Units units_of(const Action& action, const Partition& partition, const Layout& layout);
+
+// An action's work; of sums over data ranks and ties none (see StageEnd).
+Counted work_of(const Action& action, std::span<const ModelWork> passes, const Partition& partition, const Layout& layout);
 
 // What a stage's reductions send and cost once a step, by the stage's buckets and ties.
 struct StageEnd {
@@ -59,9 +69,10 @@ struct RankEnd {
 };
 RankEnd measure_end(const MachineOptions& options, const Degrees& degrees, Holdings& held, const OptimizerConfig& optimizer);
 
-// Seconds of every action. The function holds its own table and may be kept.
+// Seconds of every action; given times are those of the whole model, and of a narrow pass as many as its share of FLOPs. The function holds
+// its own table and may be kept.
 struct Costs {
-  const ModelWork* work = nullptr;
+  std::span<const ModelWork> passes;
   const Partition* partition = nullptr;
   std::span<const StageEnd> ends{};  // a stage each; empty: sums and ties are free
 };

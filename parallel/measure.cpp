@@ -64,7 +64,9 @@ class Measure {
   Stage::Destination destination(const HeldStage& held) const {
     const bool again = on_.layout.recomputes(held.number);  // then all outputs lie in the stash
     const bool sends_on = held.number + 1 < on_.held.partition.stages();
-    return [this, again, sends_on, end = held.units.end](int unit) {
+    const bool teaches = pass_.subnet == Subnet{};
+    return [this, again, sends_on, teaches, end = held.units.end](int unit) {
+      if (unit >= end && !teaches) return Tensor{};
       const bool outlives = tapped_.contains(unit) || (unit + 1 == end && sends_on) || unit >= end;
       return outlives && (!again || unit >= end) ? slab_ : Tensor{};
     };

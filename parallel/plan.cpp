@@ -37,10 +37,11 @@ struct Totals {
 
 Totals totals_of(const Counted& work) { return {work.flops(), 0, {work.sent("tensor"), work.sent("pipeline"), work.sent("data")}}; }
 
-// What the actions of a program come to. Microbatches are alike, so each kind of action is counted once.
+// What the actions of a program come to. The microbatches of a pass are alike, so each kind of action is counted once.
 class Sums {
  public:
-  Sums(const ModelWork& work, const Partition& partition, const Layout& layout) : work_(work), partition_(partition), layout_(layout) {}
+  Sums(const std::vector<ModelWork>& works, const Partition& partition, const Layout& layout)
+      : works_(works), partition_(partition), layout_(layout) {}
   Totals of(const Program& program) {
     Totals all;
     for (const Action& action : program) all += of(action);
@@ -49,21 +50,21 @@ class Sums {
 
  private:
   const Totals& of(Action action) {
-    action.microbatch = 0;
+    if (action.microbatch >= 0) action.microbatch = static_cast<std::int16_t>(layout_.pass_of(action.microbatch));
     const auto [it, fresh] = known_.try_emplace(action);
     if (fresh) it->second = counted(action);
     return it->second;
   }
   // Selective recompute runs attention's forward within the backward.
   Totals counted(const Action& action) const {
-    const Counted work = work_of(action, work_, partition_, layout_);
+    const Counted work = work_of(action, works_, partition_, layout_);
     Totals totals = totals_of(work);
     if (action.op == Op::Recompute) totals.again = totals.flops;
     if (action.op != Op::Backward) return totals;
     for (const Metered& call : work.calls) totals.again += std::string_view(call.name) == "attention" ? call.cost.flops : 0;
     return totals;
   }
-  const ModelWork& work_;
+  const std::vector<ModelWork>& works_;
   const Partition& partition_;
   const Layout& layout_;
   std::map<Action, Totals> known_;
@@ -82,7 +83,7 @@ class Planner {
  public:
   Planner(const PlannedJob& job, const Cluster& cluster) : job_(job), cluster_(cluster), setting_(setting_of(job)) {
     job_.options = settled(job.options, job.degrees);
-    work_ = measure_work(job_.options, job_.degrees);
+    works_ = measure_passes(job_.options, job_.degrees, job_.passes.empty() ? std::vector{Pass{}} : job_.passes);
   }
 
   StepPlan run(bool memory) {
@@ -113,17 +114,17 @@ class Planner {
 
   void make_schedule(Holdings& held) {
     plan_.partition = held.partition;
-    plan_.layout = step_layout(job_.options, held, job_.options.microbatches, true);
+    plan_.layout = step_layout(job_.options, held, job_.options.microbatches, true, job_.passes);
     if (job_.options.known_schedule) {
       plan_.schedule = *job_.options.known_schedule;
       return;
     }
-    plan_.schedule = build_schedule(step_schedule(job_.options, held, plan_.layout), plan_.layout);
-    job_.options.known_schedule = std::make_shared<const Schedule>(plan_.schedule);
+    plan_.schedule = build_schedule(step_schedule(job_.options, held, plan_.layout, job_.passes), plan_.layout);
+    if (job_.passes.empty()) job_.options.known_schedule = std::make_shared<const Schedule>(plan_.schedule);
   }
 
   void simulate_step() {
-    const Times times = times_of({&work_, &plan_.partition, stage_ends_}, plan_.layout, setting_, cluster_);
+    const Times times = times_of({works_, &plan_.partition, stage_ends_}, plan_.layout, setting_, cluster_);
     plan_.timeline = simulate(plan_.schedule, plan_.layout, times);
     plan_.update_s = update_seconds(cluster_);
     plan_.step_s = plan_.timeline.seconds + plan_.update_s;
@@ -146,12 +147,12 @@ class Planner {
     Cluster free = cluster_;
     free.inside = free.between = {.bandwidth = std::numeric_limits<double>::infinity(), .latency = 0};
     if (free.times) free.times->message = 0;
-    const Times times = times_of({&work_, &plan_.partition, stage_ends_}, plan_.layout, setting_, free);
+    const Times times = times_of({works_, &plan_.partition, stage_ends_}, plan_.layout, setting_, free);
     return simulate(plan_.schedule, plan_.layout, times).seconds + update_seconds(free);
   }
 
   void count() {
-    Sums sums(work_, plan_.partition, plan_.layout);
+    Sums sums(works_, plan_.partition, plan_.layout);
     for (std::size_t i = 0; i < plan_.ranks.size(); ++i) {
       RankPlan& rank = plan_.ranks[i];
       const Program& program = plan_.schedule[static_cast<std::size_t>(rank.pipeline)];
@@ -179,7 +180,7 @@ class Planner {
   PlannedJob job_;
   const Cluster& cluster_;
   Setting setting_;
-  ModelWork work_;
+  std::vector<ModelWork> works_;      // by pass of the layout
   std::vector<RankEnd> ends_;         // of all ranks with plans of their own
   std::vector<StageEnd> stage_ends_;  // of the first tensor ranks
   StepPlan plan_;

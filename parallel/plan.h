@@ -11,6 +11,7 @@ struct PlannedJob {
   MachineOptions options;
   Degrees degrees;
   OptimizerConfig optimizer;
+  std::vector<Pass> passes{};  // of the step that is planned, one of options.step_passes but for widths; empty: one of the whole model
 };
 
 // Bytes that a rank sends in a step, by the kind of group.

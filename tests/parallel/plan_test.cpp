@@ -1,51 +1,10 @@
 // What is planned against what runs: bytes sent, memory taken; and given times against the schedule's closed form.
-#include "parallel/plan.h"
-
 #include <algorithm>
 
-#include "tests/parallel/small_job.h"
+#include "tests/parallel/planned_step.h"
 
 namespace offramp::testing {
 namespace {
-
-OptimizerConfig adamw() {
-  OptimizerConfig optimizer;
-  optimizer.lr = 1e-3;
-  return optimizer;
-}
-
-PlannedJob planned(SmallJob job) {
-  job.options.microbatches = job.global_batch / (static_cast<int>(job.options.micro_batch_size) * job.data);
-  return {job.options, job.degrees(), adamw()};
-}
-
-// Bytes by the kind of group that this rank's step really sends, and the machine's own plan of its memory.
-std::pair<std::map<std::string, double>, MemoryPlan> run_step(const PlannedJob& job, const SmallJob& small, const Group& world) {
-  const MemoryPlan plan = plan_memory(job.options, Mesh::planned(world.rank(), job.degrees));
-  Machine machine(job.options, Mesh(world, job.degrees), Backing::host, plan.peak, [world] { world.progress(); });
-  machine.flat().initialize(machine.context(), 1234);
-  fill_inputs(machine, small);
-  Profile profile;
-  machine.context().profile = &profile;
-  PhaseTimes times;
-  machine.train("a step", times);
-  update(machine, job.optimizer, 1);
-  return {profile.sent_bytes, machine.memory()};
-}
-
-void expect_planned(const SmallJob& small) {
-  const PlannedJob job = planned(small);
-  const StepPlan plan = plan_step(job, Cluster{});
-  run_in_process(job.degrees.world(), [&](Group world) {
-    auto [sent, memory] = run_step(job, small, world);
-    const RankPlan& rank = plan.of(coordinates(world.rank(), job.degrees));
-    const std::string what = fmt::format("{}, rank {}", small.text(), world.rank());
-    EXPECT_EQ(rank.sent.tensor, sent["tensor"]) << what;
-    EXPECT_EQ(rank.sent.pipeline, sent["pipeline"]) << what;
-    EXPECT_EQ(rank.sent.data, sent["data"]) << what;
-    EXPECT_EQ(rank.memory.peak, memory.peak) << what;
-  });
-}
 
 TEST(Plan, BytesAndMemoryAreThoseOfTheStep) {
   for (const bool tied : {false, true})

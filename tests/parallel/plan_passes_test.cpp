@@ -1,0 +1,128 @@
+// Planned steps of several passes, against those that run and against their passes alone.
+#include <map>
+
+#include "tests/parallel/planned_step.h"
+
+namespace offramp::testing {
+namespace {
+
+// Widths of every axis, and depths that end on any stage.
+std::vector<Pass> passes_of(Teaching teaching) {
+  std::vector<Pass> passes{Pass{}};
+  for (const Subnet& subnet : {Subnet{.intermediate_size = 16, .num_key_value_heads = 2}, Subnet{.num_hidden_layers = 6, .hidden_size = 16},
+                               Subnet{.num_hidden_layers = 2, .intermediate_size = 32, .queries_per_group = 1}})
+    passes.push_back({.subnet = subnet, .weight = 1, .teaching = teaching, .regularise = false});
+  return passes;
+}
+
+SmallJob supernet_job(std::vector<Pass> passes, bool tied = false) {
+  SmallJob job = small_job({{.layer = 2, .head = HeadKind::norm, .loss_weight = 0.3},
+                            {.layer = 4, .head = HeadKind::block, .shared_output = true, .loss_weight = 0.25},
+                            {.layer = 6, .head = HeadKind::mlp, .loss_weight = 0.2}},
+                           tied);
+  job.options.space = {.num_hidden_layers = {2, 4, 6, 8},
+                       .hidden_size = {16, 32},
+                       .intermediate_size = {16, 32, 48},
+                       .num_key_value_heads = {2, 4},
+                       .queries_per_group = {1, 2}};
+  job.global_batch = 4;
+  job.passes = std::move(passes);
+  return job;
+}
+
+TEST(PlanPasses, BytesMemoryAndWorkOfSeveralPassesAreThoseOfTheStep) {
+  for (const Teaching teaching : {Teaching::labels, Teaching::whole})
+    for (const char* schedule : {"1f1b", "gpipe", "zero_bubble"})
+      for (const Degrees& degrees : {Degrees{1, 1, 1}, Degrees{1, 4, 1}, Degrees{2, 2, 2}}) {
+        SmallJob job = supernet_job(passes_of(teaching), true);
+        job.tensor = degrees.tensor, job.pipeline = degrees.pipeline, job.data = degrees.data;
+        job.options.sequence_parallel = job.tensor > 1, job.options.schedule = schedule;
+        expect_planned(job);
+      }
+}
+
+double machines_flops(const SmallJob& job) {
+  double flops = 0;
+  for (int rank = 0; rank < job.pipeline; ++rank) {
+    Machine machine(planned(job).options, Mesh::planned(rank, job.degrees()), Backing::none, kUnlimited);
+    machine.set_passes(job.passes);
+    flops += machine.step_flops();
+  }
+  return flops;
+}
+
+TEST(PlanPasses, WorkOfSeveralPassesIsThatOfTheMachines) {
+  for (const int pipeline : {1, 2}) {
+    SmallJob job = supernet_job(passes_of(Teaching::whole));
+    job.pipeline = pipeline;
+    EXPECT_DOUBLE_EQ(plan_step(planned(job), Cluster{}).model_flops, machines_flops(job));
+    for (const Pass& pass : passes_of(Teaching::labels)) {
+      SmallJob one = job;
+      one.passes = {pass};
+      EXPECT_DOUBLE_EQ(plan_step(planned(one), Cluster{}).model_flops, machines_flops(one)) << to_text(pass.subnet);
+    }
+  }
+}
+
+double computing(const StepPlan& plan) {
+  double seconds = 0;
+  for (const Span& span : plan.timeline.spans) seconds += span.action.op == Op::ReduceTied ? 0 : span.end - span.begin;
+  return seconds;
+}
+
+// On one rank nothing waits: its time is that of the passes, each as if it were alone but for the teacher's logits.
+TEST(PlanPasses, ASandwichOnOneRankTakesTheSumOfItsActions) {
+  for (const Teaching teaching : {Teaching::labels, Teaching::whole}) {
+    const std::vector<Pass> passes = passes_of(teaching);
+    const StepPlan plan = plan_time(planned(supernet_job(passes)), Cluster{});
+    double actions = 0, alone = 0;
+    for (const Span& span : plan.timeline.spans) actions += span.end - span.begin;
+    EXPECT_NEAR(plan.timeline.seconds, actions, 1e-12 * actions);
+    if (teaching == Teaching::whole) continue;  // alone they have no teacher
+    for (const Pass& pass : passes) alone += computing(plan_time(planned(supernet_job({pass})), Cluster{}));
+    EXPECT_NEAR(computing(plan), alone, 1e-12 * alone);
+  }
+}
+
+TEST(PlanPasses, EveryPassHasTimesOfItsOwn) {
+  const SmallJob job = supernet_job(passes_of(Teaching::whole));
+  const StepPlan plan = plan_time(planned(job), Cluster{});
+  std::map<std::pair<Op, int>, double> seconds;
+  for (const Span& span : plan.timeline.spans)
+    seconds[{span.action.op, plan.layout.pass_of(span.action.microbatch)}] += span.end - span.begin;
+  for (const Op op : {Op::Forward, Op::Backward, Op::Exit})
+    for (int p = 1; p < 4; ++p) EXPECT_LT((seconds[{op, p}]), (seconds[{op, 0}])) << static_cast<int>(op) << " of pass " << p;
+  EXPECT_LT((seconds[{Op::Forward, 3}]), (seconds[{Op::Forward, 2}]));  // two layers of eight, and six
+}
+
+// Passes that take equally long are as many microbatches of one step: it fills the pipeline once, and drains it once.
+TEST(PlanPasses, PassesFillAndDrainThePipelineOnce) {
+  Cluster cluster;
+  cluster.times = GivenTimes{.layer = {1, 1, 1}};
+  SmallJob job = supernet_job(std::vector<Pass>(3, {.subnet = {.intermediate_size = 16}}));
+  job.pipeline = 2;
+  const StepPlan plan = plan_time(planned(job), cluster);
+  const double share = 4 * measure_passes(job.options, job.degrees(), job.passes).front().layer_share;  // of a stage's four layers
+  EXPECT_LT(share, 4);
+  EXPECT_NEAR(plan.step_s, 3 * share * (3 * 4 + 2 - 1), 1e-9);
+}
+
+TEST(PlanPasses, ASandwichTakesNoLongerThanItsPassesOneAfterTheOther) {
+  for (const char* schedule : {"1f1b", "gpipe", "zero_bubble"})
+    for (const int pipeline : {2, 4}) {
+      SmallJob job = supernet_job(passes_of(Teaching::labels));
+      job.pipeline = pipeline, job.options.schedule = schedule;
+      const StepPlan plan = plan_time(planned(job), Cluster{});
+      double alone = 0;
+      for (const Pass& pass : job.passes) {
+        SmallJob one = job;
+        one.passes = {pass};
+        alone += plan_time(planned(one), Cluster{}).timeline.seconds;
+      }
+      EXPECT_LT(plan.timeline.seconds, alone) << schedule << " " << pipeline;
+      EXPECT_LE(plan.lower_bound_s, plan.step_s * (1 + 1e-12)) << schedule << " " << pipeline;
+    }
+}
+
+}  // namespace
+}  // namespace offramp::testing
