@@ -47,6 +47,16 @@ class Sums {
     for (const Action& action : program) all += of(action);
     return all;
   }
+  // Without what is computed again.
+  double flops_of_pass(const Program& program, int pass) {
+    double flops = 0;
+    for (const Action& action : program) {
+      if (action.microbatch < 0 || layout_.pass_of(action.microbatch) != pass) continue;
+      const Totals& one = of(action);
+      flops += one.flops - one.again;
+    }
+    return flops;
+  }
 
  private:
   const Totals& of(Action action) {
@@ -153,18 +163,21 @@ class Planner {
 
   void count() {
     Sums sums(works_, plan_.partition, plan_.layout);
+    plan_.pass_flops.assign(static_cast<std::size_t>(plan_.layout.pass_count()), 0);
     for (std::size_t i = 0; i < plan_.ranks.size(); ++i) {
       RankPlan& rank = plan_.ranks[i];
       const Program& program = plan_.schedule[static_cast<std::size_t>(rank.pipeline)];
       Totals all = sums.of(program);
-      const double once = all.flops - all.again;
-      plan_.model_flops += once * job_.degrees.data * job_.degrees.tensor / plan_.tensor_ranks;
+      const double alike = static_cast<double>(job_.degrees.data) * job_.degrees.tensor / plan_.tensor_ranks;
+      for (int p = 0; p < plan_.layout.pass_count(); ++p)
+        plan_.pass_flops[static_cast<std::size_t>(p)] += alike * sums.flops_of_pass(program, p);
       all += totals_of(ends_[i]);
       rank.flops = all.flops;
       rank.sent = all.sent;
       rank.busy_s = plan_.timeline.busy[static_cast<std::size_t>(rank.pipeline)];
       rank.in_flight = peak_slabs(program, plan_.layout)[static_cast<std::size_t>(Hold::Stash)];
     }
+    plan_.model_flops = std::accumulate(plan_.pass_flops.begin(), plan_.pass_flops.end(), 0.0);
   }
 
   void keep_unfused() {

@@ -36,12 +36,13 @@ struct StepPlan {
   Layout layout;
   Schedule schedule;
   Timeline timeline;
-  double step_s = 0;         // with the update, which the timeline has not
-  double lower_bound_s = 0;  // no schedule of these actions is shorter (of auto: none that keeps no more in flight)
-  double bubble = 0;         // of the timeline, what ranks do not compute
-  double messages_s = 0;     // how much shorter the step would be if all messages took no time
-  double update_s = 0;       // of the step
-  double model_flops = 0;    // of all ranks, without what is computed again
+  double step_s = 0;               // with the update, which the timeline has not
+  double lower_bound_s = 0;        // no schedule of these actions is shorter (of auto: none that keeps no more in flight)
+  double bubble = 0;               // of the timeline, what ranks do not compute
+  double messages_s = 0;           // how much shorter the step would be if all messages took no time
+  double update_s = 0;             // of the step
+  std::vector<double> pass_flops;  // of all ranks, by pass of the layout, without what is computed again
+  double model_flops = 0;          // of all ranks, without what is computed again
   const RankPlan& of(const Coordinates& at) const;
 };
 

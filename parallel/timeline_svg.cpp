@@ -12,7 +12,7 @@
 namespace offramp {
 namespace {
 
-constexpr double kLeft = 62, kRight = 64, kTop = 62, kStrip = 6, kBreak = 26;
+constexpr double kLeft = 62, kRight = 64, kTop = 62, kLegendRow = 18, kStrip = 6, kBreak = 26;
 constexpr double kLeastBox = 16;  // pixels: where boxes are narrower on average, only both ends of the time are drawn
 constexpr std::string_view kHeadColor = "#f2a65a";
 
@@ -74,7 +74,10 @@ std::string box(double x, double y, double width, double height, std::string_vie
 class Picture {
  public:
   Picture(const Timeline& timeline, const PictureOptions& options)
-      : timeline_(timeline), options_(options), rows_(std::min(static_cast<int>(timeline.busy.size()), options.rows)) {
+      : timeline_(timeline),
+        options_(options),
+        rows_(std::min(static_cast<int>(timeline.busy.size()), options.rows)),
+        top_(kTop + (options.passes.empty() ? 0 : kLegendRow)) {
     look_around();
     choose_unit();
     choose_windows();
@@ -91,7 +94,7 @@ class Picture {
     for (const Window& window : windows_) draw_axis(window, bottom);
     for (int rank = 0; rank < rows_; ++rank) draw_row(rank);
     for (const Span& span : timeline_.spans) draw_span(span);
-    if (windows_.size() > 1) svg_ += text_at(windows_[1].left - kBreak / 2, (kTop + bottom) / 2, "middle", 16, "#777777", "...");
+    if (windows_.size() > 1) svg_ += text_at(windows_[1].left - kBreak / 2, (top_ + bottom) / 2, "middle", 16, "#777777", "...");
     if (rows_ < ranks()) {
       svg_ += text_at(kLeft, bottom + 52, "start", 11, "#777777", fmt::format("ranks {} to {} are not drawn", rows_, ranks() - 1));
     }
@@ -101,7 +104,7 @@ class Picture {
  private:
   int ranks() const { return static_cast<int>(timeline_.busy.size()); }
   double row_height() const { return std::clamp(640.0 / rows_, 12.0, 30.0); }
-  double row_top(int rank) const { return kTop + rank * (row_height() + (strips_ ? kStrip + 1 : 0) + 6); }
+  double row_top(int rank) const { return top_ + rank * (row_height() + (strips_ ? kStrip + 1 : 0) + 6); }
 
   // A message, or a sum, lies below what its rank does meanwhile.
   static bool travels(const Span& span) {
@@ -154,7 +157,7 @@ class Picture {
     svg_ += text_at(kLeft, 22, "start", 16, "#111111", options_.title);
     svg_ += text_at(options_.width - kRight, 22, "end", 12, "#333333",
                     fmt::format("step {:.4g} {}, bubble {:.1f}%", scale_ * timeline_.seconds, unit_, 100 * idle));
-    svg_ += text_at(options_.width - 8, kTop - 8, "end", 11, "#333333", "busy");
+    svg_ += text_at(options_.width - 8, top_ - 8, "end", 11, "#333333", "busy");
     double x = kLeft;
     for (const Kind kind : kKinds) {
       if (!seen_.contains(kind)) continue;
@@ -166,6 +169,21 @@ class Picture {
       if (head_ >= 0) draw_legend(x, kHeadColor, "final head");
     }
     svg_ += box(x, 33, 12, 12, "#f4f4f4", " stroke=\"#cccccc\"/") + "\n" + text_at(x + 17, 43, "start", 11, "#333333", "idle");
+    draw_passes();
+  }
+
+  // Each with its forward beside its backward.
+  void draw_passes() {
+    double x = kLeft;
+    for (std::size_t p = 0; p < options_.passes.size(); ++p) {
+      const PassName& pass = options_.passes[p];
+      const double y = 33 + kLegendRow;
+      const auto shade = [&](Op op) { return color({op, 0, static_cast<std::int16_t>(p), -1}); };
+      const std::string name = fmt::format("{}  {}", pass.letter, pass.text);
+      svg_ += box(x, y, 6, 12, shade(Op::Forward)) + box(x + 6, y, 6, 12, shade(Op::Backward)) + "\n";
+      svg_ += text_at(x + 17, y + 10, "start", 11, "#333333", name);
+      x += 34 + 6.2 * static_cast<double>(name.size());
+    }
   }
 
   void draw_legend(double& x, std::string_view color, std::string_view name) {
@@ -180,7 +198,7 @@ class Picture {
     for (auto k = static_cast<std::int64_t>(std::ceil(scale_ * window.begin / step - 1e-9));
          static_cast<double>(k) * step <= scale_ * window.end * (1 + 1e-12); ++k) {
       const double x = window.x(static_cast<double>(k) * step / scale_);
-      svg_ += fmt::format("<path d=\"M{0} {1}V{2}\" stroke=\"#dddddd\"/>\n", number(x), number(kTop - 4), number(bottom));
+      svg_ += fmt::format("<path d=\"M{0} {1}V{2}\" stroke=\"#dddddd\"/>\n", number(x), number(top_ - 4), number(bottom));
       svg_ += text_at(x, bottom + 14, "middle", 11, "#333333", fmt::format("{:.6g}", static_cast<double>(k) * step));
     }
     svg_ += text_at(window.left + window.width / 2, bottom + 32, "middle", 11, "#333333", fmt::format("time, {}", unit_));
@@ -197,11 +215,21 @@ class Picture {
   std::string color(const Action& action) const {
     const Kind kind = kind_of(action.op);
     if (kind == Kind::exit) return std::string(action.index == head_ ? kHeadColor : color_of(kind));
-    const int chunk = action.stage / ranks(), chunks = (stages_ + ranks() - 1) / ranks();
-    if (kind == Kind::communication || kind == Kind::gradients || chunks < 2) return std::string(color_of(kind));
-    const double part = static_cast<double>(chunk) / (chunks - 1);
-    // Forwards grow paler and all else darker from one stage of a rank to the next: shades of two kinds never meet.
+    const int passes = static_cast<int>(options_.passes.size());
+    const int shade = passes > 0 ? action.microbatch % passes : action.stage / ranks();
+    const int shades = passes > 0 ? passes : (stages_ + ranks() - 1) / ranks();
+    if (kind == Kind::communication || kind == Kind::gradients || shades < 2) return std::string(color_of(kind));
+    const double part = static_cast<double>(shade) / (shades - 1);
+    // Forwards grow paler and all else darker from one stage of a rank, or pass, to the next: shades of two kinds never meet.
     return kind == Kind::forward ? shaded(color_of(kind), 0.55 * part, 255) : shaded(color_of(kind), 0.4 * part, 0);
+  }
+
+  // "7", of several passes "1W", "1S": the samples, and the pass over them.
+  std::string label_of(const Action& action) const {
+    const auto passes = static_cast<int>(options_.passes.size());
+    if (action.microbatch < 0) return "";
+    if (passes == 0) return std::to_string(action.microbatch);
+    return fmt::format("{}{}", action.microbatch / passes, options_.passes[static_cast<std::size_t>(action.microbatch % passes)].letter);
   }
 
   void draw_span(const Span& span) {
@@ -217,16 +245,18 @@ class Picture {
     const bool strip = travels(span);
     const double gap = !strip && width > 3 ? 0.6 : 0;  // between neighbours
     svg_ += strip ? box(left, top + height + 1, width, kStrip, fill, "") : box(left, top, width - gap, height, fill, "");
-    svg_ +=
-        fmt::format("<title>{} {:.6g} to {:.6g} {}</title></rect>\n", to_text(span.action), scale_ * span.begin, scale_ * span.end, unit_);
-    const std::string label = std::to_string(span.action.microbatch);
-    if (strip || span.action.microbatch < 0 || width < 4 + 6.2 * static_cast<double>(label.size())) return;
+    const std::string label = label_of(span.action);
+    const std::string which = options_.passes.empty() || label.empty() ? "" : fmt::format(" ({})", label);
+    svg_ += fmt::format("<title>{}{} {:.6g} to {:.6g} {}</title></rect>\n", to_text(span.action), which, scale_ * span.begin,
+                        scale_ * span.end, unit_);
+    if (strip || label.empty() || width < 4 + 6.2 * static_cast<double>(label.size())) return;
     svg_ += text_at(left + width / 2, top + height / 2 + 3.7, "middle", 10, is_dark(fill) ? "#ffffff" : "#111111", label);
   }
 
   const Timeline& timeline_;
   const PictureOptions& options_;
   int rows_ = 0, stages_ = 0, head_ = -1;
+  double top_ = 0;       // of the first row
   bool strips_ = false;  // something takes time on a wire
   std::set<Kind> seen_;
   std::set<int> exits_;

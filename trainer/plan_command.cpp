@@ -8,13 +8,13 @@
 
 #include "checkpoint/file.h"
 #include "parallel/partition.h"
-#include "parallel/timeline_svg.h"
 #include "parallel/trace.h"
 #include "tensor/check.h"
 #include "trainer/cluster_file.h"
 #include "trainer/commands.h"
 #include "trainer/compare_trace.h"
 #include "trainer/job.h"
+#include "trainer/planned_step.h"
 #include "trainer/yaml.h"
 
 namespace offramp {
@@ -27,7 +27,8 @@ struct Speed {
 
 Speed speed_of(const StepPlan& plan, const PlannedJob& job, const Cluster& cluster) {
   const MachineOptions& o = job.options;
-  const double tokens = static_cast<double>(o.micro_batch_size * o.sequence_length) * plan.layout.microbatches * job.degrees.data;
+  const double tokens = static_cast<double>(o.micro_batch_size * o.sequence_length) *
+                        (plan.layout.microbatches / plan.layout.pass_count()) * job.degrees.data;
   const double peak = o.precision == DType::bf16 ? cluster.bf16_flops : cluster.fp32_flops;
   Speed speed{.tokens_per_s = tokens / plan.step_s, .mfu = {}};
   if (!cluster.times) speed.mfu = plan.model_flops / (peak * job.degrees.world() * plan.step_s);
@@ -48,12 +49,14 @@ nlohmann::ordered_json rank_json(int number, const RankPlan& rank) {
           {"sent_bytes", {{"tensor", rank.sent.tensor}, {"pipeline", rank.sent.pipeline}, {"data", rank.sent.data}}}};
 }
 
-std::string json_text(const StepPlan& plan, const Speed& speed) {
+std::string json_text(const PlannedSteps& steps, const Speed& speed) {
+  const StepPlan& plan = steps.plan;
   nlohmann::ordered_json json = {{"step_time_s", plan.step_s},
                                  {"lower_bound_s", plan.lower_bound_s},
                                  {"bubble_fraction", plan.bubble},
                                  {"tokens_per_s", speed.tokens_per_s},
                                  {"mfu", nullptr},
+                                 {"supernet", passes_json(steps)},
                                  {"ranks", nlohmann::ordered_json::array()}};
   if (speed.mfu) json["mfu"] = *speed.mfu;
   for (int r = 0; r < plan.degrees.world(); ++r) json["ranks"].push_back(rank_json(r, plan.of(coordinates(r, plan.degrees))));
@@ -104,10 +107,14 @@ std::string summary(const StepPlan& plan, const Speed& speed) {
   return text;
 }
 
-void write_timeline(const StepPlan& plan, const PlannedJob& job, const PlanArguments& arguments) {
-  const std::string title =
-      fmt::format("{}, {} pipeline ranks, {} microbatches", job.options.schedule, job.degrees.pipeline, job.options.microbatches);
-  if (!arguments.svg.empty()) write_file(arguments.svg, timeline_svg(plan.timeline, {.title = title}));
+void write_timeline(const PlannedSteps& steps, const PlannedJob& job, const PlanArguments& arguments) {
+  const StepPlan& plan = steps.plan;
+  std::vector<PassName> passes = pass_names(steps.step, plan.layout, steps.config);
+  if (passes.size() < 2) passes.clear();
+  const std::string title = fmt::format("{}, {} pipeline {}, {} microbatches{}", job.options.schedule, job.degrees.pipeline,
+                                        job.degrees.pipeline == 1 ? "rank" : "ranks", job.options.microbatches,
+                                        passes.empty() ? "" : fmt::format(" of {} passes", passes.size()));
+  if (!arguments.svg.empty()) write_file(arguments.svg, timeline_svg(plan.timeline, {.title = title, .passes = passes}));
   if (!arguments.trace.empty()) write_file(arguments.trace, timeline_chrome_trace(plan.timeline));
 }
 
@@ -145,10 +152,10 @@ std::string flops_text(double flops) {
                    std::array<std::pair<double, const char*>, 4>{{{1e15, "PFLOP"}, {1e12, "TFLOP"}, {1e9, "GFLOP"}, {1e6, "MFLOP"}}});
 }
 
-PlannedJob planned_job(const Config& configured, int ranks) {
+PlannedJob planned_job(const Config& configured, int ranks, const std::vector<Pass>& passes) {
   const Config config = training_layout(configured);
   const Degrees degrees = degrees_of(config, ranks);
-  return {machine_options(config, degrees), degrees, config.optimizer};
+  return {machine_options(config, degrees), degrees, config.optimizer, passes};
 }
 
 std::string run_plan_command(const PlanArguments& arguments) {
@@ -166,16 +173,20 @@ std::string run_plan_command(const PlanArguments& arguments) {
          "tuning.feature_cache: all ranks are replicas, --search has nothing to try; add --set tuning.feature_cache=null");
   if (arguments.search) return fmt::format("cluster: {}\n\n", cluster_name(arguments, cluster)) + search_layouts(config, ranks, cluster);
   check_world(located, ranks);
-  const PlannedJob job = planned_job(config, ranks);
+  const PlannedStep step = planned_step(config);
+  const PlannedJob job = planned_job(config, ranks, step.passes);
   const bool time_alone = arguments.dump_schedule || !arguments.compare.empty();
   const StepPlan plan = time_alone ? plan_time(job, cluster) : plan_step(job, cluster);
-  write_timeline(plan, job, arguments);
+  const StepPlan whole = step.drawn() ? plan_time(planned_job(config, ranks), cluster) : plan;
+  const PlannedSteps steps{config, step, plan, whole};
+  write_timeline(steps, job, arguments);
   if (arguments.dump_schedule) return to_text(plan.schedule);
   if (!arguments.compare.empty()) return comparison_text(plan.timeline, read_trace(arguments.compare, job.degrees.pipeline));
   const Speed speed = speed_of(plan, job, cluster);
-  if (arguments.json) return json_text(plan, speed);
+  if (arguments.json) return json_text(steps, speed);
   const char* unfused = cluster.fused_attention ? "" : "\nattention is not fused: activations by Megatron's formula, not of this program";
-  return heading(job, cluster_name(arguments, cluster) + unfused) + table(plan) + summary(plan, speed);
+  return heading(job, cluster_name(arguments, cluster) + unfused) + passes_text(steps) + table(plan) + summary(plan, speed) +
+         shares_text(steps);
 }
 
 }  // namespace offramp

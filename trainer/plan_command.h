@@ -8,8 +8,8 @@
 
 namespace offramp {
 
-// A configuration on so many ranks, as plan_step() wants it.
-PlannedJob planned_job(const Config& config, int ranks);
+// A configuration on so many ranks, as plan_step() wants it, with the passes of its step; none: of the whole model.
+PlannedJob planned_job(const Config& config, int ranks, const std::vector<Pass>& passes = {});
 // What the command prints. Throws Error(Exit::configuration). Needs no data, no MPI and no memory worth speaking of.
 std::string run_plan_command(const PlanArguments& arguments);
 // `plan --search`: a table of the layouts of so many ranks, best first, and why the first one is.

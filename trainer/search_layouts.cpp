@@ -7,6 +7,7 @@
 #include "tensor/check.h"
 #include "trainer/check_config.h"
 #include "trainer/plan_command.h"
+#include "trainer/planned_step.h"
 
 namespace offramp {
 namespace {
@@ -111,8 +112,9 @@ std::string reason(const Candidate& best, std::size_t too_large) {
 std::string search_layouts(const Config& config, int ranks, const Cluster& cluster) {
   std::vector<Candidate> all;
   std::vector<std::string> refused;
+  const PlannedStep step = planned_step(config);
   for (Config& one : layouts(config, ranks, cluster)) {
-    const PlannedJob job = planned_job(one, ranks);
+    const PlannedJob job = planned_job(one, ranks, step.passes);
     auto tried = try_plan(job, cluster);
     if (auto* plan = std::get_if<StepPlan>(&tried))
       all.push_back({.config = std::move(one), .job = job, .plan = std::move(*plan)});
@@ -140,7 +142,8 @@ std::string search_layouts(const Config& config, int ranks, const Cluster& clust
   const std::string head =
       fmt::format(kRow, "tensor", "pipeline", "data", "microbatch", "step", "waits", "messages", "update", "peak", "why");
   const std::string none = best ? "" : fmt::format("no layout of {} ranks fits; the fastest:\n", ranks);
-  return fmt::format("{} layouts of {} ranks, fastest first\n", all.size(), ranks) + others + none + head + fitting +
+  const char* which = step.drawn() ? " in the costliest of their steps" : "";
+  return fmt::format("{} layouts of {} ranks, fastest first{}\n", all.size(), ranks, which) + others + none + head + fitting +
          (large.empty() ? "" : "\ntoo large:\n" + large);
 }
 

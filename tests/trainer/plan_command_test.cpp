@@ -26,7 +26,8 @@ TEST(PlanCommand, JsonHasARankEach) {
   const auto json = nlohmann::ordered_json::parse(run_plan_command(arguments));
   std::vector<std::string> keys;
   for (const auto& [key, value] : json.items()) keys.push_back(key);
-  EXPECT_EQ(keys, (std::vector<std::string>{"step_time_s", "lower_bound_s", "bubble_fraction", "tokens_per_s", "mfu", "ranks"}));
+  EXPECT_EQ(keys,
+            (std::vector<std::string>{"step_time_s", "lower_bound_s", "bubble_fraction", "tokens_per_s", "mfu", "supernet", "ranks"}));
   ASSERT_EQ(json["ranks"].size(), 4);
   for (int r = 0; r < 4; ++r) {
     const auto& rank = json["ranks"][static_cast<std::size_t>(r)];
