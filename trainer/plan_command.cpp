@@ -114,7 +114,9 @@ void write_timeline(const PlannedSteps& steps, const PlannedJob& job, const Plan
   const std::string title = fmt::format("{}, {} pipeline {}, {} microbatches{}", job.options.schedule, job.degrees.pipeline,
                                         job.degrees.pipeline == 1 ? "rank" : "ranks", job.options.microbatches,
                                         passes.empty() ? "" : fmt::format(" of {} passes", passes.size()));
-  if (!arguments.svg.empty()) write_file(arguments.svg, timeline_svg(plan.timeline, {.title = title, .passes = passes}));
+  if (!arguments.svg.empty())
+    write_file(arguments.svg,
+               timeline_svg(plan.timeline, {.title = title, .passes = passes, .ends_with_head = !job.options.frozen_backbone}));
   if (!arguments.trace.empty()) write_file(arguments.trace, timeline_chrome_trace(plan.timeline));
 }
 

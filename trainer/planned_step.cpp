@@ -78,7 +78,7 @@ std::vector<PassName> pass_names(const PlannedStep& step, const Layout& layout, 
 std::string passes_text(const PlannedSteps& steps) {
   if (!steps.step.drawn()) return "";
   const std::string before =
-      steps.step.first > 1 ? fmt::format(" from step {} on; before, each is one of the whole alone", steps.step.first) : "";
+      steps.step.first > 1 ? fmt::format(", from step {} on; before, each is one of the whole alone", steps.step.first) : "";
   std::string text = fmt::format("steps differ: this is the costliest{}\n", before);
   const std::vector<PassName> names = pass_names(steps.step, steps.plan.layout, steps.config);
   for (std::size_t p = 0; p < names.size(); ++p)

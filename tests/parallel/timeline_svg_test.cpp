@@ -79,6 +79,24 @@ TEST(TimelineSvg, OfALongScheduleBothEndsAreDrawn) {
   EXPECT_EQ(count(part, "<title>F13@0 "), 0u);
 }
 
+TEST(TimelineSvg, PassesHaveLettersAndShades) {
+  Layout layout = test::plain_layout(2, 4);
+  layout.passes = {{1, {}}, {0, {}}};  // two of each microbatch, the second of which ends on the first stage
+  layout.exits = {{0, 3}, {1, 30}};
+  layout.passes[0].exits = {ExitRole::alone, ExitRole::alone}, layout.passes[1].exits = {ExitRole::alone, ExitRole::absent};
+  const Timeline timeline = simulate(build_schedule("1f1b", layout), layout, nominal_times);
+  const std::string svg = timeline_svg(timeline, {.title = "passes", .passes = {{'W', "the whole"}, {'S', "the <smallest>"}}});
+  expect_well_formed(svg);
+  EXPECT_EQ(count(svg, ">W  the whole<"), 1u);
+  EXPECT_EQ(count(svg, ">S  the &lt;smallest&gt;<"), 1u);
+  EXPECT_EQ(count(svg, ">1W<"), 2u + 2u + 2u);  // its forward, exit and backward on both stages
+  EXPECT_EQ(count(svg, ">1S<"), 1u + 1u + 1u);
+  EXPECT_EQ(count(svg, "<title>F3@0 (1S) "), 1u);
+  const std::string plain(color_of(Kind::backward));
+  EXPECT_EQ(count(svg, plain), 4u + 1u + 1u);  // those of the whole, and both legends
+  EXPECT_EQ(count(timeline_svg(timeline, {.title = "none"}), plain), 6u + 1u);
+}
+
 TEST(TimelineSvg, DrawsManyRanksAndNothing) {
   Timeline timeline{.seconds = 1e-5, .busy = std::vector<double>(100, 1e-5)};
   for (int rank = 0; rank < 100; ++rank) timeline.spans.push_back({make_action(Op::Forward, rank, 0), rank, 0, 1e-5});

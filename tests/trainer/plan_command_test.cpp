@@ -132,6 +132,61 @@ TEST(PlanCommand, StepsFromFeaturesAreOfReplicasWithoutABackbone) {
   EXPECT_NE(refusal(cached).find("all ranks are replicas, --search has nothing to try"), std::string::npos);
 }
 
+PlanArguments supernet(std::vector<std::string> sets = {}) {
+  sets.push_back("parallel.pipeline_parallel_size=2"), sets.push_back("training.micro_batch_size=2");
+  return {.config = (kRoot / "configs/supernet.yaml").string(), .sets = std::move(sets), .ranks = 2, .cluster = ""};
+}
+
+nlohmann::json planned(PlanArguments arguments) {
+  arguments.json = true;
+  return nlohmann::json::parse(run_plan_command(arguments));
+}
+
+TEST(PlanCommand, ASupernetsStepIsTheCostliest) {
+  const auto json = planned(supernet()), whole = planned(supernet({"supernet.plan=full"}));
+  EXPECT_TRUE(whole["supernet"].is_null());
+  const auto& step = json["supernet"];
+  ASSERT_EQ(step["passes"].size(), 4);
+  EXPECT_EQ(step["first_step"], 243);  // 0.537 of 450 steps are of the whole
+  EXPECT_EQ(step["passes"][0]["subnet"], nlohmann::json::object());
+  EXPECT_EQ(step["passes"][0]["learns_from"], "labels");
+  EXPECT_EQ(step["passes"][3]["subnet"],
+            nlohmann::json::parse(R"({"num_hidden_layers":4,"intermediate_size":172,"num_key_value_heads":2})"));
+  EXPECT_EQ(step["passes"][3]["learns_from"], "whole");
+  double flops = 0;
+  for (const auto& pass : step["passes"]) flops += pass["flops"].get<double>();
+  EXPECT_DOUBLE_EQ(flops, step["flops"].get<double>());
+  EXPECT_EQ(step["whole_alone"]["step_time_s"], whole["step_time_s"]);
+  EXPECT_GT(json["step_time_s"].get<double>(), 2 * whole["step_time_s"].get<double>());
+  EXPECT_GT(step["flops_of_whole"], step["mean_flops_of_whole"]);
+  EXPECT_GT(step["mean_flops_of_whole"], 1);
+  EXPECT_NEAR(json["tokens_per_s"].get<double>() * json["step_time_s"].get<double>(), 8 * 128, 1e-6);
+}
+
+TEST(PlanCommand, APlanWithoutSubnetsYetIsOfTheWhole) {
+  EXPECT_TRUE(planned(supernet({"supernet.start=450"}))["supernet"].is_null());  // no later step comes
+  EXPECT_EQ(planned(supernet({"supernet.plan=sandwich"}))["supernet"]["first_step"], 1);
+}
+
+TEST(PlanCommand, OfDrawnWidthsTheWidestIsPlanned) {
+  const auto step = planned(supernet({"supernet.plan=matformer", "supernet.num_key_value_heads=[4]"}))["supernet"];
+  ASSERT_EQ(step["passes"].size(), 1);
+  EXPECT_DOUBLE_EQ(step["flops_of_whole"].get<double>(), 1);
+  EXPECT_LT(step["mean_flops_of_whole"], 1);
+}
+
+TEST(PlanCommand, ASupernetsStepIsSaidAndDumped) {
+  PlanArguments arguments = supernet();
+  const std::string text = run_plan_command(arguments);
+  for (const char* part : {"steps differ: this is the costliest, from step 243 on; before, each is one of the whole alone\n",
+                           "  W  the whole", "  S  the smallest", "a step of the whole alone takes ", "drawn ones have "})
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+  arguments.dump_schedule = true;
+  EXPECT_NE(run_plan_command(arguments).find("F15@0"), std::string::npos);  // four passes of four microbatches
+  arguments.dump_schedule = false, arguments.search = true;
+  EXPECT_NE(run_plan_command(arguments).find(", fastest first in the costliest of their steps"), std::string::npos);
+}
+
 TEST(PlanCommand, TheSearchNamesTheBestAndWhatEachOtherLoses) {
   PlanArguments arguments = quickstart();
   arguments.search = true;
