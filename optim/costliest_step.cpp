@@ -37,7 +37,7 @@ std::vector<Pass> costliest_step(const SupernetConfig& supernet, const ModelConf
     return std::tuple(depth_of(a.second), a.first) > std::tuple(depth_of(b.second), b.first);
   });
   std::vector<Pass> step;
-  for (const auto& [seconds, pass] : passes) step.push_back(pass);
+  for (const auto& [once, pass] : passes) step.push_back(pass);
   return step;
 }
 

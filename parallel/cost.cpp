@@ -59,16 +59,14 @@ class Measurement {
     plan_.calls.clear();
   }
 
-  // In the order of place_passes(): where that puts a teacher in front, it is the whole.
   std::vector<ModelWork> run(const std::vector<Pass>& passes) {
     Layout one;
     one.exits.resize(model_.heads.size());
     const std::vector<PassPlace> places = place_passes(passes, model_, one);
     std::vector<ModelWork> works;
     for (std::size_t p = 0; p < places.size(); ++p) {
-      const std::size_t before = places.size() - passes.size();
       const bool teaches = std::ranges::any_of(places, [&](const PassPlace& other) { return other.teacher == static_cast<int>(p); });
-      works.push_back(run(p < before ? Pass{} : passes[p - before], places[p], teaches));
+      works.push_back(run(passes[p], places[p], teaches));
     }
     return works;
   }

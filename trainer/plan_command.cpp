@@ -109,7 +109,7 @@ std::string summary(const StepPlan& plan, const Speed& speed) {
 
 void write_timeline(const PlannedSteps& steps, const PlannedJob& job, const PlanArguments& arguments) {
   const StepPlan& plan = steps.plan;
-  std::vector<PassName> passes = pass_names(steps.step, plan.layout, steps.config);
+  std::vector<PassName> passes = pass_names(steps.step, steps.config);
   if (passes.size() < 2) passes.clear();
   const std::string title = fmt::format("{}, {} pipeline {}, {} microbatches{}", job.options.schedule, job.degrees.pipeline,
                                         job.degrees.pipeline == 1 ? "rank" : "ranks", job.options.microbatches,

@@ -60,18 +60,13 @@ PassName name_of(const Pass& pass, const Config& config) {
   return {'r', to_text(pass.subnet)};
 }
 
-// Who teaches the pass of that place in the step's layout.
-const char* teacher_of(std::size_t pass, const Layout& layout) {
-  if (layout.passes.empty() || layout.passes[pass].teacher < 0) return "labels";
-  return layout.passes[pass].teacher == static_cast<int>(pass) ? "itself" : "whole";
-}
+const char* teacher_of(const Pass& pass) { return pass.teaching == Teaching::labels ? "labels" : "whole"; }
 
 }  // namespace
 
-std::vector<PassName> pass_names(const PlannedStep& step, const Layout& layout, const Config& config) {
+std::vector<PassName> pass_names(const PlannedStep& step, const Config& config) {
   std::vector<PassName> names;
   for (const Pass& pass : step.passes) names.push_back(name_of(pass, config));
-  if (layout.passes.size() > names.size()) names.insert(names.begin(), {'T', "the teacher"});
   return names;
 }
 
@@ -80,10 +75,10 @@ std::string passes_text(const PlannedSteps& steps) {
   const std::string before =
       steps.step.first > 1 ? fmt::format(", from step {} on; before, each is one of the whole alone", steps.step.first) : "";
   std::string text = fmt::format("steps differ: this is the costliest{}\n", before);
-  const std::vector<PassName> names = pass_names(steps.step, steps.plan.layout, steps.config);
+  const std::vector<PassName> names = pass_names(steps.step, steps.config);
   for (std::size_t p = 0; p < names.size(); ++p)
     text +=
-        fmt::format("  {}  {:<60} learns from {:<8} {:>12}  {:>5.1f} %\n", names[p].letter, names[p].text, teacher_of(p, steps.plan.layout),
+        fmt::format("  {}  {:<60} learns from {:<8} {:>12}  {:>5.1f} %\n", names[p].letter, names[p].text, teacher_of(steps.step.passes[p]),
                     flops_text(steps.plan.pass_flops[p]), 100 * steps.plan.pass_flops[p] / steps.plan.model_flops);
   return text + "\n";
 }
@@ -100,12 +95,10 @@ std::string shares_text(const PlannedSteps& steps) {
 nlohmann::ordered_json passes_json(const PlannedSteps& steps) {
   if (!steps.step.drawn()) return nullptr;
   nlohmann::ordered_json passes = nlohmann::ordered_json::array();
-  const std::vector<double>& flops = steps.plan.pass_flops;
-  const std::size_t before = flops.size() - steps.step.passes.size();
   for (std::size_t p = 0; p < steps.step.passes.size(); ++p)
     passes.push_back({{"subnet", nlohmann::ordered_json::parse(to_text(steps.step.passes[p].subnet))},
-                      {"learns_from", teacher_of(before + p, steps.plan.layout)},
-                      {"flops", flops[before + p]}});
+                      {"learns_from", teacher_of(steps.step.passes[p])},
+                      {"flops", steps.plan.pass_flops[p]}});
   return {{"step", "costliest"},
           {"first_step", steps.step.first},
           {"passes", passes},

@@ -18,8 +18,7 @@ struct PlannedStep {
 };
 PlannedStep planned_step(const Config& config);
 
-// Of the passes of a layout of that step.
-std::vector<PassName> pass_names(const PlannedStep& step, const Layout& layout, const Config& config);
+std::vector<PassName> pass_names(const PlannedStep& step, const Config& config);
 
 // What the step is, pass by pass, beside a step of the whole model alone: for people, and as JSON.
 struct PlannedSteps {
