@@ -79,6 +79,17 @@ double count_of(const Space& space) {
   return count;
 }
 
+Subnet nth_of(const Space& space, std::int64_t n) {
+  Subnet subnet;
+  for (const SubnetAxis& axis : subnet_axes()) {
+    const auto& choices = space.*axis.choices;
+    if (choices.empty()) continue;
+    subnet.*axis.size = choices[static_cast<std::size_t>(n) % choices.size()];
+    n /= std::ssize(choices);
+  }
+  return subnet;
+}
+
 std::string misfit(const Subnet& subnet, const Space& space, const ModelConfig& model) {
   const Subnet own = sizes_of(model), sizes = spelled_out(subnet, model);
   for (const SubnetAxis& axis : subnet_axes()) {

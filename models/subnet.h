@@ -45,8 +45,9 @@ struct SubnetAxis {
 };
 const std::vector<SubnetAxis>& subnet_axes();
 
-Subnet smallest(const Space& space);  // the first of each axis
-double count_of(const Space& space);  // how many subnets there are
+Subnet smallest(const Space& space);                // the first of each axis
+double count_of(const Space& space);                // how many subnets there are
+Subnet nth_of(const Space& space, std::int64_t n);  // of all of them, n below count_of(): the whole last
 // What of the subnet the space does not have: "intermediate_size 100: the choices are 172, 344, 688"; empty: it has all.
 std::string misfit(const Subnet& subnet, const Space& space, const ModelConfig& model);
 

@@ -16,20 +16,6 @@ Pass pass_over(const Subnet& subnet, const SupernetConfig& supernet) {
   return {.subnet = subnet, .weight = 1, .teaching = taught ? Teaching::whole : Teaching::labels, .regularise = false};
 }
 
-// Every subnet of the space, in some order.
-std::vector<Subnet> subnets_of(const Space& space, const ModelConfig& model) {
-  std::vector<Subnet> all{Subnet{}};
-  for (const SubnetAxis& axis : subnet_axes()) {
-    const auto& choices = space.*axis.choices;
-    const std::size_t before = all.size();
-    for (std::size_t c = 1; c < choices.size(); ++c)
-      for (std::size_t i = 0; i < before; ++i) all.push_back(all[i]);
-    for (std::size_t i = 0; i < all.size() && !choices.empty(); ++i) all[i].*axis.size = choices[i / before];
-  }
-  for (Subnet& subnet : all) subnet = shortened(subnet, model);
-  return all;
-}
-
 // One narrow subnet of each depth, the deepest first; none, where no width is elastic.
 std::vector<Subnet> narrow_depths(const Space& space, const ModelConfig& model) {
   std::vector<Subnet> narrow;
@@ -87,8 +73,9 @@ PossibleSteps possible_steps(const SupernetConfig& supernet, const ModelConfig& 
       }
   }
   if (!draws_several(supernet)) return possible;
-  for (const Subnet& subnet : subnets_of(supernet.space, model))
-    if (!is_whole_width(subnet, model)) possible.kinds.push_back(pass_over(subnet, supernet));
+  for (auto n = static_cast<std::int64_t>(count_of(supernet.space)); n-- > 0;)
+    if (const Subnet subnet = shortened(nth_of(supernet.space, n), model); !is_whole_width(subnet, model))
+      possible.kinds.push_back(pass_over(subnet, supernet));
   const std::vector<Subnet> depths = narrow_depths(supernet.space, model);
   const Lists lists(depths, supernet);
   lists.append(possible.shapes, {Pass{}}, drawn(supernet) + (is_sandwich(supernet) ? 1 : 0));  // a sandwich has the smallest as well

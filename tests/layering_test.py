@@ -13,11 +13,12 @@ BELOW = {  # folder: those whose headers it may include
     "tensor": [],
     "comm": ["tensor"],
     "models": ["tensor", "comm"],
+    "search": ["tensor", "models"],
     "optim": ["tensor", "comm", "models"],
     "parallel": ["tensor", "comm", "models", "optim"],
     "data": ["tensor"],
     "checkpoint": ["tensor", "comm", "models", "optim", "parallel", "data"],
-    "trainer": ["tensor", "comm", "models", "optim", "parallel", "checkpoint", "data"],
+    "trainer": ["tensor", "comm", "models", "search", "optim", "parallel", "checkpoint", "data"],
 }
 VENDORS = {  # what such an include begins with: folders (a nested one allows no more than itself)
     "mpi.h": ["comm"],
