@@ -8,6 +8,7 @@
 #include <set>
 
 #include "parallel/kind.h"
+#include "parallel/svg.h"
 
 namespace offramp {
 namespace {
@@ -22,30 +23,6 @@ struct Window {
   double x(double t) const { return left + width * (std::clamp(t, begin, end) - begin) / (end - begin); }
 };
 
-std::string escaped(std::string_view text) {
-  std::string result;
-  for (const char c : text) {
-    if (c == '&')
-      result += "&amp;";
-    else if (c == '<')
-      result += "&lt;";
-    else if (c == '>')
-      result += "&gt;";
-    else if (c == '"')
-      result += "&quot;";
-    else if (static_cast<unsigned char>(c) >= ' ')
-      result += c;  // XML has no control characters
-  }
-  return result;
-}
-
-std::string number(double value) {
-  std::string text = fmt::format("{:.2f}", value);
-  text.erase(text.find_last_not_of('0') + 1);
-  if (text.back() == '.') text.pop_back();
-  return text == "-0" ? "0" : text;
-}
-
 // `part` of the way to white (255) or black (0).
 std::string shaded(std::string_view color, double part, int towards) {
   std::string result = "#";
@@ -59,16 +36,6 @@ std::string shaded(std::string_view color, double part, int towards) {
 bool is_dark(std::string_view color) {
   const auto at = [&](std::size_t i) { return std::stoi(std::string(color.substr(i, 2)), nullptr, 16); };
   return 299 * at(1) + 587 * at(3) + 114 * at(5) < 140 * 1000;
-}
-
-std::string text_at(double x, double y, std::string_view anchor, int size, std::string_view color, std::string_view text) {
-  return fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"{}\" font-size=\"{}\" fill=\"{}\">{}</text>\n", number(x), number(y), anchor,
-                     size, color, escaped(text));
-}
-
-std::string box(double x, double y, double width, double height, std::string_view fill, std::string_view more = "/") {
-  return fmt::format("<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"{}\"{}>", number(x), number(y), number(width),
-                     number(height), fill, more);
 }
 
 class Picture {
@@ -86,17 +53,14 @@ class Picture {
   std::string draw() {
     const double bottom = row_top(rows_);
     const double height = bottom + (rows_ < ranks() ? 62 : 44);
-    svg_ = fmt::format(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0}\" height=\"{1}\" viewBox=\"0 0 {0} {1}\" font-family=\"sans-serif\">\n",
-        options_.width, number(height));
-    svg_ += fmt::format("<title>{}</title>\n", escaped(options_.title)) + box(0, 0, options_.width, height, "#ffffff") + "\n";
+    svg_ = svg::opening(options_.width, height, options_.title);
     draw_title();
     for (const Window& window : windows_) draw_axis(window, bottom);
     for (int rank = 0; rank < rows_; ++rank) draw_row(rank);
     for (const Span& span : timeline_.spans) draw_span(span);
-    if (windows_.size() > 1) svg_ += text_at(windows_[1].left - kBreak / 2, (top_ + bottom) / 2, "middle", 16, "#777777", "...");
+    if (windows_.size() > 1) svg_ += svg::text(windows_[1].left - kBreak / 2, (top_ + bottom) / 2, "middle", 16, "#777777", "...");
     if (rows_ < ranks()) {
-      svg_ += text_at(kLeft, bottom + 52, "start", 11, "#777777", fmt::format("ranks {} to {} are not drawn", rows_, ranks() - 1));
+      svg_ += svg::text(kLeft, bottom + 52, "start", 11, "#777777", fmt::format("ranks {} to {} are not drawn", rows_, ranks() - 1));
     }
     return svg_ + "</svg>\n";
   }
@@ -154,10 +118,10 @@ class Picture {
   void draw_title() {
     const double busy = std::accumulate(timeline_.busy.begin(), timeline_.busy.end(), 0.0);
     const double idle = timeline_.seconds > 0 ? 1 - busy / (timeline_.seconds * ranks()) : 0;
-    svg_ += text_at(kLeft, 22, "start", 16, "#111111", options_.title);
-    svg_ += text_at(options_.width - kRight, 22, "end", 12, "#333333",
-                    fmt::format("step {:.4g} {}, bubble {:.1f}%", scale_ * timeline_.seconds, unit_, 100 * idle));
-    svg_ += text_at(options_.width - 8, top_ - 8, "end", 11, "#333333", "busy");
+    svg_ += svg::text(kLeft, 22, "start", 16, "#111111", options_.title);
+    svg_ += svg::text(options_.width - kRight, 22, "end", 12, "#333333",
+                      fmt::format("step {:.4g} {}, bubble {:.1f}%", scale_ * timeline_.seconds, unit_, 100 * idle));
+    svg_ += svg::text(options_.width - 8, top_ - 8, "end", 11, "#333333", "busy");
     double x = kLeft;
     for (const Kind kind : kKinds) {
       if (!seen_.contains(kind)) continue;
@@ -168,7 +132,7 @@ class Picture {
       if (head_ < 0 || exits_.size() > 1) draw_legend(x, color_of(kind), head_ < 0 ? "exit" : "early exit");
       if (head_ >= 0) draw_legend(x, kHeadColor, "final head");
     }
-    svg_ += box(x, 33, 12, 12, "#f4f4f4", " stroke=\"#cccccc\"/") + "\n" + text_at(x + 17, 43, "start", 11, "#333333", "idle");
+    svg_ += svg::box(x, 33, 12, 12, "#f4f4f4", " stroke=\"#cccccc\"/") + "\n" + svg::text(x + 17, 43, "start", 11, "#333333", "idle");
     draw_passes();
   }
 
@@ -180,14 +144,14 @@ class Picture {
       const double y = 33 + kLegendRow;
       const auto shade = [&](Op op) { return color({op, 0, static_cast<std::int16_t>(p), -1}); };
       const std::string name = fmt::format("{}  {}", pass.letter, pass.text);
-      svg_ += box(x, y, 6, 12, shade(Op::Forward)) + box(x + 6, y, 6, 12, shade(Op::Backward)) + "\n";
-      svg_ += text_at(x + 17, y + 10, "start", 11, "#333333", name);
+      svg_ += svg::box(x, y, 6, 12, shade(Op::Forward)) + svg::box(x + 6, y, 6, 12, shade(Op::Backward)) + "\n";
+      svg_ += svg::text(x + 17, y + 10, "start", 11, "#333333", name);
       x += 34 + 6.2 * static_cast<double>(name.size());
     }
   }
 
   void draw_legend(double& x, std::string_view color, std::string_view name) {
-    svg_ += box(x, 33, 12, 12, color) + "\n" + text_at(x + 17, 43, "start", 11, "#333333", name);
+    svg_ += svg::box(x, 33, 12, 12, color) + "\n" + svg::text(x + 17, 43, "start", 11, "#333333", name);
     x += 34 + 6.2 * static_cast<double>(name.size());
   }
 
@@ -198,18 +162,19 @@ class Picture {
     for (auto k = static_cast<std::int64_t>(std::ceil(scale_ * window.begin / step - 1e-9));
          static_cast<double>(k) * step <= scale_ * window.end * (1 + 1e-12); ++k) {
       const double x = window.x(static_cast<double>(k) * step / scale_);
-      svg_ += fmt::format("<path d=\"M{0} {1}V{2}\" stroke=\"#dddddd\"/>\n", number(x), number(top_ - 4), number(bottom));
-      svg_ += text_at(x, bottom + 14, "middle", 11, "#333333", fmt::format("{:.6g}", static_cast<double>(k) * step));
+      svg_ += fmt::format("<path d=\"M{0} {1}V{2}\" stroke=\"#dddddd\"/>\n", svg::number(x), svg::number(top_ - 4), svg::number(bottom));
+      svg_ += svg::text(x, bottom + 14, "middle", 11, "#333333", fmt::format("{:.6g}", static_cast<double>(k) * step));
     }
-    svg_ += text_at(window.left + window.width / 2, bottom + 32, "middle", 11, "#333333", fmt::format("time, {}", unit_));
+    svg_ += svg::text(window.left + window.width / 2, bottom + 32, "middle", 11, "#333333", fmt::format("time, {}", unit_));
   }
 
   void draw_row(int rank) {
     const double y = row_top(rank), height = row_height(), middle = y + height / 2 + 4;
-    for (const Window& w : windows_) svg_ += box(w.left, y, w.width, height, "#f4f4f4", " stroke=\"#cccccc\" stroke-width=\"0.5\"/") + "\n";
-    svg_ += text_at(kLeft - 6, middle, "end", 11, "#333333", fmt::format("rank {}", rank));
+    for (const Window& w : windows_)
+      svg_ += svg::box(w.left, y, w.width, height, "#f4f4f4", " stroke=\"#cccccc\" stroke-width=\"0.5\"/") + "\n";
+    svg_ += svg::text(kLeft - 6, middle, "end", 11, "#333333", fmt::format("rank {}", rank));
     const double busy = timeline_.seconds > 0 ? timeline_.busy[static_cast<std::size_t>(rank)] / timeline_.seconds : 0;
-    svg_ += text_at(options_.width - 8, middle, "end", 11, "#333333", fmt::format("{:.1f}%", 100 * busy));
+    svg_ += svg::text(options_.width - 8, middle, "end", 11, "#333333", fmt::format("{:.1f}%", 100 * busy));
   }
 
   std::string color(const Action& action) const {
@@ -244,13 +209,13 @@ class Picture {
     const std::string fill = color(span.action);
     const bool strip = travels(span);
     const double gap = !strip && width > 3 ? 0.6 : 0;  // between neighbours
-    svg_ += strip ? box(left, top + height + 1, width, kStrip, fill, "") : box(left, top, width - gap, height, fill, "");
+    svg_ += strip ? svg::box(left, top + height + 1, width, kStrip, fill, "") : svg::box(left, top, width - gap, height, fill, "");
     const std::string label = label_of(span.action);
     const std::string which = options_.passes.empty() || label.empty() ? "" : fmt::format(" ({})", label);
     svg_ += fmt::format("<title>{}{} {:.6g} to {:.6g} {}</title></rect>\n", to_text(span.action), which, scale_ * span.begin,
                         scale_ * span.end, unit_);
     if (strip || label.empty() || width < 4 + 6.2 * static_cast<double>(label.size())) return;
-    svg_ += text_at(left + width / 2, top + height / 2 + 3.7, "middle", 10, is_dark(fill) ? "#ffffff" : "#111111", label);
+    svg_ += svg::text(left + width / 2, top + height / 2 + 3.7, "middle", 10, is_dark(fill) ? "#ffffff" : "#111111", label);
   }
 
   const Timeline& timeline_;

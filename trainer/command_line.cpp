@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <map>
 #include <sstream>
 
 #include "tensor/check.h"
@@ -136,22 +137,65 @@ void add_conversions(CLI::App& app, ConvertArguments& to) {
       ->excludes("--subnet");
 }
 
-CLI::App* add_eval(CLI::App& app, EvalArguments& to) {
-  CLI::App* eval = app.add_subcommand("eval", "Loss, perplexity and accuracy of every exit of a saved model; ranks share the samples");
-  eval->add_option("checkpoint", to.checkpoint, "A step's directory, a directory of them, or a Hugging Face directory")
+// A saved model, and samples to look at it with.
+void add_looked_at(CLI::App& command, std::string& checkpoint, std::string& data, std::int64_t& samples, std::int64_t& sequence_length) {
+  command.add_option("checkpoint", checkpoint, "A step's directory, a directory of them, or a Hugging Face directory")
       ->type_name("CHECKPOINT")
       ->required();
-  eval->add_option("--data", to.data, "Token files")->type_name("PREFIX")->required();
-  eval->add_option("--samples", to.samples, "Samples, from the first on; fewer where there are not as many")
+  command.add_option("--data", data, "Token files")->type_name("PREFIX")->required();
+  command.add_option("--samples", samples, "Samples, from the first on; fewer where there are not as many")
       ->type_name("N")
       ->required()
       ->check(CLI::PositiveNumber);
-  eval->add_option("--subnet", to.subnet, "Of a once-for-all model, or of one with exits: the sizes to look at")->type_name(kSubnetType);
-  eval->add_option("--sequence-length", to.sequence_length, "Tokens of a sample; those of the training if not given")
+  command.add_option("--sequence-length", sequence_length, "Tokens of a sample; those of the training if not given")
       ->type_name("S")
       ->check(CLI::PositiveNumber);
+}
+
+CLI::App* add_eval(CLI::App& app, EvalArguments& to) {
+  CLI::App* eval = app.add_subcommand("eval", "Loss, perplexity and accuracy of every exit of a saved model; ranks share the samples");
+  add_looked_at(*eval, to.checkpoint, to.data, to.samples, to.sequence_length);
+  eval->add_option("--subnet", to.subnet, "Of a once-for-all model, or of one with exits: the sizes to look at")->type_name(kSubnetType);
   eval->add_flag("--json", to.json, "Print one JSON object");
   return eval;
+}
+
+// A limit says what is searched by.
+CLI::Option* add_limit(CLI::App& search, SearchArguments& to, CostKind kind, double unit, const char* name, const char* what) {
+  const auto take = [&to, kind, unit](const double& value) { to.limit = unit * value, to.by = kind; };
+  const std::map<std::string, double> thousands = {{"k", 1e3}, {"M", 1e6}, {"G", 1e9}, {"T", 1e12}};
+  CLI::Option* limit = search.add_option_function<double>(name, take, what)->check(CLI::PositiveNumber);
+  if (kind != CostKind::latency) limit->transform(CLI::AsNumberWithUnit(thousands, CLI::AsNumberWithUnit::CASE_SENSITIVE));
+  return limit->type_name(kind == CostKind::latency ? "MS" : "N[k|M|G|T]");
+}
+
+CLI::App* add_search(CLI::App& app, SearchArguments& to) {
+  CLI::App* search =
+      app.add_subcommand("search", "Find the subnets of a saved model that are best for what they cost; ranks share the samples");
+  add_looked_at(*search, to.checkpoint, to.data, to.samples, to.sequence_length);
+  search->add_option("--measure", to.measure, "Subnets to measure before evolution proposes others; where there are no more, all of them")
+      ->type_name("N")
+      ->check(CLI::Range(2, 100000))
+      ->capture_default_str();
+  const std::map<std::string, CostKind> kinds = {
+      {"flops", CostKind::flops}, {"parameters", CostKind::parameters}, {"latency", CostKind::latency}};
+  CLI::Option* by = search->add_option("--by", to.by, "What a subnet costs: what the limit is of, else flops")
+                        ->type_name("flops|parameters|latency")
+                        ->transform(CLI::CheckedTransformer(kinds).description(""));
+  const std::vector<CLI::Option*> limits = {
+      add_limit(*search, to, CostKind::flops, 1, "--max-flops", "FLOPs of one token's way forward at most"),
+      add_limit(*search, to, CostKind::parameters, 1, "--max-parameters", "Parameters at most"),
+      add_limit(*search, to, CostKind::latency, 1e-3, "--max-latency",
+                "Milliseconds at most for the forward of one sample, measured here")};
+  for (CLI::Option* limit : limits) {
+    limit->excludes(by);
+    for (CLI::Option* other : limits)
+      if (other != limit) limit->excludes(other);
+  }
+  search->add_option("--seed", to.seed, "Of what is drawn")->type_name("N")->capture_default_str();
+  search->add_option("--json", to.json, "Write all that was measured as JSON")->type_name("FILE.json");
+  search->add_option("--svg", to.svg, "Write it as a picture")->type_name("FILE.svg");
+  return search;
 }
 
 std::vector<std::string> names_of(const std::vector<const CLI::App*>& commands) {
@@ -212,6 +256,7 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
   add_checkpoint(app, line.checkpoint);
   add_conversions(app, line.convert);
   const CLI::App* eval = add_eval(app, line.eval);
+  const CLI::App* search = add_search(app, line.search);
   refuse_unknown_command(app, arguments);
   try {
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));  // the library takes them from the back
@@ -229,6 +274,7 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
   if (build->parsed()) line.verb = CommandLine::Verb::build_data;
   if (app.got_subcommand("import") || app.got_subcommand("export")) line.verb = CommandLine::Verb::convert;
   if (eval->parsed()) line.verb = CommandLine::Verb::eval;
+  if (search->parsed()) line.verb = CommandLine::Verb::search;
   if (app.got_subcommand("checkpoint")) line.verb = CommandLine::Verb::checkpoint;
   if (line.verb == CommandLine::Verb::train && line.train.config.empty() && !line.train.config_reference) {
     fail(Exit::configuration, "CONFIG.yaml is missing; see offramp train --help");

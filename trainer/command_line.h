@@ -12,6 +12,7 @@
 #include "trainer/checkpoint_commands.h"
 #include "trainer/convert_commands.h"
 #include "trainer/eval_command.h"
+#include "trainer/search_command.h"
 
 namespace offramp {
 
@@ -36,7 +37,7 @@ struct PlanArguments {
 };
 
 struct CommandLine {
-  enum class Verb { print, train, plan, train_tokenizer, build_data, checkpoint, convert, eval };
+  enum class Verb { print, train, plan, train_tokenizer, build_data, checkpoint, convert, eval, search };
   Verb verb = Verb::print;
   std::string text;  // print
   TrainArguments train;
@@ -46,6 +47,7 @@ struct CommandLine {
   CheckpointArguments checkpoint;
   ConvertArguments convert;
   EvalArguments eval;
+  SearchArguments search;
 };
 
 // `arguments` without the program's name.

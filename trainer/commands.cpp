@@ -43,7 +43,7 @@ int launched_size() { return from_environment({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE
 
 bool works_alone(const CommandLine& line) {
   const TrainArguments& t = line.train;
-  if (line.verb == CommandLine::Verb::eval) return false;
+  if (line.verb == CommandLine::Verb::eval || line.verb == CommandLine::Verb::search) return false;
   return line.verb != CommandLine::Verb::train || t.dry_run || t.print_config || t.config_reference;
 }
 
@@ -63,6 +63,7 @@ void run_alone(const CommandLine& line) {
       return print(run_convert_command(line.convert));
     case CommandLine::Verb::train:
     case CommandLine::Verb::eval:
+    case CommandLine::Verb::search:
       break;
   }
   if (line.train.config_reference) return print(configuration_reference());
@@ -91,6 +92,11 @@ void run_training(const TrainArguments& arguments, const Group& world, Activity&
 void run_evaluation(const EvalArguments& arguments, const Group& world, Activity& activity) {
   const std::string text = run_eval_command(arguments, world, activity);
   if (world.rank() == 0) print(text);
+}
+
+void run_search(const SearchArguments& arguments, const Group& world, Activity& activity) {
+  const SearchResult found = run_search_command(arguments, world, activity);
+  if (world.rank() == 0) print(search_table(found));
 }
 
 }  // namespace offramp

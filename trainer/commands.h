@@ -4,6 +4,7 @@
 //   if (works_alone(line)) return launched_rank() == 0 ? run_alone(line) : ok;
 //   run_training(line.train, mpi.world(), activity, watchdog, preemption);                  // on every rank
 //   run_evaluation(line.eval, mpi.world(), activity);
+//   run_search(line.search, mpi.world(), activity);
 #pragma once
 #include "comm/group.h"
 #include "comm/watchdog.h"
@@ -24,7 +25,8 @@ void run_alone(const CommandLine& line);
 // timeout is the watchdog's.
 void run_training(const TrainArguments& arguments, const Group& world, Activity& activity, Watchdog& watchdog,
                   const Preemption& preemption);
-// Collective. Prints to rank 0's stdout.
+// Collective. Print to rank 0's stdout.
 void run_evaluation(const EvalArguments& arguments, const Group& world, Activity& activity);
+void run_search(const SearchArguments& arguments, const Group& world, Activity& activity);
 
 }  // namespace offramp

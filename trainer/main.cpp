@@ -73,6 +73,8 @@ Exit run_together(const CommandLine& line, int& argc, char**& argv) {
   if (line.verb == CommandLine::Verb::eval)
     return on_every_rank([&](const Group& world, Activity& activity, Watchdog&) { run_evaluation(line.eval, world, activity); }, argc,
                          argv);
+  if (line.verb == CommandLine::Verb::search)
+    return on_every_rank([&](const Group& world, Activity& activity, Watchdog&) { run_search(line.search, world, activity); }, argc, argv);
   const Preemption preemption;  // before there are other threads
   return on_every_rank(
       [&](const Group& world, Activity& activity, Watchdog& watchdog) { run_training(line.train, world, activity, watchdog, preemption); },

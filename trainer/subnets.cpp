@@ -10,27 +10,10 @@
 namespace offramp {
 namespace {
 
-struct SubnetCost {
-  std::int64_t parameters = 0;
-  double flops = 0;  // of a token, forward
-};
-
-SubnetCost cost_of(const ModelConfig& model, std::int64_t sequence_length) {
-  SubnetCost cost;
-  for (const ExportEntry& entry : backbone_entries(model)) cost.parameters += entry.file.shape.elements();
-  const LayerFlops layer = layer_flops(model, sequence_length);
-  cost.flops = static_cast<double>(model.num_hidden_layers) * (layer.attention.forward + layer.mlp.forward) + output_flops(model).forward;
-  return cost;
-}
-
 std::string cost_text(const char* which, const Subnet& subnet, const Config& config) {
-  std::vector<ExitSpec> exits = config.exits;
-  for (ExitSpec& exit : exits)
-    if (exit.head == HeadKind::bare) exit.head = HeadKind::norm;  // which costs as much, and has a form of its own
-  const std::int64_t given = config.training.sequence_length, length = given > 0 ? given : config.model.max_position_embeddings;
-  const SubnetCost cost = cost_of(subnet_config(config.model, exits, subnet), length);
-  return fmt::format("  {}: {:.3f} million parameters, {:.3f} MFLOPs a token, {}\n", which, static_cast<double>(cost.parameters) / 1e6,
-                     cost.flops / 1e6, to_text(spelled_out(subnet, config.model)));
+  const SubnetCost cost = cost_of(subnet, config);
+  return fmt::format("  {}: {:.3f} million parameters, {:.3f} MFLOPs a token, {}\n", which, cost.parameters / 1e6, cost.flops / 1e6,
+                     to_text(spelled_out(subnet, config.model)));
 }
 
 }  // namespace
@@ -53,6 +36,19 @@ Space subnets_of(const Space& saved, const Config& config) {
 void check_subnet(const Subnet& subnet, const Space& space, const ModelConfig& model) {
   const std::string wrong = misfit(subnet, space, model);
   if (!wrong.empty()) fail(Exit::configuration, "--subnet {}: {}", to_text(subnet), wrong);
+}
+
+SubnetCost cost_of(const Subnet& subnet, const Config& config) {
+  std::vector<ExitSpec> exits = config.exits;
+  for (ExitSpec& exit : exits)
+    if (exit.head == HeadKind::bare) exit.head = HeadKind::norm;  // which costs as much, and has a form of its own
+  const ModelConfig model = subnet_config(config.model, exits, subnet);
+  SubnetCost cost;
+  for (const ExportEntry& entry : backbone_entries(model)) cost.parameters += static_cast<double>(entry.file.shape.elements());
+  const std::int64_t given = config.training.sequence_length;
+  const LayerFlops layer = layer_flops(model, given > 0 ? given : model.max_position_embeddings);
+  cost.flops = static_cast<double>(model.num_hidden_layers) * (layer.attention.forward + layer.mlp.forward) + output_flops(model).forward;
+  return cost;
 }
 
 std::string describe_space(const Space& space, const Config& config) {

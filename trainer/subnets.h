@@ -16,8 +16,14 @@ Space subnets_of(const Space& saved, const Config& config);
 // Throws Error(Exit::configuration), with the choices.
 void check_subnet(const Subnet& subnet, const Space& space, const ModelConfig& model);
 
-// Each axis with its choices, how many subnets there are, and what the smallest and the largest cost as models of their own. FLOPs are
-// those of one token's way forward, with the scores of a sequence of config.training.sequence_length, or of the longest without one.
+// What a subnet costs as a model of its own: elements of all parameters, and FLOPs of one token's way forward, with the scores of a
+// sequence of config.training.sequence_length, or of the longest without one.
+struct SubnetCost {
+  double parameters = 0, flops = 0;
+};
+SubnetCost cost_of(const Subnet& subnet, const Config& config);
+
+// Each axis with its choices, how many subnets there are, and what the smallest and the largest cost.
 std::string describe_space(const Space& space, const Config& config);
 
 }  // namespace offramp
