@@ -18,6 +18,11 @@ Layout without_reductions(Layout layout) {
 
 }  // namespace
 
+bool forwards_in_order(const Layout& layout) {
+  const auto ends_apart = [&](const PassPlace& pass) { return pass.last != layout.passes.front().last; };
+  return layout.reach.empty() && std::ranges::none_of(layout.passes, ends_apart);
+}
+
 ActionGraph::ActionGraph(const Layout& layout, const Times& times, const Limits& limits, bool forwards_in_order)
     : layout_(without_reductions(layout)), ids_(layout_), numbers_(ids_.size(), -1) {
   for (const Action& action : actions_of(layout_)) {

@@ -6,6 +6,9 @@
 
 namespace offramp {
 
+// Whether named schedules run a stage's forwards in the order of microbatches: unless some turn round before others.
+bool forwards_in_order(const Layout& layout);
+
 class ActionGraph {
  public:
   struct Edge {

@@ -198,18 +198,20 @@ std::vector<Schedule> named_passes(const Layout& layout) {
 
 // What is in a given order may keep more than the limits of auto: only those of heads' parts hold. Without a backward no limit keeps
 // ranks from running ahead with more and more memory: an earlier microbatch goes first in all.
-Schedule woven_schedule(const ScheduleOptions& options, const Layout& layout, const Schedule& passes) {
+Schedule woven_schedule(const ScheduleOptions& options, const Layout& layout, const std::vector<Schedule>& orders) {
   const Limits limits{.in_flight = {}, .head_slices = options.limits.head_slices};
   if (!layout.backward) {
     const ActionGraph graph(layout, times_of(options), limits);
     const Urgency equal{.of = std::vector<double>(graph.nodes().size(), 0)};
-    return add_communication(list_schedule(graph, equal, passes), layout, graph);
+    return add_communication(list_schedule(graph, equal, orders.front()), layout, graph);
   }
-  Search search(layout, times_of(options), {limits}, options.memory, layout.reach.empty());
-  search.try_order(passes);
+  Search search(layout, times_of(options), {limits}, options.memory, forwards_in_order(layout));
   const bool without_exits = !layout.split_heads && options.placement == Placement::automatic;
-  if (options.memory && without_exits)  // what keeps least
-    search.try_order(place_exits(passes, layout, Placement::before_backward));
+  for (const Schedule& passes : orders) {
+    search.try_order(passes);
+    if (options.memory && without_exits)  // what keeps least
+      search.try_order(place_exits(passes, layout, Placement::before_backward));
+  }
   return search.best();
 }
 

@@ -4,8 +4,8 @@
 
 namespace offramp {
 
-// The given order of passes, with exits, or the parts of split heads, where the list scheduler puts them.
-Schedule woven_schedule(const ScheduleOptions& options, const Layout& layout, const Schedule& passes);
+// Of the given orders of passes, with exits, or the parts of split heads, where the list scheduler puts them, the shortest.
+Schedule woven_schedule(const ScheduleOptions& options, const Layout& layout, const std::vector<Schedule>& orders);
 
 // `schedule: auto`: the best of some list schedules, and of the named schedules that keep no more in flight.
 Schedule automatic_schedule(const ScheduleOptions& options, const Layout& layout);

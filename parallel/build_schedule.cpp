@@ -17,16 +17,26 @@ Schedule generate(std::string_view name, const Layout& layout) {
   if (!layout.reach.empty() && name != "1f1b")
     throw std::invalid_argument(fmt::format("schedule {} has no place for partial microbatches", name));
   if (name == "gpipe") return gpipe(layout);
-  if (name == "1f1b") return one_f_one_b(layout);
+  if (name == "1f1b") return layout.passes.empty() ? one_f_one_b(layout) : turning_one_f_one_b(layout);
   if (name == "interleaved") return interleaved(layout);
   if (name == "zero_bubble") return zero_bubble(layout);
   throw std::invalid_argument(
       fmt::format("no schedule is called '{}'; there are gpipe, 1f1b, interleaved, zero_bubble, exits_only and auto", name));
 }
 
-Schedule passes_of(std::string_view name, const Layout& layout) {
-  Schedule schedule = generate(name, layout);
-  return name == "zero_bubble" ? schedule : place_weight_gradients(std::move(schedule), layout);
+// How many more passes a stage may keep than 1F1B does: they take different times, and it waits less for others that take longer.
+int more_of_passes(const ScheduleOptions& options, const Layout& layout) {
+  if (options.name != "1f1b" || layout.passes.empty() || !layout.learns() || options.limits.in_flight.empty()) return 0;
+  return std::max(0, options.limits.in_flight.front() - layout.stages);
+}
+
+// Several only where they are woven, and the shortest is taken.
+std::vector<Schedule> orders_of(const ScheduleOptions& options, const Layout& layout) {
+  std::vector<Schedule> orders{generate(options.name, layout)};
+  if (const int more = more_of_passes(options, layout); more > 0) orders.push_back(one_f_one_b(layout, more));
+  for (Schedule& order : orders)
+    if (options.name != "zero_bubble") order = place_weight_gradients(std::move(order), layout);
+  return orders;
 }
 
 bool places_by_time(const ScheduleOptions& options, const Layout& layout) {
@@ -34,17 +44,21 @@ bool places_by_time(const ScheduleOptions& options, const Layout& layout) {
 }
 
 // What comes between the passes is woven in by the list scheduler where it must know times, or depends on other ranks. With several
-// stages a rank, or partial microbatches, when to post a receive does too.
+// stages a rank, partial microbatches, or stages that run further ahead, when to post a receive does too.
 bool weaves(const ScheduleOptions& options, const Layout& layout) {
-  const bool partial =
-      !layout.reach.empty() || std::ranges::any_of(layout.passes, [&](const PassPlace& pass) { return pass.last < layout.stages - 1; });
-  return layout.split_heads || layout.stages > layout.ranks || (layout.learns() && partial) || places_by_time(options, layout);
+  const auto ends_early = [&](const PassPlace& pass) { return pass.last < layout.stages - 1; };
+  const bool partial = !layout.reach.empty() || std::ranges::any_of(layout.passes, ends_early);
+  const bool apart = (layout.learns() && partial) || more_of_passes(options, layout) > 0;
+  return layout.split_heads || layout.stages > layout.ranks || apart || places_by_time(options, layout);
 }
 
 Schedule weave(const ScheduleOptions& options, const Layout& layout) {
-  Schedule passes = passes_of(options.name, layout);
-  if (!layout.split_heads && !places_by_time(options, layout)) passes = place_exits(std::move(passes), layout, options.placement);
-  return woven_schedule(options, layout, place_recompute(std::move(passes), layout));
+  std::vector<Schedule> orders = orders_of(options, layout);
+  for (Schedule& order : orders) {
+    if (!layout.split_heads && !places_by_time(options, layout)) order = place_exits(std::move(order), layout, options.placement);
+    order = place_recompute(std::move(order), layout);
+  }
+  return woven_schedule(options, layout, orders);
 }
 
 Schedule complete(Schedule schedule, const Layout& layout, Placement placement) {
@@ -82,14 +96,14 @@ Schedule build_schedule(const ScheduleOptions& options, const Layout& layout) {
     return complete_schedule(*options.file, layout, options.times ? options.times : Times(nominal_times));
   if (options.name == "auto" && layout.learns()) return automatic_schedule(options, layout);
   if (weaves(options, layout)) return weave(options, layout);
-  return complete(passes_of(options.name, layout), layout, options.placement);
+  return complete(orders_of(options, layout).front(), layout, options.placement);
 }
 
 Program build_program(const ScheduleOptions& options, const Layout& layout, int rank) {
   const auto mine = static_cast<std::size_t>(rank);
   const bool made_whole = layout.learns() && (options.name == "auto" || options.file);
   if (made_whole || weaves(options, layout)) return build_schedule(options, layout)[mine];
-  Schedule passes = passes_of(options.name, layout);
+  Schedule passes = orders_of(options, layout).front();
   for (std::size_t r = 0; r < passes.size(); ++r)
     if (r != mine) passes[r].clear();
   return complete(std::move(passes), layout, options.placement)[mine];

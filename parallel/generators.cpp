@@ -44,13 +44,13 @@ Schedule gpipe(const Layout& layout) {
   return without_absent(std::move(schedule), layout);
 }
 
-Schedule one_f_one_b(const Layout& layout) {
+Schedule one_f_one_b(const Layout& layout, int more) {
   need_a_stage_a_rank("1f1b", layout);
   if (!layout.reach.empty()) return filled_one_f_one_b(layout);
   Schedule schedule(static_cast<std::size_t>(layout.ranks));
   for (int s = 0; s < layout.stages; ++s) {
     Program& program = schedule[static_cast<std::size_t>(s)];
-    const int ahead = std::min(layout.stages - s - 1, layout.microbatches);
+    const int later = layout.stages - s - 1, ahead = std::min(later > 0 ? later + more : 0, layout.microbatches);
     append(program, Op::Forward, s, 0, ahead);
     for (int m = ahead; m < layout.microbatches; ++m) {
       program.push_back(make_action(Op::Forward, s, m));
@@ -59,6 +59,55 @@ Schedule one_f_one_b(const Layout& layout) {
     append(program, Op::Backward, s, layout.microbatches - ahead, layout.microbatches);
   }
   return without_absent(std::move(schedule), layout);
+}
+
+namespace {
+
+// A stage's program in the order of its backwards: some forwards, then one backward (-1: none yet).
+struct Turn {
+  std::vector<int> forwards;
+  int backward = -1;
+  int kept = 0;  // microbatches, between the two
+};
+
+// Of a pass that ends here, and waits for nobody: its forward comes in the turn of its backward, or earlier where less than `most` is kept.
+void insert_turn(std::vector<Turn>& turns, int microbatch, int most) {
+  const auto after = std::ranges::upper_bound(turns, microbatch, {}, &Turn::backward);
+  const Turn& before = *std::prev(after);
+  auto turn = turns.insert(after, Turn{{}, microbatch, before.kept + (before.backward < 0 ? 1 : 0)});
+  const auto comes_first = [&](int m) { return m < microbatch; };
+  while (turn != turns.begin() && std::prev(turn)->kept < most && std::ranges::none_of(turn->forwards, comes_first)) ++(--turn)->kept;
+  turn->forwards.push_back(microbatch);
+}
+
+// From the turns of the stage behind: what goes on there runs one turn earlier, so that it comes there while the one before it goes back.
+std::vector<Turn> turns_before(std::vector<Turn> turns, int stage, const Layout& layout) {
+  for (std::size_t k = 1; k < turns.size(); ++k) {
+    Turn& earlier = turns[k - 1];
+    earlier.forwards.insert(earlier.forwards.end(), turns[k].forwards.begin(), turns[k].forwards.end());
+    earlier.kept = turns[k].kept + (earlier.backward < 0 ? 0 : 1);
+    turns[k].forwards.clear();
+  }
+  for (int m = 0; m < layout.microbatches; ++m)
+    if (layout.reach_of(m).last == stage) insert_turn(turns, m, layout.stages - stage);
+  return turns;
+}
+
+}  // namespace
+
+Schedule turning_one_f_one_b(const Layout& layout) {
+  need_a_stage_a_rank("1f1b", layout);
+  Schedule schedule(static_cast<std::size_t>(layout.ranks));
+  std::vector<Turn> turns(1);
+  for (int s = layout.stages - 1; s >= 0; --s) {
+    turns = turns_before(std::move(turns), s, layout);
+    Program& program = schedule[static_cast<std::size_t>(s)];
+    for (const Turn& turn : turns) {
+      for (int m : turn.forwards) program.push_back(make_action(Op::Forward, s, m));
+      if (turn.backward >= 0) program.push_back(make_action(Op::Backward, s, turn.backward));
+    }
+  }
+  return schedule;
 }
 
 // The k-th forward of a rank is of chunk (k / P) mod v; P microbatches go through one chunk, then the same through the next.

@@ -139,7 +139,7 @@ class Planner {
     plan_.update_s = update_seconds(cluster_);
     plan_.step_s = plan_.timeline.seconds + plan_.update_s;
     const Limits limits = job_.options.schedule == "auto" ? parse_in_flight(job_.options.in_flight, plan_.layout) : Limits{};
-    plan_.lower_bound_s = lower_bound(ActionGraph(plan_.layout, times, limits, plan_.layout.reach.empty())) + plan_.update_s;
+    plan_.lower_bound_s = lower_bound(ActionGraph(plan_.layout, times, limits, forwards_in_order(plan_.layout))) + plan_.update_s;
     const auto& busy = plan_.timeline.busy;
     const double computed = std::accumulate(busy.begin(), busy.end(), 0.0) / static_cast<double>(busy.size());
     plan_.bubble = plan_.timeline.seconds > 0 ? 1 - computed / plan_.timeline.seconds : 0;

@@ -119,6 +119,8 @@ void ConfigChecker::subnet_layout() {
   refuse("parallel.fill_bubbles", p.fill_bubbles != "none", "a supernet has no partial microbatches; set none, or remove `supernet`");
   refuse("parallel.shard_heads_over_pipeline", p.shard_heads_over_pipeline, "heads of subnets are whole; set false, or remove `supernet`");
   refuse("parallel.memory_limit", p.memory_limit > 0, "a supernet's schedules are not chosen by memory; remove this key");
+  refuse("parallel.in_flight", at.given("parallel.in_flight") && !p.in_flight.text.starts_with("1f1b"),
+         "a supernet's stages keep as many passes as 1F1B, or K more: write 1f1b+K");
   refuse("parallel.virtual_stages", p.virtual_stages > 1, "a supernet runs one stage a rank; set 1");
   refuse("parallel.schedule", p.schedule == "auto" || p.schedule.starts_with(kScheduleFile),
          "a supernet's steps differ, and each has a schedule by name: use 1f1b, gpipe or zero_bubble");

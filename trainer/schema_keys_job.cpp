@@ -7,7 +7,9 @@ namespace {
 
 bool freezes(const Config& config) { return config.frozen_backbone(); }
 bool caches(const Config& config) { return config.caches_features(); }
-bool searches(const Config& config) { return config.parallel.schedule == "auto"; }
+bool chooses_in_flight(const Config& config) {
+  return config.parallel.schedule == "auto" || (config.supernet.enabled && config.parallel.schedule == "1f1b");
+}
 
 }  // namespace
 
@@ -54,9 +56,10 @@ std::vector<SchemaKey> parallel_keys() {
       {"parallel.in_flight",
        KEY_AT(parallel.in_flight),
        "Of `schedule: auto`: microbatches that a stage may keep from their forward to their weight gradient: as many as 1F1B does (of "
-       "several stages a rank, interleaved), K more, N, or any.",
+       "several stages a rank, interleaved), K more, N, or any. Of a supernet's `1f1b`: passes, as many as 1F1B does, or K more.",
        {.default_note = "`1f1b`; `any` with `memory_limit`",
-        .means = {searches, "parallel.schedule", "only schedule: auto chooses how many; name that, or remove this key"}}},
+        .means = {chooses_in_flight, "parallel.schedule",
+                  "only schedule: auto, or a supernet's 1f1b, chooses how many; name that, or remove this key"}}},
       {"parallel.memory_limit",
        KEY_AT(parallel.memory_limit),
        "Bytes that a rank's plan may take: `auto`, of schedules and exit placements, keeps within them, what is named is refused beyond. "

@@ -32,6 +32,34 @@ TEST(OneFOneB, HasFewerMicrobatchesThanStages) {
             "F0@3 B0@3 F1@3 B1@3\n");
 }
 
+// Of three passes the second ends on stage 1, the third on stage 0.
+Layout passes_of_three_depths(int samples) {
+  Layout layout = plain_layout(3, 3 * samples);
+  layout.exits = {{0, 1}, {1, 3}, {2, 5}};
+  const ExitRole runs = ExitRole::alone, absent = ExitRole::absent;
+  layout.passes = {{2, {runs, runs, runs}}, {1, {absent, runs, absent}}, {0, {runs, absent, absent}}};
+  return layout;
+}
+
+TEST(TurningOneFOneB, LetsPassesThatEndEarlyTurnRoundBeforeOthersComeBack) {
+  EXPECT_EQ(to_text(turning_one_f_one_b(passes_of_three_depths(3))),
+            "F0@0 F3@0 F1@0 B0@0 F6@0 B1@0 F2@0 B2@0 F4@0 B3@0 F7@0 B4@0 F5@0 B5@0 F8@0 B6@0 B7@0 B8@0\n"
+            "F0@1 F3@1 B0@1 F1@1 B1@1 F6@1 B3@1 F4@1 B4@1 F7@1 B6@1 B7@1\n"
+            "F0@2 B0@2 F3@2 B3@2 F6@2 B6@2\n");
+}
+
+TEST(TurningOneFOneB, IsOneFOneBWhereAllEndOnOneStage) {
+  for (const int stages : {1, 2, 5})
+    for (const int microbatches : {1, 3, 12})
+      EXPECT_EQ(turning_one_f_one_b(plain_layout(stages, microbatches)), one_f_one_b(plain_layout(stages, microbatches)));
+}
+
+TEST(OneFOneB, KeepsMoreOnAllStagesButTheLast) {
+  EXPECT_EQ(to_text(one_f_one_b(plain_layout(2, 4), 1)),
+            "F0@0 F1@0 F2@0 B0@0 F3@0 B1@0 B2@0 B3@0\n"
+            "F0@1 B0@1 F1@1 B1@1 F2@1 B2@1 F3@1 B3@1\n");
+}
+
 TEST(OneFOneB, OnOneStageHoldsOneMicrobatch) {
   EXPECT_EQ(to_text(build_schedule("1f1b", plain_layout(1, 3))), "F0@0 B0@0 F1@0 B1@0 F2@0 B2@0\n");
 }

@@ -74,7 +74,7 @@ TEST(MachinePasses, GradientsAreTheSumOfEachPassAlone) {
 struct Case {
   Degrees degrees;
   bool rows = false;
-  std::string schedule = "1f1b", placement = "auto";
+  std::string schedule = "1f1b", placement = "auto", in_flight = "1f1b";
 };
 
 TEST(MachinePasses, NoLayoutOrScheduleChangesThem) {
@@ -84,6 +84,7 @@ TEST(MachinePasses, NoLayoutOrScheduleChangesThem) {
                                    {{1, 1, 2}},
                                    {{1, 4, 1}, false, "1f1b", "before_backward"},
                                    {{1, 4, 1}, false, "1f1b", "after_forward"},
+                                   {{1, 4, 1}, false, "1f1b", "auto", "1f1b+1"},
                                    {{1, 2, 1}, false, "gpipe"},
                                    {{1, 2, 1}, false, "zero_bubble"},
                                    {{1, 2, 1}, false, "auto"},
@@ -94,7 +95,7 @@ TEST(MachinePasses, NoLayoutOrScheduleChangesThem) {
       SmallJob job = supernet_job(sandwich(teaching));
       job.tensor = c.degrees.tensor, job.pipeline = c.degrees.pipeline, job.data = c.degrees.data;
       job.options.sequence_parallel = c.rows, job.options.shard_state = c.rows && job.data > 1;
-      job.options.schedule = c.schedule, job.options.exit_placement = c.placement;
+      job.options.schedule = c.schedule, job.options.exit_placement = c.placement, job.options.in_flight = c.in_flight;
       const std::string what = fmt::format("{} {} {} teaching {}", job.text(), c.schedule, c.placement, static_cast<int>(teaching));
       expect_close(run_small_job(job), alone, 1e-5, what);
     }
@@ -116,18 +117,23 @@ TEST(MachinePasses, ATemperatureIsTheSameOnEveryLayout) {
 }
 
 TEST(MachinePasses, SchedulesGiveTheSameBits) {
-  const auto run = [](const char* schedule, const char* placement) {
+  const auto run = [](int pipeline, const char* schedule, const char* placement, const char* in_flight = "1f1b") {
     SmallJob job = supernet_job(sandwich(Teaching::whole));
-    job.pipeline = 2, job.options.schedule = schedule, job.options.exit_placement = placement;
+    job.pipeline = pipeline, job.options.in_flight = in_flight;
+    job.options.schedule = schedule, job.options.exit_placement = placement;
     return run_small_job(job);
   };
-  const StepResult expected = run("1f1b", "before_backward");
-  for (const char* schedule : {"1f1b", "gpipe", "zero_bubble", "auto"})
-    for (const char* placement : {"after_forward", "auto"}) {
-      const StepResult other = run(schedule, placement);
-      EXPECT_EQ(other.sums, expected.sums) << schedule << placement;
-      EXPECT_EQ(other.grads, expected.grads) << schedule << placement;
+  for (const int pipeline : {2, 4}) {
+    const StepResult expected = run(pipeline, "gpipe", "before_backward");
+    const auto expect_same = [&](const StepResult& other, const char* what) {
+      EXPECT_EQ(other.sums, expected.sums) << what << " pipeline " << pipeline;
+      EXPECT_EQ(other.grads, expected.grads) << what << " pipeline " << pipeline;
+    };
+    for (const char* placement : {"after_forward", "before_backward", "auto"}) {
+      for (const char* schedule : {"1f1b", "gpipe", "zero_bubble", "auto"}) expect_same(run(pipeline, schedule, placement), schedule);
+      for (const char* in_flight : {"1f1b+1", "1f1b+3"}) expect_same(run(pipeline, "1f1b", placement, in_flight), in_flight);
     }
+  }
 }
 
 TEST(MachinePasses, OfNoWeightLeaveTheBitsOfTheWhole) {
@@ -171,11 +177,12 @@ TEST(MachinePasses, AStepMayEndBeforeTheLastStages) {
 }
 
 TEST(MachinePasses, MemoryIsWhatWasPlanned) {
-  for (const int pipeline : {1, 2}) {
-    SmallJob job = supernet_job(sandwich(Teaching::whole));
-    job.pipeline = pipeline;
-    expect_all_used(run_small_job(job), fmt::format("pipeline {}", pipeline));
-  }
+  for (const int pipeline : {1, 2, 4})
+    for (const char* in_flight : {"1f1b", "1f1b+1"}) {
+      SmallJob job = supernet_job(sandwich(Teaching::whole));
+      job.pipeline = pipeline, job.options.in_flight = in_flight;
+      expect_all_used(run_small_job(job), fmt::format("pipeline {} in flight {}", pipeline, in_flight));
+    }
 }
 
 }  // namespace

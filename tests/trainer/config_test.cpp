@@ -414,6 +414,7 @@ TEST(Config, LegalOddities) {
                            Sets{"supernet={hidden_size: [1, 31, 32], queries_per_group: [1]}"},
                            Sets{"supernet={ramp: 500}"},
                            Sets{"supernet={plan: full}", "parallel={pipeline_parallel_size: 2, schedule: zero_bubble}"},
+                           Sets{"supernet={plan: sandwich}", "parallel={pipeline_parallel_size: 2, in_flight: 1f1b+1}"},
                            Sets{"supernet={plan: ofa, start: 10}"}}) {
     EXPECT_EQ(refusal(kGood, sets), std::vector<std::string>()) << fmt::format("{}", fmt::join(sets, " "));
   }
