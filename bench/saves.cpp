@@ -81,8 +81,8 @@ void write_plainly(const std::string& path, const Tensor& state) {
 }
 
 // Until it has its name; as a trainer's steps hear of it.
-void save(Saver& saver, std::int64_t step) {
-  saver.begin({.run_id = "bench", .step = step});
+void save(Saver& saver, Machine& machine, std::int64_t step) {
+  saver.begin({.run_id = "bench", .step = step}, saved_boxes(machine));
   while (saver.busy()) {
     const auto failure = saver.advance(saver.progress());
     OFFRAMP_CHECK(!failure, "{}", *failure);
@@ -96,8 +96,7 @@ void measure(const std::string& directory, std::int64_t hidden, const Group& wor
   Machine machine(machine_options, Mesh(world, {}), Backing::host, plan.peak);
   machine.flat().initialize(machine.context(), 1);
   take_snapshot(machine, machine.snapshot());
-  Saver saver({.directory = directory, .run_id = "bench", .keep = 1}, saved_kinds(machine_options), saved_boxes(machine),
-              machine.snapshot());
+  Saver saver({.directory = directory, .run_id = "bench", .keep = 1}, machine.snapshot());
   const std::size_t before = most_resident();
   std::vector<double> copies, saves, plain, verified, processor;
   for (int round = 0; round < kRounds; ++round) {
@@ -105,7 +104,7 @@ void measure(const std::string& directory, std::int64_t hidden, const Group& wor
     if (round % 2 == 0) plainly();
     copies.push_back(time_of([&] { take_snapshot(machine, machine.snapshot()); }));
     const double used = processor_seconds();
-    saves.push_back(time_of([&] { save(saver, round + 1); }));
+    saves.push_back(time_of([&] { save(saver, machine, round + 1); }));
     processor.push_back(processor_seconds() - used);
     verified.push_back(time_of([&] { Checkpoint(step_directory(directory, round + 1)).verify(); }));
     if (round % 2 == 1) plainly();

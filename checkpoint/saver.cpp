@@ -34,16 +34,16 @@ std::string read_text(const std::string& path) {
 
 }  // namespace
 
-Saver::Saver(SaverOptions options, std::vector<std::string> kinds, std::vector<SavedBox> boxes, Tensor snapshot)
-    : options_(std::move(options)), kinds_(std::move(kinds)), saved_(std::move(boxes)), snapshot_(snapshot) {}
+Saver::Saver(SaverOptions options, Tensor snapshot) : options_(std::move(options)), snapshot_(snapshot) {}
 
 Saver::~Saver() {
   if (thread_.joinable()) thread_.join();
 }
 
-void Saver::begin(Manifest head) {
+void Saver::begin(Manifest head, std::vector<SavedBox> boxes) {
   OFFRAMP_CHECK(!busy(), "[Saver] a save of step {} is under way", head_.step);
   head_ = std::move(head);
+  saved_ = std::move(boxes);
   temporary_ = fmt::format("{}.tmp-{}", step_directory(options_.directory, head_.step), options_.run_id);
   stage_ = Stage::writing;
   error_.clear();
@@ -84,8 +84,10 @@ std::optional<std::string> Saver::advance(const Progress& all) {
   }
   if (stage_ == Stage::writing && all.written == options_.ranks) {
     stage_ = Stage::publishing;
-    if (options_.rank == 0) start(&Saver::publish);
-    else done_ = false;
+    if (options_.rank == 0)
+      start(&Saver::publish);
+    else
+      done_ = false;
   } else if (stage_ == Stage::publishing && all.published > 0) {
     stage_ = Stage::idle;
   }
@@ -95,12 +97,11 @@ std::optional<std::string> Saver::advance(const Progress& all) {
 void Saver::write() {
   make_directory(temporary_);
   std::vector<StoredBox> boxes;
-  for (const std::string& kind : kinds_)
-    for (const SavedBox& saved : saved_) boxes.push_back({.kind = kind, .tensor = saved.tensor, .shape = saved.shape, .box = saved.box});
+  for (const SavedBox& saved : saved_)
+    boxes.push_back({.kind = saved.kind, .tensor = saved.tensor, .shape = saved.shape, .box = saved.box});
   const auto rows = [&](std::size_t i, std::int64_t first, std::int64_t count, float* room) -> const float* {
-    const SavedBox& saved = saved_[i % saved_.size()];
-    const float* numbers = snapshot_.narrow(0, static_cast<std::int64_t>(i / saved_.size()), 1).as<float>();
-    const float* from = numbers + saved.at + first * saved.step;
+    const SavedBox& saved = saved_[i];
+    const float* from = snapshot_.as<float>() + saved.at + first * saved.step;
     if (saved.step == saved.box.columns) return from;
     copy_box(room, saved.box.columns, from, saved.step, {0, count, 0, saved.box.columns});
     return room;

@@ -2,7 +2,7 @@
 // talks to others here: each says how far it is (progress()), the trainer sums that over ranks in the reduction that every step has
 // anyway, and tells all (advance()).
 //
-//   saver.begin(step, ...);                    // a copy; at most one save is under way
+//   saver.begin(head, boxes);                  // of a copy; at most one save is under way
 //   progress = sum over ranks of saver.progress();
 //   saver.advance(progress);                   // rank 0 publishes when all have written; all end when it has
 //
@@ -19,21 +19,21 @@ namespace offramp {
 
 struct SaverOptions {
   std::string directory;
-  std::string run_id;   // the same on all ranks
+  std::string run_id;  // the same on all ranks
   int rank = 0, ranks = 1;
-  int keep = 0;         // 0: all
+  int keep = 0;                                                      // 0: all
   std::function<void(const std::string& directory)> add_files = {};  // puts others beside them, on rank 0: a tokenizer's
 };
 
 class Saver {
  public:
-  Saver(SaverOptions options, std::vector<std::string> kinds, std::vector<SavedBox> boxes, Tensor snapshot);
+  Saver(SaverOptions options, Tensor snapshot);
   ~Saver();  // waits for the thread
   Saver(const Saver&) = delete;
   Saver& operator=(const Saver&) = delete;
 
-  // The snapshot holds what is to be saved. head: the manifest without files and boxes.
-  void begin(Manifest head);
+  // The snapshot holds what is to be saved, in these boxes of it. head: the manifest without files and boxes.
+  void begin(Manifest head, std::vector<SavedBox> boxes);
   bool busy() const { return stage_ != Stage::idle; }
 
   // Ranks of which this is one that have written, failed, published.
@@ -53,7 +53,6 @@ class Saver {
   void prune();
 
   SaverOptions options_;
-  std::vector<std::string> kinds_;
   std::vector<SavedBox> saved_;
   Tensor snapshot_;
   Manifest head_;
@@ -61,7 +60,7 @@ class Saver {
   std::string temporary_;
   std::thread thread_;
   std::atomic<bool> done_ = false, failed_ = false;
-  std::string error_;                    // written by the thread before `done_`
+  std::string error_;                   // written by the thread before `done_`
   std::vector<std::int64_t> verified_;  // steps that this process has read whole and found sound
 };
 

@@ -10,6 +10,12 @@ namespace {
 
 constexpr std::int64_t kBuffer = std::int64_t{1} << 20;  // elements read at once, if a row is no larger
 
+// A frozen teacher's numbers of elements begin .. end of a parameter, in full precision.
+void copy_of_teacher(Machine& machine, const Parameter& teacher, Range elements, Tensor out) {
+  const Tensor all = teacher.value.reshape({teacher.value.elements()});
+  copy(machine.context(), out, all.narrow(0, elements.begin, elements.count()));
+}
+
 // Fills one kind of numbers from a source.
 class Loader {
  public:
@@ -35,9 +41,9 @@ class Loader {
   }
 
   // What never changes has no masters: it is read in full precision, and rounded.
-  void run_frozen() {
+  void run_frozen(const Flat& flat) {
     std::vector<float> exact;
-    for (Parameter* p : machine_.flat().frozen()) {
+    for (Parameter* p : flat.frozen()) {
       const std::int64_t elements = p->shape.elements();
       exact.resize(static_cast<std::size_t>(elements));
       for (const Piece& piece : p->pieces)
@@ -99,7 +105,12 @@ Tensor numbers(const Flat& flat, const std::string& kind, Range range) {
   return kind == kWeights ? flat.exact(range) : flat.state(kind, range);
 }
 
-std::vector<SavedBox> saved_boxes(const Machine& machine) {
+namespace {
+
+// In one row of the snapshot, what of the parameters is wanted.
+std::vector<SavedBox> boxes_of_kind(
+    const Machine& machine, const std::string& kind,
+    const std::function<bool(const Parameter&)>& wanted = [](const Parameter&) { return true; }) {
   const Flat& flat = machine.held().flat;
   const int tensor = machine.mesh().at.tensor;
   std::vector<SavedBox> boxes;
@@ -108,13 +119,47 @@ std::vector<SavedBox> saved_boxes(const Machine& machine) {
     const Range shard = flat.shard(bucket);
     for (const Parameter* p : flat.owned()) {
       const Range place = flat.place(*p), part = shard & place;
-      if (part.count() <= 0 || (p->replicated && tensor > 0)) continue;
+      if (part.count() <= 0 || (p->replicated && tensor > 0) || !wanted(*p)) continue;
       for (const Piece& piece : p->pieces)
         for (const HeldBox& held : boxes_of(piece, part.begin - place.begin, part.end - place.begin))
-          boxes.push_back({piece.name, piece.global, held.box, shard_at + place.begin + held.local - shard.begin, held.step});
+          boxes.push_back({kind, piece.name, piece.global, held.box, shard_at + place.begin + held.local - shard.begin, held.step});
     }
     shard_at += shard.count();
   }
+  return boxes;
+}
+
+// Of each bucket's shard, what of the frozen teacher belongs to the same tensors.
+void snapshot_teacher(Machine& machine, Tensor row) {
+  const Flat& flat = machine.flat();
+  std::int64_t shard_at = 0;
+  for (const Bucket& bucket : flat.buckets()) {
+    const Range shard = flat.shard(bucket);
+    for (const Parameter* p : flat.owned()) {
+      const Range place = flat.place(*p), part = shard & place;
+      const Parameter* teacher = part.count() > 0 ? machine.teacher()->find(p->name()) : nullptr;
+      if (teacher)
+        copy_of_teacher(machine, *teacher, {part.begin - place.begin, part.end - place.begin},
+                        row.narrow(0, shard_at + part.begin - shard.begin, part.count()));
+    }
+    shard_at += shard.count();
+    machine.context().beat();
+  }
+}
+
+}  // namespace
+
+std::vector<SavedBox> saved_boxes(Machine& machine) {
+  std::vector<SavedBox> boxes;
+  const std::int64_t elements = machine.snapshot().shape[1];
+  const auto append = [&](std::vector<SavedBox> of_kind, std::size_t row) {
+    for (SavedBox& box : of_kind) box.at += static_cast<std::int64_t>(row) * elements, boxes.push_back(std::move(box));
+  };
+  const std::vector<std::string> kinds = saved_kinds(machine.options());
+  for (std::size_t k = 0; k < kinds.size(); ++k) append(boxes_of_kind(machine, kinds[k]), k);
+  const FrozenTeacher* teacher = machine.teacher();
+  if (teacher && teacher->taken())
+    append(boxes_of_kind(machine, kTeacher, [&](const Parameter& p) { return teacher->find(p.name()) != nullptr; }), kinds.size());
   return boxes;
 }
 
@@ -130,6 +175,8 @@ void take_snapshot(Machine& machine, Tensor snapshot) {
       machine.context().beat();
     }
   }
+  if (machine.teacher() && machine.teacher()->taken())
+    snapshot_teacher(machine, snapshot.narrow(0, static_cast<std::int64_t>(kinds.size()), 1).reshape({snapshot.shape[1]}));
 }
 
 void load_state(Machine& machine, Checkpoint& checkpoint) {
@@ -137,6 +184,10 @@ void load_state(Machine& machine, Checkpoint& checkpoint) {
     CheckpointTensors source(checkpoint, kind);
     Loader(machine, kind, source, checkpoint.directory() + "/manifest.json", {}).run();
   }
+  if (!machine.teacher() || std::ranges::count(checkpoint.kinds(), kTeacher) == 0) return;
+  CheckpointTensors source(checkpoint, kTeacher);
+  Loader(machine, kTeacher, source, checkpoint.directory() + "/manifest.json", {}).run_frozen(machine.teacher()->flat());
+  machine.teacher()->set_taken();
 }
 
 void load_weights(Machine& machine, TensorSource& source, const std::string& where, const std::vector<std::string>& kept) {
@@ -145,7 +196,7 @@ void load_weights(Machine& machine, TensorSource& source, const std::string& whe
 }
 
 void load_frozen(Machine& machine, TensorSource& source, const std::string& where) {
-  Loader(machine, kWeights, source, where, {}).run_frozen();
+  Loader(machine, kWeights, source, where, {}).run_frozen(machine.flat());
 }
 
 }  // namespace offramp

@@ -82,6 +82,17 @@ void freeze_backbone(Model& model) {
   }
 }
 
+void add_units(Model& model) {
+  model.units.push_back({0, make_embedding(model.config, model.tensor)});
+  for (int layer = 1; layer <= model.config.num_hidden_layers; ++layer) {
+    const UnitOptions unit{.prefix = Names(model.config).layer(layer - 1), .layer = layer, .tensor = model.tensor, .space = model.space};
+    model.units.push_back({layer, make_attention(model.config, unit, model.rope_table)});
+    model.units.push_back({layer, make_mlp(model.config, unit)});
+  }
+}
+
+int last_unit(const Model& model) { return static_cast<int>(model.units.size()) - 1; }
+
 }  // namespace
 
 Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, const ModelOptions& options) {
@@ -93,12 +104,7 @@ Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, co
   model.given_taps = options.given_taps, model.space = options.space;
   OFFRAMP_CHECK(frozen || !model.given_taps, "[model] a backbone that learns gives its taps itself");
   if (!config.gpt2()) model.rope_table = std::make_shared<Tensor>();
-  model.units.push_back({0, make_embedding(config, model.tensor)});
-  for (int layer = 1; layer <= config.num_hidden_layers; ++layer) {
-    const UnitOptions unit{.prefix = Names(config).layer(layer - 1), .layer = layer, .tensor = model.tensor, .space = model.space};
-    model.units.push_back({layer, make_attention(config, unit, model.rope_table)});
-    model.units.push_back({layer, make_mlp(config, unit)});
-  }
+  add_units(model);
   std::vector<ExitSpec> sorted(exits.begin(), exits.end());
   std::stable_sort(sorted.begin(), sorted.end(), [](const ExitSpec& a, const ExitSpec& b) { return a.layer < b.layer; });
   for (ExitSpec& exit : sorted) {
@@ -107,7 +113,7 @@ Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, co
     exit.detach = exit.detach || frozen;
     model.heads.push_back(make_head(model, exit, tap_of(exit)));
   }
-  const int last = static_cast<int>(model.units.size()) - 1;
+  const int last = last_unit(model);
   if (learns_from_final(exits) || options.teaches) model.final = make_final_head(model, last);
   if (frozen) {
     OFFRAMP_CHECK(!model.heads.empty(), "[model] nothing learns: the backbone is frozen, and there is no exit");
@@ -116,6 +122,17 @@ Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, co
     model.heads.push_back(make_final_head(model, last));
   }
   return model;
+}
+
+Model build_teacher(const Model& of) {
+  Model teacher{.config = of.config, .tensor = of.tensor, .precision = of.precision, .space = of.space, .frozen = true};
+  teacher.rope_table = of.rope_table;
+  add_units(teacher);
+  teacher.final = make_final_head(teacher, last_unit(teacher));
+  const Visitor freeze = [](Parameter& p) { p.frozen = true; };
+  for (Unit& unit : teacher.units) unit.module->visit(freeze);
+  teacher.final->visit(freeze);
+  return teacher;
 }
 
 void Model::prepare(Context& ctx, Arena& arena) {

@@ -49,6 +49,10 @@ struct ModelOptions {
 // Throws Error(Exit::configuration) for an architecture it does not know.
 Model build_model(const ModelConfig& config, std::span<const ExitSpec> exits, const ModelOptions& options = {});
 
+// What a model is now, to teach from later on: units, the final head as `final`, and no other, all of them frozen and cut like the model's
+// own, in memory of their own. Tables are the model's.
+Model build_teacher(const Model& of);
+
 // Of a Llama's heads, for the table and for formats that store what became of them.
 RopeFrequencies rope_frequencies(const ModelConfig& config);
 

@@ -23,7 +23,10 @@ std::int64_t depth_of(const Pass& pass) {
 
 std::vector<Pass> costliest_step(const SupernetConfig& supernet, const ModelConfig& model, const std::function<double(const Pass&)>& cost) {
   std::vector<std::pair<double, Pass>> kinds, passes;
-  for (const Pass& kind : possible_steps(supernet, model).kinds) kinds.emplace_back(cost(kind), kind);
+  const std::vector<Pass> possible = possible_steps(supernet, model).kinds;
+  const bool teacher = std::ranges::count(possible, kTeacherPass) > 0;
+  for (const Pass& kind : possible) kinds.emplace_back(cost(kind), kind);
+  if (teacher) std::erase_if(kinds, [](const auto& kind) { return kind.second.teaching != Teaching::frozen; });
   std::ranges::stable_sort(kinds, [](const auto& a, const auto& b) { return a.first > b.first; });
   const auto add = [&](const auto& kind) {
     const bool had = std::ranges::any_of(passes, [&](const auto& pass) { return pass.second.subnet == kind.second.subnet; });
@@ -37,6 +40,7 @@ std::vector<Pass> costliest_step(const SupernetConfig& supernet, const ModelConf
     return std::tuple(depth_of(a.second), a.first) > std::tuple(depth_of(b.second), b.first);
   });
   std::vector<Pass> step;
+  if (teacher) step.push_back(kTeacherPass);
   for (const auto& [once, pass] : passes) step.push_back(pass);
   return step;
 }

@@ -6,7 +6,7 @@
 
 namespace offramp {
 
-// No subnet comes twice, a sandwich has its smallest, and the deepest comes first. `cost`: of one pass.
+// No subnet comes twice, a sandwich has its smallest, and the deepest comes first, behind a frozen teacher. `cost`: of one pass.
 std::vector<Pass> costliest_step(const SupernetConfig& supernet, const ModelConfig& model, const std::function<double(const Pass&)>& cost);
 
 }  // namespace offramp

@@ -11,9 +11,12 @@ bool draws_several(const SupernetConfig& supernet) { return is_sandwich(supernet
 // Passes over random subnets in one step.
 std::int64_t drawn(const SupernetConfig& supernet) { return supernet.random_subnets + (supernet.plan == PlanKind::ofa ? 1 : 0); }
 
+bool has_frozen_teacher(const SupernetConfig& supernet) { return supernet.plan == PlanKind::ofa && supernet.distillation; }
+
 Pass pass_over(const Subnet& subnet, const SupernetConfig& supernet) {
-  const bool taught = is_sandwich(supernet) && supernet.distillation;
-  return {.subnet = subnet, .weight = 1, .teaching = taught ? Teaching::whole : Teaching::labels, .regularise = false};
+  const Teaching taught = supernet.plan == PlanKind::ofa ? Teaching::frozen : Teaching::whole;
+  const bool distills = draws_several(supernet) && supernet.distillation;
+  return {.subnet = subnet, .weight = 1, .teaching = distills ? taught : Teaching::labels, .regularise = false};
 }
 
 // One narrow subnet of each depth, the deepest first; none, where no width is elastic.
@@ -28,12 +31,12 @@ std::vector<Subnet> narrow_depths(const Space& space, const ModelConfig& model) 
   return narrow;
 }
 
-// All lists of up to `most` subnets, each not deeper than the one before.
+// `begun`, and all lists that go on from it with up to `most` subnets, each not deeper than the one before.
 class Lists {
  public:
   Lists(const std::vector<Subnet>& depths, const SupernetConfig& supernet) : depths_(depths), supernet_(supernet) {}
   void append(std::vector<std::vector<Pass>>& all, std::vector<Pass> begun, std::int64_t most, std::size_t deepest = 0) const {
-    if (!begun.empty()) all.push_back(begun);
+    if (std::ranges::any_of(begun, [](const Pass& pass) { return pass.teaching != Teaching::nobody; })) all.push_back(begun);
     for (std::size_t d = deepest; d < depths_.size() && most > 0; ++d) {
       begun.push_back(pass_over(depths_[d], supernet_));
       append(all, begun, most - 1, d);
@@ -46,10 +49,26 @@ class Lists {
   const SupernetConfig& supernet_;
 };
 
+// Of progressive shrinking: the whole alone before it, and then with smaller ones or without.
+void append_shrinking(PossibleSteps& possible, const Lists& lists, const SupernetConfig& supernet) {
+  std::vector<Pass> first;
+  const Pass whole = has_frozen_teacher(supernet) ? pass_over({}, supernet) : Pass{};
+  if (has_frozen_teacher(supernet)) {
+    first = {kTeacherPass};
+    possible.kinds.insert(possible.kinds.end(), {kTeacherPass, whole});
+    possible.shapes.push_back({Pass{}});
+  }
+  lists.append(possible.shapes, first, drawn(supernet));
+  first.push_back(whole);
+  lists.append(possible.shapes, first, drawn(supernet));
+}
+
 }  // namespace
 
+// Besides its subnets the whole by itself, and a frozen teacher.
 double kinds_of(const SupernetConfig& supernet) {
-  return draws_several(supernet) ? 1 + count_of(supernet.space) : count_of(supernet.space);
+  const double besides = has_frozen_teacher(supernet) ? 2 : draws_several(supernet) ? 1 : 0;
+  return count_of(supernet.space) + besides;
 }
 
 // Lists of up to n of d depths: (n + d)! / (n! d!); behind the whole, or without it.
@@ -78,8 +97,8 @@ PossibleSteps possible_steps(const SupernetConfig& supernet, const ModelConfig& 
       possible.kinds.push_back(pass_over(subnet, supernet));
   const std::vector<Subnet> depths = narrow_depths(supernet.space, model);
   const Lists lists(depths, supernet);
-  lists.append(possible.shapes, {Pass{}}, drawn(supernet) + (is_sandwich(supernet) ? 1 : 0));  // a sandwich has the smallest as well
-  if (supernet.plan == PlanKind::ofa) lists.append(possible.shapes, {}, drawn(supernet));
+  if (is_sandwich(supernet)) lists.append(possible.shapes, {Pass{}}, drawn(supernet) + 1);  // it has the smallest as well
+  if (supernet.plan == PlanKind::ofa) append_shrinking(possible, lists, supernet);
   return possible;
 }
 

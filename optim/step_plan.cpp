@@ -125,14 +125,15 @@ Space open_space(const SupernetConfig& supernet, const PlanOf& of, std::int64_t 
   return open;
 }
 
-// As many passes as a sandwich has subnets.
+// As many passes as a sandwich has subnets, and their teacher's.
 std::vector<Pass> shrinking(const SupernetConfig& supernet, const PlanOf& of, std::int64_t t) {
-  const Pass like{.subnet = {}, .weight = 1, .teaching = Teaching::labels, .regularise = false};
+  const Pass like{.subnet = {}, .weight = 1, .teaching = supernet.distillation ? Teaching::frozen : Teaching::labels, .regularise = false};
   const Space space = open_space(supernet, of, t);
-  if (!has_width(space)) return {like};
   std::vector<Pass> passes;
-  add_random(passes, space, supernet.random_subnets + 1, like, of, t);
+  if (!has_width(space)) passes = {like};
+  if (has_width(space)) add_random(passes, space, supernet.random_subnets + 1, like, of, t);
   biggest_first(passes, of.model);
+  if (supernet.distillation) passes.insert(passes.begin(), kTeacherPass);
   return passes;
 }
 
@@ -152,7 +153,7 @@ double ramp_weight(const SupernetConfig& supernet, const PlanOf& of, std::int64_
 }
 
 StepPasses step_passes(const SupernetConfig& supernet, const PlanOf& of, std::int64_t t) {
-  StepPasses step{.sorts = t == supernet.sort_step, .passes = {Pass{}}};
+  StepPasses step{.sorts = t == supernet.sort_step, .takes_teacher = false, .passes = {Pass{}}};
   const bool shrinks = t > supernet.start;
   switch (supernet.plan) {
     case PlanKind::full:
@@ -166,6 +167,7 @@ StepPasses step_passes(const SupernetConfig& supernet, const PlanOf& of, std::in
       break;
     case PlanKind::ofa:
       if (shrinks) step.passes = shrinking(supernet, of, t);
+      step.takes_teacher = supernet.distillation && t == supernet.start + 1;
       break;
     case PlanKind::matformer:
       step.passes = {one_width(supernet, of, t)};

@@ -5,13 +5,13 @@
 //   sandwich      the whole, the smallest and some random subnets in every step             (BigNAS, arXiv 2003.11142)
 //   deps          the whole alone up to step `start`, then a sandwich whose subnets get their full weight over `ramp` steps
 //                                                                                           (DepS, 2407.06167)
-//   ofa           the whole alone up to step `start`, then random subnets that learn labels; one more axis is elastic in each of as many
-//                 equal phases: depth, MLPs, groups, queries, width       (OFA, 1908.09791: progressive shrinking, without its teacher)
+//   ofa           the whole alone up to step `start`, then random subnets that learn from what it was then; one more axis is elastic in
+//                 each of as many equal phases: depth, MLPs, groups, queries, width           (OFA, 1908.09791: progressive shrinking)
 //   matformer     one random width of the MLPs a step                                       (MatFormer, 2310.07707)
 //   nested_depth  the whole, whose exits are the subnets                                    (depth alone is elastic)
 //
 // A subnet of whole width is an exit of the whole: its pass trains all of them, and no other is spent on one. So ofa's first phase, of
-// elastic depth, is the whole; later a draw of whole width is that pass, as likely as any other.
+// elastic depth, is the whole whose exits learn from what it was; later a draw of whole width is that pass, as likely as any other.
 //
 // Random subnets are drawn by (seed, step, number of the draw), evenly over the space. None is trained twice in a step: a draw of one that
 // the step has, in a sandwich any of whole width, is drawn again; where there are fewer others than asked for, the step has fewer passes.
@@ -23,8 +23,9 @@
 
 namespace offramp {
 
-// Who a pass learns from: the labels, or the whole model's own output in the same step, detached.
-enum class Teaching : std::uint8_t { labels, whole };
+// Who a pass learns from: the labels; the whole model's own output in the same step, detached; that of the model as it was when its
+// subnets' training began; or nobody: the pass is that model's own, goes forward alone, and teaches.
+enum class Teaching : std::uint8_t { labels, whole, frozen, nobody };
 
 struct Pass {
   Subnet subnet;      // {}: the whole
@@ -35,9 +36,12 @@ struct Pass {
 };
 
 struct StepPasses {
-  bool sorts = false;        // before them elastic axes are put in order of importance
-  std::vector<Pass> passes;  // the biggest first; the whole, if it is among them, teaches those after it
+  bool sorts = false;          // before them elastic axes are put in order of importance
+  bool takes_teacher = false;  // before them the frozen teacher becomes what the model is
+  std::vector<Pass> passes;    // the frozen teacher's, then the biggest first; who teaches is the first of all
 };
+// The frozen teacher's.
+inline constexpr Pass kTeacherPass{.subnet = {}, .weight = 0, .teaching = Teaching::nobody, .regularise = false};
 
 enum class PlanKind : std::uint8_t { full, sandwich, deps, ofa, matformer, nested_depth };
 
@@ -48,7 +52,7 @@ struct SupernetConfig {
   std::int64_t random_subnets = 2;  // a step
   std::int64_t start = 0;           // deps, ofa: steps of the whole alone
   std::int64_t ramp = 0;            // deps: steps until subnets have their full weight
-  bool distillation = true;         // sandwich, deps: subnets learn from the whole, not from labels
+  bool distillation = true;         // subnets learn from the whole (ofa: from what it was), not from labels
   double temperature = 1;           // of both distributions
   std::int64_t sort_step = 0;       // before this step axes are sorted by importance; 0: never
 };

@@ -53,7 +53,7 @@ void check_pass(std::size_t number, const Layout& layout) {
   bool ends = teaches && pass.last == layout.stages - 1, taught = false;
   for (std::size_t e = 0; e < pass.exits.size(); ++e) {
     if (pass.exits[e] == ExitRole::absent) continue;
-    if (layout.exits[e].stage > pass.last) refuse("pass {} ends before exit {}", number, e);
+    if (layout.exits[e].stage > pass.last || !pass.back) refuse("pass {} ends before exit {}, or does not go back", number, e);
     ends = ends || layout.exits[e].stage == pass.last;
     taught = taught || pass.exits[e] == ExitRole::taught;
   }

@@ -46,7 +46,7 @@ bool places_by_time(const ScheduleOptions& options, const Layout& layout) {
 // What comes between the passes is woven in by the list scheduler where it must know times, or depends on other ranks. With several
 // stages a rank, partial microbatches, or stages that run further ahead, when to post a receive does too.
 bool weaves(const ScheduleOptions& options, const Layout& layout) {
-  const auto ends_early = [&](const PassPlace& pass) { return pass.last < layout.stages - 1; };
+  const auto ends_early = [&](const PassPlace& pass) { return pass.last < layout.stages - 1 || !pass.back; };
   const bool partial = !layout.reach.empty() || std::ranges::any_of(layout.passes, ends_early);
   const bool apart = (layout.learns() && partial) || more_of_passes(options, layout) > 0;
   return layout.split_heads || layout.stages > layout.ranks || apart || places_by_time(options, layout);

@@ -36,6 +36,13 @@ void split_backward(const Counted& all, UnitWork& unit) {
   for (const Metered& call : all.calls) (is_weight_gradient(call) ? unit.weight : unit.backward).calls.push_back(call);
 }
 
+// A frozen teacher computes as the model's own final head would: the measured model has that.
+ModelOptions measured_options(const MachineOptions& options, const Group& tensor, const PipelinePart& heads) {
+  ModelOptions measured = model_options(options, tensor, heads);
+  measured.teaches = measured.teaches || has_frozen_teacher(options);
+  return measured;
+}
+
 double flops_of_layer(const ModelConfig& model, const MachineOptions& options) {
   const LayerFlops layer = layer_flops(model, options.sequence_length);
   return layer.attention.sum() + layer.mlp.sum();
@@ -48,7 +55,7 @@ class Measurement {
       : options_(options),
         mesh_(Mesh::planned(0, {.tensor = degrees.tensor, .pipeline = 1, .data = 1})),
         parts_(options.split_heads ? degrees.pipeline : 1),
-        model_(build_model(options.model, options.exits, model_options(options, mesh_.tensor, {.part = 0, .parts = parts_}))),
+        model_(build_model(options.model, options.exits, measured_options(options, mesh_.tensor, {.part = 0, .parts = parts_}))),
         flat_(plan_.memory, entries(), {.values = options.precision}) {
     model_.prepare(plan_.ctx, plan_.memory);
     const std::int64_t tokens = options.micro_batch_size * options.sequence_length;

@@ -22,7 +22,7 @@ void append(Program& program, Op op, int stage, int begin, int end) {
   for (int m = begin; m < end; ++m) program.push_back(make_action(op, stage, m));
 }
 
-// Of passes that end early, what they run.
+// Of passes that end early, or only teach, what they run.
 Schedule without_absent(Schedule schedule, const Layout& layout) {
   const auto absent = [&](const Action& a) {
     return a.op == Op::Forward ? !layout.runs_forward(a.stage, a.microbatch) : !layout.runs_backward(a.stage, a.microbatch);
@@ -107,7 +107,7 @@ Schedule turning_one_f_one_b(const Layout& layout) {
       if (turn.backward >= 0) program.push_back(make_action(Op::Backward, s, turn.backward));
     }
   }
-  return schedule;
+  return without_absent(std::move(schedule), layout);
 }
 
 // The k-th forward of a rank is of chunk (k / P) mod v; P microbatches go through one chunk, then the same through the next.

@@ -12,7 +12,8 @@ Schedule gpipe(const Layout& layout);  // all forwards, then all backwards (Huan
 // PipeDream-flush: at most P - i microbatches in flight on stage i, but for the last stage `more` than that.
 Schedule one_f_one_b(const Layout& layout, int more = 0);
 // The same of passes that end on different stages: no stage keeps more, but they overtake each other. A pass that ends early comes there
-// when there is room beside those that go on; in the order of microbatches it would take one's place, and the last stages waited.
+// when there is room beside those that go on; in the order of microbatches it would take one's place, and the last stages waited. A frozen
+// teacher's has the place of one whose backward takes no time: so it comes before whatever waits for it.
 Schedule turning_one_f_one_b(const Layout& layout);
 Schedule interleaved(const Layout& layout);   // several stages a rank, microbatches in groups of P (Narayanan et al., 2021)
 Schedule zero_bubble(const Layout& layout);   // ZB-H1: weight gradients fill the gaps at 1F1B's memory (Qi et al., 2023)

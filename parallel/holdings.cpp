@@ -52,11 +52,18 @@ std::vector<FlatEntry> entries_of(Holdings& held) {
 
 }  // namespace
 
-bool distills(const MachineOptions& options) {
-  return std::ranges::any_of(options.step_passes, [](const std::vector<Pass>& passes) {
-    return std::ranges::any_of(passes, [](const Pass& pass) { return pass.teaching != Teaching::labels; });
+namespace {
+
+bool some_pass(const MachineOptions& options, Teaching teaching) {
+  return std::ranges::any_of(options.step_passes, [&](const std::vector<Pass>& passes) {
+    return std::ranges::any_of(passes, [&](const Pass& pass) { return pass.teaching == teaching; });
   });
 }
+
+}  // namespace
+
+bool distills(const MachineOptions& options) { return some_pass(options, Teaching::whole); }
+bool has_frozen_teacher(const MachineOptions& options) { return some_pass(options, Teaching::nobody); }
 
 ModelOptions model_options(const MachineOptions& options, const Group& tensor, const PipelinePart& heads) {
   return {.tensor = {tensor, options.sequence_parallel},
@@ -76,6 +83,8 @@ Holdings::Holdings(const MachineOptions& options, const Mesh& mesh, Arena& arena
       partition(stage_partition(options, model, ranks)),
       ties(find_ties(model, partition)),
       stages(stages_of(*this, options.bucket_elements)),
-      flat(arena, entries_of(*this), flat_options(options, mesh)) {}
+      flat(arena, entries_of(*this), flat_options(options, mesh)) {
+  if (has_frozen_teacher(options)) teacher.emplace(arena, model, partition, stages);
+}
 
 }  // namespace offramp

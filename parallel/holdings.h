@@ -6,9 +6,11 @@
 //   const Holdings theirs(options, Mesh::planned(5, degrees), nowhere);
 #pragma once
 #include <memory>
+#include <optional>
 
 #include "comm/mesh.h"
 #include "parallel/fill.h"
+#include "parallel/frozen_teacher.h"
 #include "parallel/placement.h"
 #include "parallel/schedule_file.h"
 
@@ -53,15 +55,9 @@ struct MachineOptions {
   std::int64_t bucket_elements = std::int64_t{1} << 22;
 };
 
-bool distills(const MachineOptions& options);  // some pass learns from another
+bool distills(const MachineOptions& options);            // some pass learns from that of the whole
+bool has_frozen_teacher(const MachineOptions& options);  // or from the model as it was
 ModelOptions model_options(const MachineOptions& options, const Group& tensor, const PipelinePart& heads);
-
-// A stage of a rank.
-struct HeldStage {
-  int number = 0;
-  Units units;
-  std::vector<Units> segments;  // of the last microbatch's backward
-};
 
 struct Holdings {
   Holdings(const MachineOptions& options, const Mesh& mesh, Arena& arena);
@@ -78,6 +74,7 @@ struct Holdings {
   std::vector<Tie> ties;
   std::vector<HeldStage> stages;  // rank, rank + ranks, ...
   Flat flat;                      // binds the model's parameters of these stages
+  std::optional<FrozenTeacher> teacher;
 };
 
 }  // namespace offramp

@@ -133,7 +133,7 @@ Units Interpreter::units_of(const Action& action, const Layout& layout, Units un
 void Interpreter::forward(const Action& action, const Layout& layout, const StepInput& input) {
   if (input.give_tap) return give_taps(action, layout, input);
   const MicrobatchInput& microbatch = input.samples(action.microbatch);
-  const Stage& stage = stage_of(action);
+  const Stage& stage = layout.of_frozen_teacher(action.microbatch) ? teacher_stage_of(action) : stage_of(action);
   const int end = units_of(action, layout, stage.units()).end;
   if (action.stage > 0) await_arrival({Hold::Input, action.stage, action.microbatch});
   const auto destination = [&](int unit) {
@@ -210,7 +210,8 @@ Teacher Interpreter::teacher_of(const Action& action, const Layout& layout) {
   const Action teacher = make_action(Op::Forward, action.stage, layout.teacher_of(action.microbatch));
   const Slab final{Hold::Final, teacher.stage, teacher.microbatch};
   if (arriving_.contains(final)) await_arrival(final);
-  return {tensor_of(Hold::Final, teacher), &on_.final->output()};
+  Head* head = layout.of_frozen_teacher(teacher.microbatch) ? on_.teacher_final : on_.final;
+  return {tensor_of(Hold::Final, teacher), &head->output()};
 }
 
 void Interpreter::share_final(const Action& action, const Layout& layout) {

@@ -35,10 +35,12 @@ inline constexpr int kPhases = 6;
 
 // What the interpreter runs on; all of it belongs to the Machine (parallel/machine.h).
 struct Equipment {
-  std::vector<Stage> stages;  // of this rank, from the lowest
-  int units = 0;              // of the whole model
+  std::vector<Stage> stages;   // of this rank, from the lowest
+  std::vector<Stage> teacher;  // the frozen teacher's in their places; empty: there is none
+  int units = 0;               // of the whole model
   std::vector<Head>* heads = nullptr;
-  Head* final = nullptr;  // that exits learn from; null: none does
+  Head* final = nullptr;          // that exits learn from; null: none does
+  Head* teacher_final = nullptr;  // the frozen teacher's
   Flat* flat = nullptr;
   const Mesh* mesh = nullptr;
   std::vector<Pool>* pools = nullptr;  // one a Hold
@@ -98,6 +100,9 @@ class Interpreter {
   };
   const Stage& stage_of(const Action& action) const {
     return on_.stages[static_cast<std::size_t>(action.stage / on_.mesh->degrees.pipeline)];
+  }
+  const Stage& teacher_stage_of(const Action& action) const {
+    return on_.teacher[static_cast<std::size_t>(action.stage / on_.mesh->degrees.pipeline)];
   }
   void execute(const Action& action, const Layout& layout, const StepInput& input);
   void await_arrivals(const Action& action, const Layout& layout);

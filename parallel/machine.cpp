@@ -17,7 +17,7 @@ Machine::Machine(const MachineOptions& options, const Mesh& mesh, Backing backin
   OFFRAMP_CHECK(!options.given_taps || mesh.degrees.pipeline == 1, "[machine] stages whose taps are given have nothing to pass on");
   ctx_.tick = std::move(tick);
   ctx_.activity = activity;
-  memory_.parameters = held_.flat.value_bytes();
+  memory_.parameters = held_.flat.value_bytes() + (held_.teacher ? held_.teacher->flat().value_bytes() : 0);
   memory_.gradients = held_.flat.gradient_bytes();
   memory_.optimizer = held_.flat.state_bytes();
   plan_steps();
@@ -44,12 +44,17 @@ Machine::Machine(const MachineOptions& options, const Mesh& mesh, Backing backin
   memory_.messages = message_memory();
   ctx_.scratch = &scratch_;
   if (backing != Backing::none) check_schedules();
-  std::vector<Stage> stages;
-  for (const HeldStage& stage : held_.stages) stages.emplace_back(held_.model, stage.units, stage.segments);
+  std::vector<Stage> stages, of_teacher;
+  for (const HeldStage& stage : held_.stages) {
+    stages.emplace_back(held_.model, stage.units, stage.segments);
+    if (held_.teacher) of_teacher.emplace_back(held_.teacher->model(), stage.units);
+  }
   interpreter_ = std::make_unique<Interpreter>(ctx_, Equipment{.stages = std::move(stages),
+                                                               .teacher = std::move(of_teacher),
                                                                .units = static_cast<int>(held_.model.units.size()),
                                                                .heads = &held_.model.heads,
                                                                .final = held_.model.final ? &*held_.model.final : nullptr,
+                                                               .teacher_final = held_.teacher ? &*held_.teacher->model().final : nullptr,
                                                                .flat = &held_.flat,
                                                                .mesh = &mesh_,
                                                                .pools = &pools_,
@@ -136,7 +141,8 @@ void Machine::allocate_buffers() {
   if (!options_.snapshot) return;
   std::int64_t elements = 0;
   for (const Bucket& bucket : held_.flat.buckets()) elements += held_.flat.shard(bucket).count();
-  snapshot_ = arena_.tensor({1 + static_cast<std::int64_t>(options_.optimizer_state.size()), elements}, DType::f32);
+  const std::int64_t kinds = 1 + static_cast<std::int64_t>(options_.optimizer_state.size()) + (held_.teacher ? 1 : 0);
+  snapshot_ = arena_.tensor({kinds, elements}, DType::f32);
 }
 
 // Sums under way at once: all buckets' at the end of a step; before it a few of a unit's or an exit's activations.
@@ -249,6 +255,8 @@ RankBytes Machine::rank_bytes() const {
 }
 
 void Machine::train(const std::string& name, PhaseTimes& times) {
+  const bool taught = training_now_->passes.front().teaching == Teaching::nobody;
+  OFFRAMP_CHECK(!taught || held_.teacher->taken(), "[machine] {}: there is no teacher yet", name);
   fill_zero(ctx_, held_.flat.all_gradients());
   run(*training_now_, training_.layout.microbatches, name, times);
 }
@@ -289,7 +297,7 @@ std::vector<PassInput> Machine::pass_inputs(const Plan& plan) const {
     const Pass& pass = plan.passes[p];
     PassInput& input = inputs.emplace_back();
     input = {pass.subnet, exit_scale(p), sums(p), pass.regularise, {}};
-    if (pass.teaching == Teaching::labels) continue;
+    if (pass.teaching == Teaching::labels || pass.teaching == Teaching::nobody) continue;
     input.target = Target::distribution;
     input.temperature = static_cast<float>(options_.temperature);
   }

@@ -15,7 +15,7 @@ namespace offramp {
 
 // Bytes of one rank.
 struct MemoryPlan {
-  std::size_t parameters = 0, gradients = 0, optimizer = 0;  // optimizer: with the masters of bf16 weights
+  std::size_t parameters = 0, gradients = 0, optimizer = 0;  // parameters: with a frozen teacher's; optimizer: with masters of bf16 weights
   std::size_t activations = 0;                               // slabs: what lives between actions
   std::size_t transients = 0;                                // scratch of the largest action
   std::size_t buffers = 0;                                   // token ids, tables, statistics
@@ -39,6 +39,7 @@ class Machine {
   const Holdings& held() const { return held_; }
   Model& model() { return held_.model; }
   Flat& flat() { return held_.flat; }
+  FrozenTeacher* teacher() { return held_.teacher ? &*held_.teacher : nullptr; }
   const MemoryPlan& memory() const { return memory_; }
   RankBytes rank_bytes() const;
   double flops() const { return measured_.passes.front().flops; }  // of this rank, for one microbatch: forward, exits, backward
@@ -68,7 +69,8 @@ class Machine {
   Tensor statistics() const { return statistics_; }                // all of the above in a row: one reduction
   Tensor scalars() const { return scalars_; }                      // [clip groups, 4] f32, see adamw in ops.h
 
-  // [1 + kinds of optimizer state, elements] f32: room for a copy of this rank's shards; undefined unless options ask for it.
+  // [1 + kinds of optimizer state, and 1 of a frozen teacher, elements] f32: room for a copy of this rank's shards; undefined unless
+  // options ask for it.
   Tensor snapshot() const { return snapshot_; }
 
   // What train() runs is added to it from now on; null: nothing.

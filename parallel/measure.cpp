@@ -46,8 +46,10 @@ class Measure {
   void begin(const Pass& pass) {
     pass_ = pass;
     layout_ = on_.layout;
-    const bool taught = pass.teaching == Teaching::whole;
-    layout_.passes = place_passes(taught ? std::vector{Pass{}, pass} : std::vector{pass}, on_.held.model, layout_);
+    std::vector<Pass> passes{pass};
+    if (pass.teaching == Teaching::whole) passes.insert(passes.begin(), Pass{});
+    if (pass.teaching == Teaching::frozen) passes.insert(passes.begin(), kTeacherPass);
+    layout_.passes = place_passes(passes, on_.held.model, layout_);
     number_ = layout_.pass_count() - 1;
     const auto units = static_cast<int>(on_.held.model.units.size());
     end_ = on_.layout.frozen ? units : end_of_pass(number_, units, layout_);
@@ -72,8 +74,9 @@ class Measure {
     };
   }
 
+  Model& model() { return pass_.teaching == Teaching::nobody ? on_.held.teacher->model() : on_.held.model; }
   void forward(const HeldStage& held, Slot& slot) {
-    if (!on_.options.given_taps) Stage(on_.held.model, held.units).forward(ctx_, input_of(held), destination(held), slot, end_of(held));
+    if (!on_.options.given_taps) Stage(model(), held.units).forward(ctx_, input_of(held), destination(held), slot, end_of(held));
   }
 
   void evaluation(const HeldStage& held) {
@@ -85,7 +88,7 @@ class Measure {
 
   void training(const HeldStage& held) {
     PassMeasure& pass = all_.passes.back();
-    if (on_.layout.frozen) return frozen_pass(held, pass);
+    if (on_.layout.frozen || pass_.teaching == Teaching::nobody) return frozen_pass(held, pass);
     Arena stash(Backing::none, kUnlimited, 1), deferred(Backing::none, kUnlimited, 2);
     Slot slot(stash, on_.keep, on_.input.sequences, draws_, pass_.subnet);
     forward(held, slot);
@@ -118,7 +121,8 @@ class Measure {
       in.target = Target::distribution;
       in.temperature = static_cast<float>(on_.options.temperature);
     }
-    if (role == ExitRole::taught) in.teacher = {slabs_.tensor(on_.activations, on_.options.precision), &on_.held.model.final->output()};
+    Model& teacher = pass_.teaching == Teaching::frozen ? on_.held.teacher->model() : on_.held.model;
+    if (role == ExitRole::taught) in.teacher = {slabs_.tensor(on_.activations, on_.options.precision), &teacher.final->output()};
     return in;
   }
 

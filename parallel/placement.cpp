@@ -34,17 +34,17 @@ Partition even_partition(int layers, int stages) {
   return partition;
 }
 
-namespace {
-
-bool has_exits(Model& model, const Partition& partition, int stage) {
+bool has_heads(const Model& model, const Partition& partition, int stage) {
   return std::ranges::any_of(model.heads, [&](const Head& head) { return partition.stage_of(head.tap()) == stage; });
 }
+
+namespace {
 
 // Of a final head that exits learn from, what a stage has.
 void visit_final(Model& model, const Partition& partition, int stage, const Visitor& visit) {
   if (!model.final) return;
   if (stage == partition.stages() - 1 && !model.given_taps) model.final->visit_below_output(visit);
-  if (has_exits(model, partition, stage)) model.final->output().visit(visit);
+  if (has_heads(model, partition, stage)) model.final->output().visit(visit);
 }
 
 }  // namespace
@@ -205,20 +205,25 @@ namespace {
 bool is_whole(const Pass& pass, const ModelConfig& config) { return shortened(pass.subnet, config) == Subnet{}; }
 
 // Exits of the whole learn from its own final head if that is their target; beside a frozen backbone all are measured by it.
-std::vector<ExitRole> roles_of_whole(const Model& model) {
+std::vector<ExitRole> roles_of_whole(const Pass& pass, const Model& model) {
   std::vector<ExitRole> roles;
   for (const Head& head : model.heads) {
     const bool by_own = model.final && (model.frozen || head.spec().target != Target::labels);
-    roles.push_back(by_own ? ExitRole::taught : ExitRole::alone);
+    roles.push_back(by_own || pass.teaching == Teaching::frozen ? ExitRole::taught : ExitRole::alone);
   }
   return roles;
 }
 
 PassPlace place_of(const Pass& pass, const Model& model, const Layout& layout) {
-  PassPlace place;
+  PassPlace place{.back = pass.teaching != Teaching::nobody};
   const bool distills = pass.teaching != Teaching::labels;
+  if (!place.back) {
+    place.last = layout.stages - 1;
+    place.exits.assign(model.heads.size(), ExitRole::absent);
+    return place;
+  }
   if (is_whole(pass, model.config)) {
-    place.exits = roles_of_whole(model);
+    place.exits = roles_of_whole(pass, model);
   } else {
     place.exits.assign(model.heads.size(), ExitRole::absent);
     place.exits[last_head(pass.subnet, model)] = distills ? ExitRole::taught : ExitRole::alone;
@@ -243,7 +248,7 @@ std::vector<PassPlace> place_passes(const std::vector<Pass>& passes, const Model
     const int number = static_cast<int>(places.size());
     PassPlace place = place_of(pass, model, layout);
     const bool taught = std::ranges::count(place.exits, ExitRole::taught) > 0;
-    if (taught) place.teacher = is_whole(pass, model.config) ? number : 0;
+    if (taught) place.teacher = is_whole(pass, model.config) && pass.teaching != Teaching::frozen ? number : 0;
     places.push_back(std::move(place));
   }
   return places;

@@ -44,6 +44,13 @@ std::vector<Tie> find_ties(Model& model, const Partition& partition);
 // The stage's units in backward order, cut where about `bucket_elements` gradients have gathered.
 std::vector<Units> cut_segments(Model& model, Units units, std::int64_t bucket_elements);
 
+// A stage of a rank.
+struct HeldStage {
+  int number = 0;
+  Units units;
+  std::vector<Units> segments;  // of the last microbatch's backward
+};
+
 // The stage's parameters as Flat wants them.
 std::vector<FlatEntry> flat_entries(Model& model, const Partition& partition, int stage, const std::vector<Units>& segments,
                                     const std::vector<Tie>& ties);
@@ -55,9 +62,10 @@ struct LayoutOptions {
   std::int64_t bucket_elements = std::int64_t{1} << 22;
   std::vector<Pass> passes{};  // over the samples of each microbatch; empty: one, of the whole model
 };
+bool has_heads(const Model& model, const Partition& partition, int stage);
 // Which of the model's heads a subnet ends with.
 std::size_t last_head(const Subnet& subnet, const Model& model);
-// What each pass runs: all exits of the whole model, and of a subnet the head that it ends with.
+// What each pass runs: all exits of the whole model, of a subnet the head that it ends with, and of a frozen teacher none.
 std::vector<PassPlace> place_passes(const std::vector<Pass>& passes, const Model& model, const Layout& layout);
 Layout make_layout(Model& model, const Partition& partition, const std::vector<Tie>& ties, const LayoutOptions& options);
 

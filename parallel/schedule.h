@@ -79,6 +79,7 @@ struct PassPlace {
   int last = 0;                 // stage
   std::vector<ExitRole> exits;  // of all exits, in their order
   int teacher = -1;             // which pass that is, not behind this one; -1: nobody is taught
+  bool back = true;             // false: it only teaches, as a frozen teacher, and no exit runs in it
   auto operator<=>(const PassPlace&) const = default;
 };
 struct Layout {
@@ -103,9 +104,14 @@ struct Layout {
   int pass_of(int microbatch) const { return microbatch % pass_count(); }
   int samples_of(int microbatch) const { return microbatch / pass_count(); }
   Reach reach_of(int microbatch) const {
-    if (!passes.empty()) return {0, passes[static_cast<std::size_t>(pass_of(microbatch))].last};
+    if (!passes.empty()) {
+      const PassPlace& pass = passes[static_cast<std::size_t>(pass_of(microbatch))];
+      return {pass.back ? 0 : stages, pass.last};
+    }
     return reach.empty() ? Reach{0, stages - 1} : reach[static_cast<std::size_t>(microbatch)];
   }
+  // Whether it goes through a frozen teacher in the model's place.
+  bool of_frozen_teacher(int microbatch) const { return !passes.empty() && !passes[static_cast<std::size_t>(pass_of(microbatch))].back; }
   ExitRole role_of(int exit, int microbatch) const {
     if (passes.empty()) return ExitRole::alone;
     return passes[static_cast<std::size_t>(pass_of(microbatch))].exits[static_cast<std::size_t>(exit)];

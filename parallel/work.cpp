@@ -56,12 +56,12 @@ PassFlops output_flops(const ModelConfig& model) {
 
 int end_of_pass(int pass, int units, const Layout& layout) {
   if (layout.passes.empty()) return units;
+  const PassPlace& place = layout.passes[static_cast<std::size_t>(pass)];
   const auto teaches = [&](const PassPlace& other) { return other.teacher == pass; };
-  if (std::ranges::any_of(layout.passes, teaches)) return units;
+  if (!place.back || std::ranges::any_of(layout.passes, teaches)) return units;
   int end = 0;
   for (int e = 0; e < exit_count(layout); ++e)
-    if (layout.passes[static_cast<std::size_t>(pass)].exits[static_cast<std::size_t>(e)] != ExitRole::absent)
-      end = std::max(end, exit_at(layout, e).tap + 1);
+    if (place.exits[static_cast<std::size_t>(e)] != ExitRole::absent) end = std::max(end, exit_at(layout, e).tap + 1);
   return end;
 }
 

@@ -52,6 +52,8 @@ void settle_supernet(Config& config, const Locations& at, const std::set<std::st
   const bool delays = supernet.plan == PlanKind::deps || supernet.plan == PlanKind::ofa;
   follow("start", supernet.start, delays ? std::llround(0.537 * static_cast<double>(steps)) : 0);
   follow("ramp", supernet.ramp, std::max<std::int64_t>(1, std::llround(static_cast<double>(steps) * 5 / 270)));
+  const bool has_teacher = supernet.plan != PlanKind::ofa || supernet.start > 0 || !config.model_from.empty();
+  follow("distillation", supernet.distillation, has_teacher);
   follow("sort_step", supernet.sort_step, delays && supernet.start < steps ? supernet.start + 1 : 0);
 }
 
@@ -137,6 +139,15 @@ void ConfigChecker::subnet_steps() {
   within("supernet.sort_step", s.sort_step);
 }
 
+// Weights that were just drawn teach nothing.
+void ConfigChecker::subnet_teacher() {
+  const SupernetConfig& s = config.supernet;
+  const bool taught = s.plan == PlanKind::ofa && s.distillation && known({"supernet.plan", "supernet.distillation"});
+  if (taught && s.start == 0 && config.model_from.empty() && known({"supernet.start", "model.from"}))
+    blame("supernet.distillation",
+          "ofa's teacher would be the whole before its first step; set start to 1 or more, name model.from, or set distillation: false");
+}
+
 // A job prepares for all that its steps may be.
 void ConfigChecker::subnet_counts() {
   if (kinds_of(config.supernet) > kMostKinds)
@@ -155,6 +166,7 @@ void ConfigChecker::supernet() {
   subnet_plan();
   subnet_layout();
   subnet_steps();
+  subnet_teacher();
   subnet_counts();
   if (!knows_model(unknown)) return;
   const Subnet whole = spelled_out({}, config.model);

@@ -59,7 +59,7 @@ Checkpoints::Checkpoints(const Config& config, const Group& world, Machine& mach
   const CarriedTokenizer tokenizer = carried_tokenizer(config);
   end_token_ = tokenizer.end_token;
   SaverOptions options{config.checkpoint.directory, run_id_, world.rank(), world.size(), config.checkpoint.keep, tokenizer.write};
-  saver_ = std::make_unique<Saver>(options, saved_kinds(machine.options()), saved_boxes(machine), machine.snapshot());
+  saver_ = std::make_unique<Saver>(options, machine.snapshot());
 }
 
 std::optional<Error> Checkpoints::failure_of(const std::function<void()>& body) const {
@@ -106,6 +106,7 @@ void Checkpoints::load(const std::string& directory) {
                  directory);
           check_resume(m, config_, data_);
           load_state(machine_, checkpoint);
+          check_teacher(directory, m.step);
           load_backbone(m.base);
           position_ = {m.step, m.samples, m.updates};
           notes_.push_back(fmt::format("resumed from {}", directory));
@@ -114,6 +115,13 @@ void Checkpoints::load(const std::string& directory) {
                 fmt::format("from here on the numbers may differ in their last bits from those of a run that never stopped: {}", why));
         }));
   machine_.share_values();
+}
+
+// Subnets that already learned from labels, or from the whole beside them, have no teacher to go on with.
+void Checkpoints::check_teacher(const std::string& directory, std::int64_t step) const {
+  if (machine_.teacher() && !machine_.teacher()->taken() && step > config_.supernet.start)
+    fail(Exit::configuration, "supernet.start: {} has no teacher of step {}; set start to {} or more, or distillation: false", directory,
+         config_.supernet.start, step);
 }
 
 // Weights alone: step, optimizer and data are those of a new job.
@@ -151,7 +159,7 @@ std::optional<std::string> Checkpoints::save(const Position& at) {
   auto failure = wait();
   activity_.begin(fmt::format("step {}, a copy for its checkpoint", at.step));
   take_snapshot(machine_, machine_.snapshot());
-  saver_->begin(head(at));
+  saver_->begin(head(at), saved_boxes(machine_));
   return failure;
 }
 

@@ -45,6 +45,7 @@ class Checkpoints {
   std::optional<std::string> choose(const std::string& request);
   std::optional<Error> failure_of(const std::function<void()>& body) const;
   void load(const std::string& directory);
+  void check_teacher(const std::string& directory, std::int64_t step) const;
   void load_base();
   void load_backbone(const FrozenBase& base);
   std::optional<std::string> wait();

@@ -48,6 +48,7 @@ struct ConfigChecker {
   void subnet_plan();
   void subnet_layout();
   void subnet_steps();
+  void subnet_teacher();
   void subnet_counts();
 
   // check_layout.cpp

@@ -17,6 +17,14 @@ void Trainer::sort_channels(std::int64_t t) {
   if (log_ && !axes.empty()) log_->note(fmt::format("before step {}: sorted by importance: {}", t, fmt::join(axes, ", ")));
 }
 
+// In the new order, if channels were just sorted. It stays in its own: whatever it is compared with, it says the same of a token.
+void Trainer::take_teacher(std::int64_t t) {
+  if (!config_.supernet.enabled || !step_passes(config_, t).takes_teacher) return;
+  activity_.begin(fmt::format("before step {}, a copy of the model to teach", t));
+  machine_->teacher()->take(machine_->context(), machine_->flat(), mesh_.pipeline);
+  if (log_) log_->note(fmt::format("before step {}: subnets learn from the whole as it is now", t));
+}
+
 void Trainer::set_passes(std::int64_t t) {
   if (config_.supernet.enabled) machine_->set_passes(step_passes(config_, t).passes);
 }
@@ -36,6 +44,7 @@ void Trainer::set_scales(std::int64_t t, std::span<const double> counted) {
 
 void Trainer::read_losses(std::int64_t t, const std::vector<Pass>& passes, Outcome& outcome) const {
   for (std::size_t p = 0; p < passes.size(); ++p) {
+    if (passes[p] == kTeacherPass) continue;
     if (passes[p].subnet == Subnet{})
       read_whole(t, passes[p], p, outcome);
     else
@@ -46,7 +55,7 @@ void Trainer::read_losses(std::int64_t t, const std::vector<Pass>& passes, Outco
 // From the sums of each exit (kLossSums in tensor/ops.h).
 void Trainer::read_whole(std::int64_t t, const Pass& pass, std::size_t number, Outcome& outcome) const {
   const double* sums = machine_->sums(number).as<double>();
-  const bool compared = config_.frozen_backbone() && machine_->model().final;
+  const bool compared = pass.teaching == Teaching::frozen || (config_.frozen_backbone() && machine_->model().final);
   for (std::size_t e = 0; e < machine_->model().heads.size(); ++e) {
     const double* s = sums + e * kLossSums;
     const double counted = std::max(1.0, s[3]);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 #include "optim/costliest_step.h"
 #include "trainer/job.h"
@@ -55,12 +56,16 @@ PlannedStep planned_step(const Config& config) {
 namespace {
 
 PassName name_of(const Pass& pass, const Config& config) {
+  if (pass == kTeacherPass) return {'T', fmt::format("the teacher, which is the whole after step {}", config.supernet.start)};
   if (pass.subnet == Subnet{}) return {'W', "the whole"};
   if (pass.subnet == shortened(smallest(config.supernet.space), config.model)) return {'S', "the smallest"};
   return {'r', to_text(pass.subnet)};
 }
 
-const char* teacher_of(const Pass& pass) { return pass.teaching == Teaching::labels ? "labels" : "whole"; }
+const char* teacher_of(const Pass& pass) {
+  constexpr std::array<const char*, 4> kTeachers{"labels", "whole", "teacher", "nobody"};
+  return kTeachers[static_cast<std::size_t>(pass.teaching)];
+}
 
 }  // namespace
 

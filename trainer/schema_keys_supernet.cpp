@@ -10,16 +10,13 @@ bool delays(const Config& config) {
 }
 bool ramps(const Config& config) { return config.supernet.enabled && config.supernet.plan == PlanKind::deps; }
 bool samples(const Config& config) { return delays(config) || (config.supernet.enabled && config.supernet.plan == PlanKind::sandwich); }
-bool has_whole(const Config& config) { return samples(config) && config.supernet.plan != PlanKind::ofa; }
-bool distills(const Config& config) { return has_whole(config) && config.supernet.distillation; }
+bool distills(const Config& config) { return samples(config) && config.supernet.distillation; }
 
 constexpr KeyCondition kSupernet{with_supernet, "supernet"};  // the section itself says so: its keys are given nowhere else
 constexpr KeyCondition kDelays{delays, "supernet.plan", "only deps and ofa train the whole alone first; name one, or remove this key"};
 constexpr KeyCondition kRamps{ramps, "supernet.plan", "only deps lets subnets in slowly; name it, or remove this key"};
 constexpr KeyCondition kSamples{samples, "supernet.plan",
                                 "only sandwich, deps and ofa train several subnets a step; name one, or remove this key"};
-constexpr KeyCondition kHasWhole{has_whole, "supernet.plan",
-                                 "only sandwich and deps train the whole beside its subnets; name one, or remove this key"};
 constexpr KeyCondition kDistills{distills, "supernet.distillation",
                                  "only subnets that learn from the whole have one; set distillation: true, or remove this key"};
 
@@ -65,8 +62,8 @@ std::vector<SchemaKey> supernet_keys() {
        {.range = kSteps, .default_note = "5/270 of `training.steps`", .means = kRamps}},
       {"supernet.distillation",
        KEY_AT(supernet.distillation),
-       "sandwich, deps: subnets learn the whole model's own output, detached, not the labels.",
-       {.means = kHasWhole}},
+       "Subnets learn the whole model's own output, detached, not the labels; with ofa that of the whole as it was after step `start`.",
+       {.default_note = "`true`; with ofa from step 0 on `false`, unless `model.from` is set", .means = kSamples}},
       {"supernet.temperature",
        KEY_AT(supernet.temperature),
        "Of both distributions when subnets learn the whole's; gradients keep their size.",

@@ -60,6 +60,7 @@ void Trainer::end_preempted(std::int64_t t) {
 
 Trainer::Outcome Trainer::step(std::int64_t t) {
   sort_channels(t);
+  take_teacher(t);
   const double begin = now();
   profiler_->begin(t);
   fill_zero(machine_->context(), machine_->statistics());

@@ -61,6 +61,7 @@ class Trainer {
   std::int64_t step_samples() const;
   std::vector<double> load(std::int64_t t);
   void sort_channels(std::int64_t t);
+  void take_teacher(std::int64_t t);
   void set_passes(std::int64_t t);
   void set_scales(std::int64_t t, std::span<const double> counted);
   void set_layer_rates(std::int64_t t);

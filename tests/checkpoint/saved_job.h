@@ -11,11 +11,14 @@ namespace offramp::testing {
 inline void on_every_rank(SmallJob job, const std::function<void(Machine&, const Group&)>& body) {
   job.options.snapshot = true;
   job.options.microbatches = job.global_batch / (static_cast<int>(job.options.micro_batch_size) * job.data);
-  run_in_process(job.degrees().world(), [&](Group world) {
-    const MemoryPlan plan = plan_memory(job.options, Mesh::planned(world.rank(), job.degrees()));
-    Machine machine(job.options, Mesh(world, job.degrees()), Backing::host, plan.peak, [world] { world.progress(); });
-    body(machine, world);
-  }, job.sends);
+  run_in_process(
+      job.degrees().world(),
+      [&](Group world) {
+        const MemoryPlan plan = plan_memory(job.options, Mesh::planned(world.rank(), job.degrees()));
+        Machine machine(job.options, Mesh(world, job.degrees()), Backing::host, plan.peak, [world] { world.progress(); });
+        body(machine, world);
+      },
+      job.sends);
 }
 
 inline void train_steps(Machine& machine, const SmallJob& job, int first, int last) {
@@ -32,10 +35,10 @@ inline void train_steps(Machine& machine, const SmallJob& job, int first, int la
 
 // Saves, and waits until it is done.
 inline void save(Machine& machine, const Group& world, const std::string& directory, std::int64_t step, int keep = 0) {
-  Saver saver({directory, "test", world.rank(), world.size(), keep}, saved_kinds(machine.options()), saved_boxes(machine), machine.snapshot());
+  Saver saver({directory, "test", world.rank(), world.size(), keep}, machine.snapshot());
   take_snapshot(machine, machine.snapshot());
   Manifest head{.run_id = "test", .step = step};
-  saver.begin(head);
+  saver.begin(head, saved_boxes(machine));
   while (saver.busy()) {
     const Saver::Progress mine = saver.progress();
     double sums[3] = {mine.written, mine.failed, mine.published};

@@ -60,6 +60,16 @@ TEST(CostliestStep, OfASandwichHasTheWholeFirstAndTheSmallest) {
   }
 }
 
+TEST(CostliestStep, OfShrinkingHasItsTeacherFirst) {
+  SupernetConfig config = supernet(PlanKind::ofa);
+  const std::vector<Pass> passes = costliest_step(config, model(), static_cast<OfPass*>(cost));
+  ASSERT_EQ(passes.size(), 4u);
+  EXPECT_EQ(passes.front(), kTeacherPass);
+  EXPECT_EQ(passes[1], (Pass{.teaching = Teaching::frozen, .regularise = false}));
+  config.distillation = false;
+  EXPECT_EQ(costliest_step(config, model(), static_cast<OfPass*>(cost)).size(), 3u);
+}
+
 TEST(CostliestStep, OfPlansOfTheWholeIsTheWhole) {
   for (const PlanKind plan : {PlanKind::full, PlanKind::nested_depth, PlanKind::matformer})
     EXPECT_EQ(costliest_step(supernet(plan), model(), static_cast<OfPass*>(cost)), std::vector{Pass{}});

@@ -35,10 +35,10 @@ StepPasses passes_of(const SupernetConfig& supernet, std::int64_t t, std::uint64
   return step_passes(supernet, {.model = whole, .steps = kSteps, .seed = seed}, t);
 }
 
-// "sort | whole | 0.5 of the whole, plain {...}": weights that are 1, labels and regularisation are left out.
+// "sort take | whole | 0.5 of the whole, plain {...}": weights that are 1, labels and regularisation are left out.
 std::string text(const StepPasses& step) {
-  std::string all = step.sorts ? "sort " : "";
-  constexpr std::array kTeaching{"", " of the whole"};
+  std::string all = fmt::format("{}{}", step.sorts ? "sort " : "", step.takes_teacher ? "take " : "");
+  constexpr std::array kTeaching{"", " of the whole", " of the frozen", " teacher"};
   for (const Pass& pass : step.passes) {
     const std::string weight = pass.weight == 1 ? "" : fmt::format(" {:.3g}", pass.weight);
     const std::string sizes = pass.subnet == Subnet{} ? "whole" : to_text(pass.subnet);
@@ -82,8 +82,9 @@ TEST(StepPlan, DrawsAreTheSameForEver) {
             R"(| whole| 0.3 of the whole plain {"intermediate_size":48,"num_key_value_heads":2})"
             R"(| 0.3 of the whole plain {"num_hidden_layers":6,"num_key_value_heads":2})"
             R"(| 0.3 of the whole plain {"num_hidden_layers":4,"intermediate_size":16,"num_key_value_heads":2})");
-  EXPECT_EQ(text(passes_of(supernet_of(PlanKind::ofa), 99)), R"(| plain whole| plain {"num_hidden_layers":6,"intermediate_size":48})"
-                                                             R"(| plain {"num_hidden_layers":6,"intermediate_size":16})");
+  EXPECT_EQ(text(passes_of(supernet_of(PlanKind::ofa), 99)),
+            R"(| 0 teacher plain whole| of the frozen plain whole| of the frozen plain {"num_hidden_layers":6,"intermediate_size":48})"
+            R"(| of the frozen plain {"num_hidden_layers":6,"intermediate_size":16})");
   EXPECT_EQ(text(passes_of(supernet_of(PlanKind::matformer), 5)), "| whole");
   EXPECT_EQ(text(passes_of(supernet_of(PlanKind::matformer), 8)), R"(| {"intermediate_size":16})");
 }
@@ -113,7 +114,8 @@ TEST(StepPlan, PassesOfAStepAreDistinctTheBiggestFirst) {
         SupernetConfig supernet = supernet_of(plan);
         supernet.random_subnets = 5;
         if (all_axes) supernet.space.hidden_size = {16, 24, 32}, supernet.space.queries_per_group = {1, 2};
-        const std::vector<Pass> passes = passes_of(supernet, t).passes;
+        std::vector<Pass> passes = passes_of(supernet, t).passes;
+        if (passes.front() == kTeacherPass) passes.erase(passes.begin());
         std::set<Subnet> subnets;
         for (const Pass& pass : passes) {
           EXPECT_TRUE(subnets.insert(pass.subnet).second);
@@ -146,7 +148,7 @@ TEST(StepPlan, ASmallSpaceIsTrainedWholeAndNothingTwice) {
     for (std::int64_t t = 1; t <= 20; ++t)
       EXPECT_EQ(passes_of(supernet, t).passes.size(), static_cast<std::size_t>(2 + std::min<std::int64_t>(random, 8)));
   }
-  supernet.plan = PlanKind::ofa;  // the whole is one of nine and one
+  supernet.plan = PlanKind::ofa, supernet.distillation = false;  // the whole is one of nine and one
   EXPECT_EQ(passes_of(supernet, 100).passes.size(), 10u);
   EXPECT_EQ(passes_of(supernet, 100).passes.front().subnet, Subnet{});
 }
@@ -194,15 +196,16 @@ TEST(StepPlan, MatformerTrainsOneWidthOfTheMlpsWithLabels) {
 
 TEST(StepPlan, ShrinkingOpensOneAxisAfterTheOther) {
   const SupernetConfig supernet = supernet_of(PlanKind::ofa);  // 60 steps: depth to 60, MLPs to 80, groups to 100
-  EXPECT_EQ(text(passes_of(supernet, 41)), "sort | plain whole");
-  for (std::int64_t t = 42; t <= 60; ++t) EXPECT_EQ(text(passes_of(supernet, t)), "| plain whole");
+  EXPECT_EQ(text(passes_of(supernet, 41)), "sort take | 0 teacher plain whole| of the frozen plain whole");
+  for (std::int64_t t = 42; t <= 60; ++t) EXPECT_EQ(text(passes_of(supernet, t)), "| 0 teacher plain whole| of the frozen plain whole");
   bool narrow_heads = false, wholes = false;
   for (std::int64_t t = 61; t <= 100; ++t) {
     const StepPasses step = passes_of(supernet, t);
-    EXPECT_EQ(step.passes.size(), 3u);
-    EXPECT_FALSE(step.sorts);
-    for (const Pass& pass : step.passes) {
-      EXPECT_TRUE(pass.weight == 1 && pass.teaching == Teaching::labels && !pass.regularise);
+    ASSERT_EQ(step.passes.size(), 4u);
+    EXPECT_FALSE(step.sorts || step.takes_teacher);
+    EXPECT_EQ(step.passes.front(), kTeacherPass);
+    for (const Pass& pass : std::span(step.passes).subspan(1)) {
+      EXPECT_TRUE(pass.weight == 1 && pass.teaching == Teaching::frozen && !pass.regularise);
       EXPECT_TRUE(t > 80 || pass.subnet.num_key_value_heads == 0);
       narrow_heads |= pass.subnet.num_key_value_heads == 2;
       wholes |= pass.subnet == Subnet{};
@@ -216,7 +219,17 @@ TEST(StepPlan, ShrinkingWithoutElasticDepthBeginsWithWidth) {
   supernet.space = {.intermediate_size = {32, 64}};
   std::set<std::string> texts;
   for (std::int64_t t = 42; t <= 100; ++t) texts.insert(text(passes_of(supernet, t)));
-  EXPECT_EQ(texts, std::set<std::string>{R"(| plain whole| plain {"intermediate_size":32})"});
+  EXPECT_EQ(texts,
+            std::set<std::string>{R"(| 0 teacher plain whole| of the frozen plain whole| of the frozen plain {"intermediate_size":32})"});
+}
+
+TEST(StepPlan, ShrinkingTowardsLabelsNeedsNoTeacher) {
+  SupernetConfig supernet = supernet_of(PlanKind::ofa);
+  supernet.distillation = false;
+  for (std::int64_t t = 41; t <= 100; ++t) {
+    EXPECT_FALSE(passes_of(supernet, t).takes_teacher);
+    for (const Pass& pass : passes_of(supernet, t).passes) EXPECT_EQ(pass.teaching, Teaching::labels);
+  }
 }
 
 // ---- the ramp

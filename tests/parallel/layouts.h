@@ -58,13 +58,16 @@ inline void add_random_buckets(Layout& layout, Random& random) {
   }
 }
 
-// Several passes over the same samples: of all exits, and of one exit each, learning from the first's final head or not.
+// Several passes over the same samples: of all exits, and of one exit each, learning from the first's final head or not; and where the
+// backbone learns, one before them that only teaches.
 inline void add_random_passes(Layout& layout, Random& random) {
   const int exits = static_cast<int>(layout.exits.size());
   const bool may_teach = !layout.split_heads && layout.stages == layout.ranks;
   const auto stage_of = [&](int e) { return layout.exits[static_cast<std::size_t>(e)].stage; };
   if (exits == 0 || stage_of(exits - 1) != layout.stages - 1) return;
   const auto all = [&](ExitRole role) { return std::vector(static_cast<std::size_t>(exits), role); };
+  if (layout.learns() && may_teach && coin(random))
+    layout.passes.push_back({.last = layout.stages - 1, .exits = all(ExitRole::absent), .teacher = -1, .back = false});
   layout.passes.push_back({.last = layout.stages - 1, .exits = all(ExitRole::alone)});
   if (may_teach && coin(random)) layout.passes.back().exits = all(ExitRole::taught), layout.passes.back().teacher = 0;
   for (int more = layout.frozen ? 0 : pick(random, 0, 3); more > 0; --more) {
@@ -75,6 +78,8 @@ inline void add_random_passes(Layout& layout, Random& random) {
     pass.teacher = taught ? 0 : -1;
     layout.passes.push_back(pass);
   }
+  const bool teaches = std::ranges::any_of(layout.passes, [](const PassPlace& pass) { return pass.teacher == 0; });
+  if (!teaches && !layout.passes.front().back) layout.passes.erase(layout.passes.begin());
   layout.microbatches *= layout.pass_count();
 }
 

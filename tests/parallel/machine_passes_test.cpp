@@ -1,62 +1,21 @@
 // Steps of several passes: what they add up to, and that no layout or schedule changes it.
-#include "tests/parallel/small_job.h"
+#include "tests/parallel/supernet_job.h"
 
 namespace offramp::testing {
 namespace {
 
-// Exits that subnets end with, one of each kind of body; the last layer has its final head alone.
-std::vector<ExitSpec> exits_of_depths() {
-  return {{.layer = 2, .head = HeadKind::norm, .loss_weight = 0.3},
-          {.layer = 4, .head = HeadKind::block, .shared_output = true, .loss_weight = 0.25},
-          {.layer = 6, .head = HeadKind::mlp, .loss_weight = 0.2}};
-}
-
-Space space() {
-  return {.num_hidden_layers = {2, 4, 6, 8},
-          .hidden_size = {16, 32},
-          .intermediate_size = {16, 32, 48},
-          .num_key_value_heads = {2, 4},
-          .queries_per_group = {1, 2}};
-}
-
 const Pass kWhole{};
-Pass subnet(Subnet sizes, double weight, Teaching teaching) {
-  return {.subnet = sizes, .weight = weight, .teaching = teaching, .regularise = false};
-}
-
-// What a sandwich may have: narrow and deep, shallow and wide, small in all.
-std::vector<Pass> subnets(Teaching teaching) {
-  return {subnet({.intermediate_size = 16, .num_key_value_heads = 2}, 0.5, teaching),
-          subnet({.num_hidden_layers = 6, .hidden_size = 16}, 0.75, teaching),
-          subnet({.num_hidden_layers = 4, .intermediate_size = 32, .queries_per_group = 1}, 0.25, teaching),
-          subnet(smallest(space()), 1, teaching)};
-}
 std::vector<Pass> sandwich(Teaching teaching) {
   std::vector<Pass> passes{kWhole};
-  for (const Pass& pass : subnets(teaching)) passes.push_back(pass);
+  for (const Pass& pass : small_subnets(teaching)) passes.push_back(pass);
   return passes;
-}
-
-SmallJob supernet_job(std::vector<Pass> passes, bool tied = false) {
-  SmallJob job = small_job(exits_of_depths(), tied);
-  job.global_batch = 4;
-  job.options.space = space();
-  job.passes = std::move(passes);
-  return job;
-}
-
-void add(ByName& sum, const ByName& grads) {
-  for (const auto& [name, values] : grads) {
-    auto& total = sum.try_emplace(name, values.size(), 0.0f).first->second;
-    for (std::size_t i = 0; i < values.size(); ++i) total[i] += values[i];
-  }
 }
 
 // Each alone: beside a whole that weighs nothing, and only teaches.
 ByName sum_of_passes_alone(Teaching teaching, bool tied) {
   ByName sum;
   add(sum, run_small_job(supernet_job({kWhole}, tied)).grads);
-  for (const Pass& pass : subnets(teaching)) {
+  for (const Pass& pass : small_subnets(teaching)) {
     Pass unweighted = kWhole;
     unweighted.weight = 0;
     add(sum, run_small_job(supernet_job({unweighted, pass}, tied)).grads);

@@ -2,6 +2,7 @@
 #include <map>
 
 #include "tests/parallel/planned_step.h"
+#include "tests/parallel/supernet_job.h"
 
 namespace offramp::testing {
 namespace {
@@ -9,9 +10,10 @@ namespace {
 // Widths of every axis, and depths that end on any stage.
 std::vector<Pass> passes_of(Teaching teaching) {
   std::vector<Pass> passes{Pass{}};
-  for (const Subnet& subnet : {Subnet{.intermediate_size = 16, .num_key_value_heads = 2}, Subnet{.num_hidden_layers = 6, .hidden_size = 16},
-                               Subnet{.num_hidden_layers = 2, .intermediate_size = 32, .queries_per_group = 1}})
-    passes.push_back({.subnet = subnet, .weight = 1, .teaching = teaching, .regularise = false});
+  if (teaching == Teaching::frozen) passes = {kTeacherPass, subnet({}, 1, teaching)};
+  for (const Subnet& sizes : {Subnet{.intermediate_size = 16, .num_key_value_heads = 2}, Subnet{.num_hidden_layers = 6, .hidden_size = 16},
+                              Subnet{.num_hidden_layers = 2, .intermediate_size = 32, .queries_per_group = 1}})
+    passes.push_back(subnet(sizes, 1, teaching));
   return passes;
 }
 
@@ -24,21 +26,6 @@ std::vector<Pass> sandwich(Teaching teaching) {
   return passes;
 }
 
-SmallJob supernet_job(std::vector<Pass> passes, bool tied = false) {
-  SmallJob job = small_job({{.layer = 2, .head = HeadKind::norm, .loss_weight = 0.3},
-                            {.layer = 4, .head = HeadKind::block, .shared_output = true, .loss_weight = 0.25},
-                            {.layer = 6, .head = HeadKind::mlp, .loss_weight = 0.2}},
-                           tied);
-  job.options.space = {.num_hidden_layers = {2, 4, 6, 8},
-                       .hidden_size = {16, 32},
-                       .intermediate_size = {16, 32, 48},
-                       .num_key_value_heads = {2, 4},
-                       .queries_per_group = {1, 2}};
-  job.global_batch = 4;
-  job.passes = std::move(passes);
-  return job;
-}
-
 TEST(PlanPasses, BytesMemoryAndWorkOfSeveralPassesAreThoseOfTheStep) {
   const auto expect = [](Teaching teaching, const char* schedule, const char* in_flight) {
     for (const Degrees& degrees : {Degrees{1, 1, 1}, Degrees{1, 4, 1}, Degrees{2, 2, 2}}) {
@@ -48,7 +35,7 @@ TEST(PlanPasses, BytesMemoryAndWorkOfSeveralPassesAreThoseOfTheStep) {
       expect_planned(job);
     }
   };
-  for (const Teaching teaching : {Teaching::labels, Teaching::whole}) {
+  for (const Teaching teaching : {Teaching::labels, Teaching::whole, Teaching::frozen}) {
     for (const char* schedule : {"1f1b", "gpipe", "zero_bubble"}) expect(teaching, schedule, "1f1b");
     expect(teaching, "1f1b", "1f1b+1");
   }
@@ -66,8 +53,10 @@ double machines_flops(const SmallJob& job) {
 
 TEST(PlanPasses, WorkOfSeveralPassesIsThatOfTheMachines) {
   for (const int pipeline : {1, 2}) {
-    SmallJob job = supernet_job(passes_of(Teaching::whole));
+    SmallJob job = supernet_job(passes_of(Teaching::frozen));
     job.pipeline = pipeline;
+    EXPECT_DOUBLE_EQ(plan_step(planned(job), Cluster{}).model_flops, machines_flops(job));
+    job.passes = passes_of(Teaching::whole);
     EXPECT_DOUBLE_EQ(plan_step(planned(job), Cluster{}).model_flops, machines_flops(job));
     for (const Pass& pass : passes_of(Teaching::labels)) {
       SmallJob one = job;
@@ -106,6 +95,17 @@ TEST(PlanPasses, EveryPassHasTimesOfItsOwn) {
   for (const Op op : {Op::Forward, Op::Backward, Op::Exit})
     for (int p = 1; p < 4; ++p) EXPECT_LT((seconds[{op, p}]), (seconds[{op, 0}])) << static_cast<int>(op) << " of pass " << p;
   EXPECT_LT((seconds[{Op::Forward, 3}]), (seconds[{Op::Forward, 2}]));  // two layers of eight, and six
+}
+
+// It goes forward as the whole does, and no way back.
+TEST(PlanPasses, AFrozenTeacherTakesAForward) {
+  const StepPlan plan = plan_time(planned(supernet_job(passes_of(Teaching::frozen))), Cluster{});
+  std::map<std::pair<Op, int>, double> seconds;
+  for (const Span& span : plan.timeline.spans)
+    seconds[{span.action.op, plan.layout.pass_of(span.action.microbatch)}] += span.end - span.begin;
+  EXPECT_GE((seconds[{Op::Forward, 0}]), (seconds[{Op::Forward, 1}]));        // with the final norm, for those that it teaches
+  EXPECT_LT((seconds[{Op::Forward, 0}]), 1.1 * (seconds[{Op::Forward, 1}]));  // of the whole
+  for (const Op op : {Op::Backward, Op::Exit}) EXPECT_EQ((seconds[{op, 0}]), 0) << static_cast<int>(op);
 }
 
 // Passes that take equally long are as many microbatches of one step: it fills the pipeline once, and drains it once.

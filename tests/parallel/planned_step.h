@@ -24,6 +24,7 @@ inline std::pair<std::map<std::string, double>, MemoryPlan> run_step(const Plann
   machine.flat().initialize(machine.context(), 1234);
   if (!job.passes.empty()) machine.set_passes(job.passes);
   fill_inputs(machine, small);
+  if (machine.teacher()) machine.teacher()->take(machine.context(), machine.flat(), machine.mesh().pipeline);
   Profile profile;
   machine.context().profile = &profile;
   PhaseTimes times;

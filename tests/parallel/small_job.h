@@ -97,7 +97,7 @@ inline void fill_inputs(Machine& machine, const SmallJob& job) {
 struct RankResult {
   std::vector<double> sums, evaluated;    // [passes, exits, kLossSums]
   ByName grads, weights;                  // the elements that this rank answers for
-  ByName frozen;                          // those that it has of what never changes
+  ByName frozen;                          // those that it has of what never changes, as a frozen teacher
   std::map<std::string, double> squares;  // of whole gradients
   MemoryPlan memory;
   std::vector<int> unused;  // slabs of each pool and bytes of scratch that nobody took
@@ -122,6 +122,15 @@ inline void check_values(const Flat& flat, const Parameter& p, Range part) {
     ASSERT_EQ(values.as<bf16>()[i].bits, bf16(exact.as<float>()[i]).bits) << p.name() << " " << i;
 }
 
+inline void put_frozen(ByName& frozen, Context& ctx, const Flat& flat) {
+  for (const Parameter* p : flat.frozen()) {
+    const Range place = flat.place(*p);
+    std::vector<float> values(static_cast<std::size_t>(place.count()));
+    copy(ctx, Tensor(values.data(), {place.count()}, DType::f32), flat.values(place));
+    put(frozen, *p, place, place, Tensor(values.data(), {place.count()}, DType::f32));
+  }
+}
+
 inline RankResult result_of(Machine& machine) {
   RankResult result;
   for (std::size_t p = 0; p < machine.passes().size(); ++p) {
@@ -141,13 +150,8 @@ inline RankResult result_of(Machine& machine) {
       put(result.grads, *p, place, part, flat.gradients(part));
       put(result.weights, *p, place, part, flat.exact(part));
     }
-  for (const Parameter* p : flat.frozen()) {
-    const Range place = flat.place(*p);
-    const auto elements = static_cast<std::size_t>(place.count());
-    std::vector<float> values(elements);
-    copy(machine.context(), Tensor(values.data(), {place.count()}, DType::f32), flat.values(place));
-    put(result.frozen, *p, place, place, Tensor(values.data(), {place.count()}, DType::f32));
-  }
+  put_frozen(result.frozen, machine.context(), flat);
+  if (machine.teacher()) put_frozen(result.frozen, machine.context(), machine.teacher()->flat());
   return result;
 }
 

@@ -415,7 +415,10 @@ TEST(Config, LegalOddities) {
                            Sets{"supernet={ramp: 500}"},
                            Sets{"supernet={plan: full}", "parallel={pipeline_parallel_size: 2, schedule: zero_bubble}"},
                            Sets{"supernet={plan: sandwich}", "parallel={pipeline_parallel_size: 2, in_flight: 1f1b+1}"},
-                           Sets{"supernet={plan: ofa, start: 10}"}}) {
+                           Sets{"supernet={plan: ofa, start: 10}"},
+                           Sets{"supernet={plan: ofa, start: 0}"},
+                           Sets{"supernet={plan: ofa, start: 0, distillation: false}"},
+                           Sets{"supernet={plan: ofa, temperature: 2}"}}) {
     EXPECT_EQ(refusal(kGood, sets), std::vector<std::string>()) << fmt::format("{}", fmt::join(sets, " "));
   }
 }
