@@ -134,7 +134,7 @@ TEST(FrozenTeacher, SortedChannelsLearnTheSame) {
         machine.flat().initialize(machine.context(), 7);
         take(machine);
         machine.flat().initialize(machine.context(), 8);
-        if (sorts) EXPECT_EQ(sort_channels(machine).size(), 4u);
+        if (sorts) sort_channels(machine);
         machine.set_passes(job.options.step_passes.front());
         train_steps(machine, job, 1, 1);
         if (world.rank() != 0) return;
