@@ -163,6 +163,20 @@ TEST(PlanCommand, ASupernetsStepIsTheCostliest) {
   EXPECT_NEAR(json["tokens_per_s"].get<double>() * json["step_time_s"].get<double>(), 8 * 128, 1e-6);
 }
 
+TEST(PlanCommand, AStepOfShrinkingBeginsWithItsTeacher) {
+  const std::string ofa = "supernet={plan: ofa, num_hidden_layers: [4, 6, 8], intermediate_size: [172, 344, 688]}";
+  const auto taught = planned(supernet({ofa})), alone = planned(supernet({ofa, "supernet.distillation=false"}));
+  const auto& passes = taught["supernet"]["passes"];
+  ASSERT_EQ(passes.size(), 4);
+  EXPECT_EQ(passes[0]["learns_from"], "nobody");
+  EXPECT_LT(passes[0]["flops"].get<double>(), passes[1]["flops"].get<double>() / 2);  // no way back
+  for (int p = 1; p < 4; ++p) EXPECT_EQ(passes[p]["learns_from"], "teacher");
+  EXPECT_EQ(alone["supernet"]["passes"].size(), 3);
+  for (int r = 0; r < 2; ++r)
+    EXPECT_GT(taught["ranks"][r]["parameters_bytes"].get<double>(), 1.5 * alone["ranks"][r]["parameters_bytes"].get<double>());
+  EXPECT_NE(run_plan_command(supernet({ofa})).find("  T  the teacher, which is the whole after step 242"), std::string::npos);
+}
+
 TEST(PlanCommand, APlanWithoutSubnetsYetIsOfTheWhole) {
   EXPECT_TRUE(planned(supernet({"supernet.start=450"}))["supernet"].is_null());  // no later step comes
   EXPECT_EQ(planned(supernet({"supernet.plan=sandwich"}))["supernet"]["first_step"], 1);
