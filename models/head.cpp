@@ -14,7 +14,7 @@ void Head::exit(Context& ctx, Tensor d_tap, Tensor sums, const HeadIn& in, const
   const bool bare = body_.empty() && !norm_;
   const Tensor d_top = bare || !train ? d_tap : scope.tensor(in.x.shape, in.x.dtype);  // [rows, h]
   output_.loss(ctx, d_top, sums, top, {in.labels, in.target.value_or(spec_.target), in.teacher},
-               {in.scale, spec_.confidence_weights, in.temperature}, train);
+               {in.scale, spec_.confidence_weights, in.temperature, in.label_weight}, train);
   if (train) backward(ctx, d_tap, d_top, slot);
 }
 

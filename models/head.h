@@ -34,6 +34,7 @@ struct HeadIn {
   Teacher teacher{};               // of whatever width
   std::optional<Target> target{};  // what it learns here in place of its own
   float temperature = 1;           // at which it learns a distribution
+  float label_weight = 0;          // of the labels' loss beside a distribution's
   Subnet subnet{};                 // that the head's body runs too
 };
 

@@ -54,6 +54,7 @@ struct SupernetConfig {
   std::int64_t ramp = 0;            // deps: steps until subnets have their full weight
   bool distillation = true;         // subnets learn from the whole (ofa: from what it was), not from labels
   double temperature = 1;           // of both distributions
+  double label_weight = 0;          // of the labels' loss beside the whole's output
   std::int64_t sort_step = 0;       // before this step axes are sorted by importance; 0: never
 };
 

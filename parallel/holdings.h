@@ -50,6 +50,7 @@ struct MachineOptions {
   std::vector<Pass> pass_kinds;
   std::vector<Subnet> evaluated;  // besides the whole
   double temperature = 1;         // of what passes learn from others
+  double label_weight = 0;        // of the labels' loss that they learn besides
   bool snapshot = false;          // memory for a copy of this rank's shards, to save
   std::uint64_t seed = 0;
   std::int64_t bucket_elements = std::int64_t{1} << 22;

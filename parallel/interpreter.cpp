@@ -198,6 +198,7 @@ void Interpreter::exit(const Action& action, const Layout& layout, const StepInp
   in.teacher = teacher;
   in.target = pass.target;
   in.temperature = pass.temperature;
+  in.label_weight = pass.label_weight;
   in.subnet = pass.subnet;
   const bool gradient = layout.learns() && place.gradient;
   const Tensor d_tap = gradient ? tensor_of(Hold::TapGradient, action, action.index) : Tensor{};

@@ -59,6 +59,7 @@ struct PassInput {
   bool regularise = true;              // dropout and LayerSkip are on, where draws are
   std::optional<Target> target{};      // of exits that another pass teaches
   float temperature = 1;               // at which they learn a distribution
+  float label_weight = 0;              // of the labels' loss beside it
 };
 
 struct StepInput {

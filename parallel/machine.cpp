@@ -300,6 +300,7 @@ std::vector<PassInput> Machine::pass_inputs(const Plan& plan) const {
     if (pass.teaching == Teaching::labels || pass.teaching == Teaching::nobody) continue;
     input.target = Target::distribution;
     input.temperature = static_cast<float>(options_.temperature);
+    input.label_weight = static_cast<float>(options_.label_weight);
   }
   return inputs;
 }

@@ -116,7 +116,8 @@ void gelu(Context&, Tensor y, Tensor x);
 // dx = dy gelu'(x); may be x or dy itself.
 void gelu_backward(Context&, Tensor dx, Tensor dy, Tensor x);
 
-// ---- embedding. ids [n] i32, w [rows, h] A, whose rows may be strided, as dw's. `first`: the vocabulary row that w starts at; ids outside w's rows give zeros.
+// ---- embedding. ids [n] i32, w [rows, h] A, whose rows may be strided, as dw's. `first`: the vocabulary row that w starts at; ids outside
+// w's rows give zeros.
 void embedding(Context&, Tensor y, Tensor w, Tensor ids, std::int64_t first = 0);
 // dw f32 += in token order.
 void embedding_backward(Context&, Tensor dw, Tensor dy, Tensor ids, std::int64_t first = 0);
@@ -140,6 +141,7 @@ struct LossOptions {
   Tensor scale;                     // [1] f32 on the device: weight of this exit / counted tokens of the whole batch
   bool confidence_weights = false;  // weigh each token by its own detached max softmax probability
   float temperature = 1;            // at which softmax_distill() compares two distributions; all else is at 1
+  float labels = 0;                 // weight of the labels' loss that softmax_distill() adds to a distribution's
 };
 // dlogits [n,V] A = scale * c_i * (softmax(logits) - onehot(label)); if f32 may be logits itself; undefined: sums only.
 void softmax_loss(Context&, Tensor sums, Tensor dlogits, Tensor logits, Tensor stats, Tensor argmax, Tensor labels, std::int64_t first,
@@ -157,7 +159,8 @@ void softmax_soften(Context&, Tensor softened, const Scores& exit, const Scores&
 //   softmax_loss(); undefined: the teacher's distribution: the loss is - sum_v q log p, dlogits = scale * c_i * (p - q), and the statistics
 //   name the labels'. At a temperature T other than 1 both are softened, p_T ~ p^(1/T): the loss is T^2 times theirs, dlogits =
 //   scale * c_i * T * (p_T - q_T), which is about as large at every T (Hinton et al., arXiv 1503.02531), and `softened` are the sums that
-//   softmax_soften() found in the whole vocabulary. The measures, and c_i, stay those of p and q.
+//   softmax_soften() found in the whole vocabulary. The measures, and c_i, stay those of p and q. With a weight of the labels (`labels`)
+//   their loss is learned besides: it, and its gradient at a temperature of 1, are added so many times.
 // c_i is the exit's own confidence with every target. A label < 0 is not counted, whatever the target is.
 // sums: sums over the vocabulary are this range's part, and what is known of a whole row is added where first is 0: so those of all
 // ranges add up to the exit's.

@@ -54,6 +54,7 @@ void settle_supernet(Config& config, const Locations& at, const std::set<std::st
   follow("ramp", supernet.ramp, std::max<std::int64_t>(1, std::llround(static_cast<double>(steps) * 5 / 270)));
   const bool has_teacher = supernet.plan != PlanKind::ofa || supernet.start > 0 || !config.model_from.empty();
   follow("distillation", supernet.distillation, has_teacher);
+  follow("label_weight", supernet.label_weight, supernet.plan == PlanKind::ofa ? 1.0 : 0.0);
   follow("sort_step", supernet.sort_step, delays && supernet.start < steps ? supernet.start + 1 : 0);
 }
 

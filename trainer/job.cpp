@@ -93,6 +93,7 @@ MachineOptions machine_options(const Config& config, const Degrees& degrees) {
   }
   for (const NamedSubnet& named : validated_subnets(config)) options.evaluated.push_back(named.subnet);
   options.temperature = config.supernet.temperature;
+  options.label_weight = config.supernet.label_weight;
   options.snapshot = !config.checkpoint.directory.empty();
   options.seed = config.training.seed;
   return options;

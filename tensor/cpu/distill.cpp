@@ -59,19 +59,36 @@ struct Goal {
   float weight;
   const float* softened;  // sums of exit and teacher at the temperature; null: it is 1
   float temperature;
+  std::int64_t label;  // a column, maybe of another range
+  float labels;        // the weight of its loss beside the distribution's
 };
 constexpr std::int64_t kDistribution = std::numeric_limits<std::int64_t>::min();
+
+// d_j = of(j, e^x_j, e^y_j), sharpened x and y, less the label's part of its own loss.
+template <class D, class Sharpen, class Of>
+Overlap give_gradient(D* d, const Row& exit, const Row& teacher, const Goal& goal, std::int64_t columns, Sharpen sharpen, Of of) {
+  const std::int64_t label = goal.label;
+  const bool here = goal.labels > 0 && label >= 0 && label < columns;
+  const auto term = [&](const Row& row) { return exp_fast(sharpen(row.logits[label] - row.max)); };
+  const float at_label = here ? of(label, term(exit), term(teacher)) - goal.labels * goal.weight : 0;  // before d, maybe their memory
+  const Overlap both = overlap(exit, teacher, columns, sharpen, [=](std::int64_t j, float e, float t) { d[j] = rounded<D>(of(j, e, t)); });
+  if (here) d[label] = rounded<D>(at_label);
+  return both;
+}
 
 // d = weight * T * (p_T - q_T): p_T = e^((x - max) / T) / its sum. The measure is that of p and q, the sum of q_T (x - max) / T.
 template <class D>
 Overlap learn_softened(D* d, Row exit, Row teacher, const Goal& goal, std::int64_t columns) {
   const float shared = overlap(exit, teacher, columns, kAsItIs, kNothing).shared;
+  const float of_labels = goal.labels * goal.weight / exit.sum;
   exit.sum = goal.softened[0], teacher.sum = goal.softened[1];
   const auto sharpen = [sharpness = 1 / goal.temperature](float x) { return x * sharpness; };
   if (!d) return {shared, overlap(exit, teacher, columns, sharpen, kNothing).mean};
   const float scale = goal.weight * goal.temperature / exit.sum, q_scale = goal.weight * goal.temperature / teacher.sum;
-  const auto give = [=](std::int64_t j, float e, float t) { d[j] = rounded<D>(scale * e - q_scale * t); };
-  return {shared, overlap(exit, teacher, columns, sharpen, give).mean};
+  const auto taught = [=](std::int64_t, float e, float t) { return scale * e - q_scale * t; };
+  if (goal.labels == 0) return {shared, give_gradient(d, exit, teacher, goal, columns, sharpen, taught).mean};
+  const auto both = [=](std::int64_t j, float e, float t) { return taught(j, e, t) + of_labels * exp_fast(exit.logits[j] - exit.max); };
+  return {shared, give_gradient(d, exit, teacher, goal, columns, sharpen, both).mean};
 }
 
 // d = weight * (p - q) or weight * (p - onehot), the latter in the operations of softmax_loss; null: not wanted.
@@ -81,7 +98,8 @@ Overlap learn(D* d, const Row& exit, const Row& teacher, const Goal& goal, std::
   if (!d) return overlap(exit, teacher, columns, kAsItIs, kNothing);
   const float scale = goal.weight / exit.sum, q_scale = goal.weight / teacher.sum;
   if (goal.target == kDistribution)
-    return overlap(exit, teacher, columns, kAsItIs, [=](std::int64_t j, float e, float t) { d[j] = rounded<D>(scale * e - q_scale * t); });
+    return give_gradient(d, exit, teacher, goal, columns, kAsItIs,
+                         [=, both = (1 + goal.labels) * scale](std::int64_t, float e, float t) { return both * e - q_scale * t; });
   const bool here = goal.target >= 0 && goal.target < columns;
   const float at_target = here ? scale * exp_fast(exit.logits[goal.target] - exit.max) - goal.weight : 0;  // before d, maybe their memory
   const Overlap both = overlap(exit, teacher, columns, kAsItIs, [=](std::int64_t j, float e, float) { d[j] = rounded<D>(scale * e); });
@@ -95,7 +113,7 @@ constexpr int kParts = 3;  // of a row: the two sums of an Overlap, and the labe
 struct Counting {
   const float *stats, *parts, *softened;
   const std::int32_t *best, *teacher, *label;
-  double temperature;                            // of softened sums
+  double temperature, labels;                    // of softened sums; the weight of their loss beside a distribution's
   bool argmax, distribution, confidence, whole;  // whole: what is known of whole rows counts here
 
   void add(double* sums, std::int64_t i) const {
@@ -103,7 +121,7 @@ struct Counting {
     const float* part = parts + kParts * i;
     const double sum = stats[3 * i + 1], top = stats[3 * i] + std::log(sum), hit = top - stats[3 * i + 2];
     const double of_label = argmax ? (whole ? top : 0) - part[2] : whole ? hit : 0;
-    const double trained = distribution ? cross_entropy(i, sum) : whole ? hit : 0;
+    const double trained = distribution ? cross_entropy(i, sum) + (whole ? labels * hit : 0) : whole ? hit : 0;
     sums[0] += of_label;
     sums[1] += confidence ? trained / sum : trained;
     sums[4] += part[0];
@@ -153,7 +171,12 @@ void softmax_distill(Tensor sums, Tensor dlogits, const Scores& exit, const Scor
       const std::int64_t own = label[i] - first;
       const float at_label = own >= 0 && own < columns ? x.logits[own] : 0;     // before d, maybe their memory
       const float weight = options.confidence_weights ? scale / x.sum : scale;  // the greatest probability is e^0 / sum
-      const Goal goal{target ? target[i] - first : kDistribution, weight, softened ? softened + 2 * i : nullptr, options.temperature};
+      const Goal goal{.target = target ? target[i] - first : kDistribution,
+                      .weight = weight,
+                      .softened = softened ? softened + 2 * i : nullptr,
+                      .temperature = options.temperature,
+                      .label = own,
+                      .labels = options.labels};
       const Overlap both = learn(d, x, row_of(teacher, i), goal, columns);
       if (!parts) continue;
       float* part = parts + kParts * i;
@@ -168,6 +191,7 @@ void softmax_distill(Tensor sums, Tensor dlogits, const Scores& exit, const Scor
                           .teacher = teacher.argmax.as<std::int32_t>(),
                           .label = label,
                           .temperature = options.temperature,
+                          .labels = options.labels,
                           .argmax = target && target != label,
                           .distribution = !target,
                           .confidence = options.confidence_weights,

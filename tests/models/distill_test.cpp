@@ -2,6 +2,7 @@
 // bf16: agreement_test.cpp.)
 #include "rig.h"
 #include "tensor/check.h"
+#include "tests/close.h"
 
 namespace offramp::testing {
 namespace {
@@ -16,14 +17,14 @@ struct Outcome {
 
 class TaughtHeads : public ::testing::TestWithParam<int> {
  protected:
-  Outcome run(Target target, const Teacher& from, Tensor counted, bool train = true, float temperature = 1) {
+  Outcome run(Target target, const Teacher& from, Tensor counted, bool train = true, float temperature = 1, float label_weight = 0) {
     const auto model = make_model(rig, tiny_config(), every_exit_towards(target));
     Head& head = model->heads[static_cast<std::size_t>(GetParam())];
     const auto visit = [&](const Visitor& visitor) { head.visit(visitor); };
     const Tensor d_tap = rig.like(x), sums = rig.tensor({kLossSums}, DType::f64);
     zero_gradients(rig, visit);
     fill_zero(rig.ctx, sums), fill_zero(rig.ctx, d_tap);
-    const HeadIn in{.x = x, .labels = counted, .scale = scale, .teacher = from, .temperature = temperature};
+    const HeadIn in{.x = x, .labels = counted, .scale = scale, .teacher = from, .temperature = temperature, .label_weight = label_weight};
     head.exit(rig.ctx, d_tap, sums, in, {.length = kSequence}, train);
     return {{sums.as<double>(), sums.as<double>() + kLossSums}, values(d_tap), gradients(visit)};
   }
@@ -85,6 +86,21 @@ TEST_P(TaughtHeads, ATemperatureChangesWhatIsLearnedOfADistributionAlone) {
     EXPECT_EQ(softened.sums[1] != at_one.sums[1], softens);
     for (const std::size_t i : {0u, 2u, 3u, 4u, 5u}) EXPECT_EQ(softened.sums[i], at_one.sums[i]) << i;
     EXPECT_EQ(run(target, teacher, labels, false, 3).sums, softened.sums) << "in evaluation";
+  }
+}
+
+// Gradients of both add up, and the loss.
+TEST_P(TaughtHeads, LabelsMayBeLearnedBesideADistribution) {
+  const Outcome told = run(Target::labels);
+  for (const float temperature : {1.0f, 3.0f}) {
+    const Outcome taught = run(Target::distribution, teacher, labels, true, temperature);
+    const Outcome both = run(Target::distribution, teacher, labels, true, temperature, 0.75f);
+    std::vector<float> expected = taught.d_tap;
+    for (std::size_t i = 0; i < expected.size(); ++i) expected[i] += 0.75f * told.d_tap[i];
+    expect_close({{"d_tap", both.d_tap}}, {{"d_tap", expected}}, 1e-5, "");
+    const double loss = taught.sums[1] + 0.75 * told.sums[1];
+    EXPECT_NEAR(both.sums[1], loss, 1e-6 * loss);
+    for (const std::size_t i : {0u, 2u, 3u, 4u, 5u}) EXPECT_EQ(both.sums[i], taught.sums[i]) << i;
   }
 }
 

@@ -36,6 +36,24 @@ TEST(MachineTeacher, GradientsAreTheSumOfEachPassAlone) {
   }
 }
 
+// Gradients of the labels' own steps come on top.
+TEST(MachineTeacher, LabelsMayBeLearnedBesides) {
+  std::vector<Pass> told{subnet({}, 0.5, Teaching::labels)};
+  for (const Pass& pass : small_subnets(Teaching::labels)) told.push_back(pass);
+  SmallJob labels = supernet_job(told);
+  labels.before = [](Machine& machine) { machine.flat().initialize(machine.context(), kLearnerSeed); };
+  ByName expected = run_small_job(labels).grads;
+  for (auto& [name, values] : expected)
+    for (float& value : values) value *= 0.75f;
+  add(expected, run_small_job(taught_job(shrinking())).grads);
+  for (const Degrees& degrees : {Degrees{1, 1, 1}, Degrees{2, 2, 1}}) {
+    SmallJob both = taught_job(shrinking());
+    both.options.label_weight = 0.75;
+    both.tensor = degrees.tensor, both.pipeline = degrees.pipeline;
+    expect_close(run_small_job(both).grads, expected, 1e-5, both.text());
+  }
+}
+
 // Where it is what the model is now, it says what the whole says.
 TEST(MachineTeacher, TeachesWhatTheWholeWould) {
   Pass unweighted;

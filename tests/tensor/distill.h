@@ -11,7 +11,7 @@ inline constexpr std::array kTowards{Towards::labels, Towards::argmax, Towards::
 struct Wanted {
   Towards towards;
   bool confidence;
-  float temperature = 1;
+  float temperature = 1, labels = 0;
 };
 inline constexpr std::array kTemperatures{0.5f, 3.0f};  // besides 1
 inline std::vector<Wanted> everything_wanted() {
@@ -19,6 +19,7 @@ inline std::vector<Wanted> everything_wanted() {
   for (const bool confidence : {false, true}) {
     for (const Towards towards : kTowards) all.push_back({towards, confidence});
     for (const float temperature : kTemperatures) all.push_back({Towards::distribution, confidence, temperature});
+    for (const float temperature : {1.0f, 3.0f}) all.push_back({Towards::distribution, confidence, temperature, 0.75f});
   }
   return all;
 }

@@ -41,7 +41,7 @@ struct Pair {
     softmax_distill(context, sums, dlogits, exit, teacher, labels, targets(wanted.towards), 0, options(wanted), softened);
   }
   void run(Towards towards, bool confidence = false) { run({towards, confidence}); }
-  LossOptions options(const Wanted& wanted) const { return {scale, wanted.confidence, wanted.temperature}; }
+  LossOptions options(const Wanted& wanted) const { return {scale, wanted.confidence, wanted.temperature, wanted.labels}; }
   double sum(int which) const { return sums.as<double>()[which]; }
   std::vector<float> gradient() const { return {dlogits.as<float>(), dlogits.as<float>() + n * columns}; }
 

@@ -62,7 +62,9 @@ void reference(Values& v, Slice s, const Wanted& wanted) {
       const double x = v["logits"][j] - max, y = v["teacher_logits"][j] - teacher_max;
       const double p = std::exp(x / t) / soft_sum, q = std::exp(y / t) / soft_teacher_sum;
       const bool hot = !distribution && static_cast<double>(s.first) + static_cast<double>(j % columns) == v["targets"][i];
-      v["dlogits"][j] = counts ? v["scale"][0] * weight * t * (p - (distribution ? q : hot ? 1 : 0)) : 0;
+      const bool label = static_cast<double>(s.first) + static_cast<double>(j % columns) == v["labels"][i];
+      const double of_labels = wanted.labels * (std::exp(x) / sum - (label ? 1 : 0));
+      v["dlogits"][j] = counts ? v["scale"][0] * weight * (t * (p - (distribution ? q : hot ? 1 : 0)) + of_labels) : 0;
       accepted += std::min(std::exp(x) / sum, std::exp(y) / teacher_sum);
       cross -= q * x / t;
     }
@@ -72,7 +74,7 @@ void reference(Values& v, Slice s, const Wanted& wanted) {
     const bool here = column >= 0 && column < static_cast<double>(columns);
     const double at_label = here ? v["logits"][i * columns + static_cast<Index>(column)] : 0;
     v["sums"][0] += distribution ? hit : (whole ? top : 0) - at_label;
-    v["sums"][1] += weight * (distribution ? t * t * ((whole ? std::log(soft_sum) : 0) + cross) : hit);
+    v["sums"][1] += weight * (distribution ? t * t * ((whole ? std::log(soft_sum) : 0) + cross) + wanted.labels * hit : hit);
     v["sums"][4] += accepted;
     if (!whole) continue;
     v["sums"][2] += v["argmax"][i] == v["labels"][i] ? 1 : 0;
@@ -85,12 +87,12 @@ Scores scores_of(const Tensors& t) { return {t["logits"], t["stats"], t["argmax"
 Scores teacher_of(const Tensors& t) { return {t["teacher_logits"], t["teacher_stats"], t["teacher_argmax"]}; }
 
 Case distill_case(Slice s, const Wanted& wanted) {
-  return {.name = fmt::format("softmax_distill n={} columns={} first={} towards={} confidence={} temperature={}", s.n, s.columns, s.first,
-                              static_cast<int>(wanted.towards), wanted.confidence, wanted.temperature),
+  return {.name = fmt::format("softmax_distill n={} columns={} first={} towards={} confidence={} temperature={} labels={}", s.n, s.columns,
+                              s.first, static_cast<int>(wanted.towards), wanted.confidence, wanted.temperature, wanted.labels),
           .operands = operands_of(s, wanted),
           .run =
               [=](Context& c, const Tensors& t) {
-                const LossOptions options{t["scale"], wanted.confidence, wanted.temperature};
+                const LossOptions options{t["scale"], wanted.confidence, wanted.temperature, wanted.labels};
                 softmax_distill(c, t["sums"], t["dlogits"], scores_of(t), teacher_of(t), t["labels"], t["targets"], s.first, options,
                                 t["softened"]);
               },

@@ -171,7 +171,7 @@ const char* const kSupernetKeys = R"(
 model: {num_hidden_layers: 4, hidden_size: 32, intermediate_size: 64, num_attention_heads: 8, num_key_value_heads: 4, vocab_size: 257}
 exits: [{layer: 1, loss_weight: 0.5}, {layer: 3, loss_weight: 2}]
 supernet: {plan: sandwich, num_hidden_layers: [3, 4], hidden_size: [16, 24, 32], intermediate_size: [8, 64], num_key_value_heads: [1, 4],
-  queries_per_group: [1, 2], random_subnets: 5, distillation: true, temperature: 2.5, sort_step: 7}
+  queries_per_group: [1, 2], random_subnets: 5, distillation: true, temperature: 2.5, label_weight: 0.5, sort_step: 7}
 training: {sequence_length: 20, micro_batch_size: 5, global_batch_size: 35, steps: 12}
 optimizer: {lr: 0.1}
 data: {train: a}
@@ -252,6 +252,7 @@ TEST(Config, SupernetKeysReachTheirFields) {
   EXPECT_EQ(given.space, (Space{{3, 4}, {16, 24, 32}, {8, 64}, {1, 4}, {1, 2}}));
   EXPECT_EQ(given.random_subnets, 5);
   EXPECT_EQ(given.temperature, 2.5);
+  EXPECT_EQ(given.label_weight, 0.5);
   EXPECT_EQ(given.sort_step, 7);
   const std::vector<std::string> other = {"supernet={plan: deps, start: 3, ramp: 4, distillation: false}"};
   const SupernetConfig deps = read_config(kGood, other).supernet;
@@ -271,9 +272,12 @@ TEST(Config, SupernetDefaultsFollowTheModelAndThePlan) {
   EXPECT_EQ(deps.plan, PlanKind::deps);
   EXPECT_EQ(deps.space, (Space{{2, 3, 4}, {32}, {16, 32, 48, 64}, {2, 4}, {1}}));
   EXPECT_TRUE(deps.start == 145 && deps.ramp == 5 && deps.sort_step == 146);
-  EXPECT_TRUE(deps.random_subnets == 2 && deps.distillation && deps.temperature == 1);
+  EXPECT_TRUE(deps.random_subnets == 2 && deps.distillation && deps.temperature == 1 && deps.label_weight == 0);
   const SupernetConfig sandwich = supernet_of("{plan: sandwich}");
   EXPECT_TRUE(sandwich.start == 0 && sandwich.sort_step == 0);
+  const SupernetConfig ofa = supernet_of("{plan: ofa}"), untaught = supernet_of("{plan: ofa, start: 0}");
+  EXPECT_TRUE(ofa.start == 5 && ofa.distillation && ofa.label_weight == 1);
+  EXPECT_FALSE(untaught.distillation) << "by a whole that was not trained";
   EXPECT_EQ(supernet_of("{plan: matformer}").space, (Space{{2, 3, 4}, {32}, {16, 32, 48, 64}, {4}, {1}}));
   EXPECT_EQ(supernet_of("{plan: nested_depth}").space, (Space{{2, 3, 4}, {32}, {64}, {4}, {1}}));
   EXPECT_EQ(supernet_of("{}", {"parallel.tensor_parallel_size=4"}).space, (Space{{2, 3, 4}, {32}, {16, 32, 48, 64}, {4}, {1}}));
