@@ -59,18 +59,18 @@ inline void add_random_buckets(Layout& layout, Random& random) {
 }
 
 // Several passes over the same samples: of all exits, and of one exit each, learning from the first's final head or not; and where the
-// backbone learns, one before them that only teaches.
+// backbone learns, one before them that only teaches, and may do so in the place of that of all exits.
 inline void add_random_passes(Layout& layout, Random& random) {
   const int exits = static_cast<int>(layout.exits.size());
   const bool may_teach = !layout.split_heads && layout.stages == layout.ranks;
   const auto stage_of = [&](int e) { return layout.exits[static_cast<std::size_t>(e)].stage; };
   if (exits == 0 || stage_of(exits - 1) != layout.stages - 1) return;
   const auto all = [&](ExitRole role) { return std::vector(static_cast<std::size_t>(exits), role); };
-  if (layout.learns() && may_teach && coin(random))
-    layout.passes.push_back({.last = layout.stages - 1, .exits = all(ExitRole::absent), .teacher = -1, .back = false});
-  layout.passes.push_back({.last = layout.stages - 1, .exits = all(ExitRole::alone)});
-  if (may_teach && coin(random)) layout.passes.back().exits = all(ExitRole::taught), layout.passes.back().teacher = 0;
-  for (int more = layout.frozen ? 0 : pick(random, 0, 3); more > 0; --more) {
+  const bool apart = layout.learns() && may_teach && coin(random), whole = !apart || coin(random);
+  if (apart) layout.passes.push_back({.last = layout.stages - 1, .exits = all(ExitRole::absent), .teacher = -1, .back = false});
+  if (whole) layout.passes.push_back({.last = layout.stages - 1, .exits = all(ExitRole::alone)});
+  if (whole && may_teach && coin(random)) layout.passes.back().exits = all(ExitRole::taught), layout.passes.back().teacher = 0;
+  for (int more = layout.frozen ? 0 : pick(random, whole ? 0 : 1, 3); more > 0; --more) {
     const int exit = pick(random, 0, exits - 1);
     PassPlace pass{.last = stage_of(exit), .exits = all(ExitRole::absent)};
     const bool taught = may_teach && coin(random);

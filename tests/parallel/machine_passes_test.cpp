@@ -106,17 +106,6 @@ TEST(MachinePasses, OfNoWeightLeaveTheBitsOfTheWhole) {
   }
 }
 
-// What a step leaves out has a gradient of zeros, on every layout; taken from both, the rest can be compared.
-void drop_zeros(StepResult& result, StepResult& expected) {
-  std::erase_if(expected.grads, [&](const auto& tensor) {
-    if (norm(tensor.second) > 0) return false;
-    const auto same = result.grads.find(tensor.first);
-    EXPECT_TRUE(same != result.grads.end() && norm(same->second) == 0) << tensor.first;
-    result.grads.erase(tensor.first);
-    return true;
-  });
-}
-
 // Stages behind it have no gradient of their own; they take part in sums all the same.
 TEST(MachinePasses, AStepMayEndBeforeTheLastStages) {
   for (const bool tied : {false, true}) {

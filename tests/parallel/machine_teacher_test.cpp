@@ -121,6 +121,22 @@ TEST(MachineTeacher, NoLayoutOrScheduleChangesWhatItTeaches) {
   }
 }
 
+// It goes on to the last stage all the same.
+TEST(MachineTeacher, AStepOfItsStudentsMayEndBeforeTheLastStages) {
+  const std::vector<Pass> shallow{subnet({.num_hidden_layers = 4, .intermediate_size = 16}, 1, Teaching::frozen),
+                                  subnet(smallest(small_space()), 0.5, Teaching::frozen)};
+  const StepResult alone = run_small_job(taught_job(shallow));
+  for (const char* schedule : {"1f1b", "gpipe", "zero_bubble"})
+    for (const Degrees& degrees : {Degrees{1, 2, 1}, Degrees{1, 4, 1}, Degrees{2, 4, 1}}) {
+      SmallJob job = taught_job(shallow);
+      job.tensor = degrees.tensor, job.pipeline = degrees.pipeline, job.options.schedule = schedule;
+      StepResult result = run_small_job(job), expected = alone;
+      drop_zeros(result, expected);
+      EXPECT_GT(expected.grads.size(), 10u);
+      expect_close(result, expected, 1e-5, fmt::format("{} {}", job.text(), schedule));
+    }
+}
+
 TEST(MachineTeacher, SchedulesGiveTheSameBits) {
   const auto run = [](const char* schedule, const char* placement) {
     SmallJob job = taught_job(shrinking());
