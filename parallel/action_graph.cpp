@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "parallel/taps.h"
+#include "tensor/check.h"
 
 namespace offramp {
 namespace {
@@ -77,6 +78,7 @@ void ActionGraph::add_limit(const std::vector<Action>& opening, const std::vecto
 }
 
 void ActionGraph::add_edge(int from, int to, double delay) {
+  OFFRAMP_CHECK(from >= 0 && to >= 0, "[action_graph] an edge of an action that the layout does not have");
   nodes_[static_cast<std::size_t>(to)].needs.push_back({from, delay});
   nodes_[static_cast<std::size_t>(from)].followers.push_back(to);
 }

@@ -3,6 +3,7 @@
 #pragma once
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <mutex>
 #include <optional>
 
@@ -213,6 +214,12 @@ inline void merge(ByName& all, const ByName& part) {
   }
 }
 
+// Of what was merged: somebody has every element, and a number is in it.
+inline void expect_numbers(const ByName& tensors, const char* what) {
+  for (const auto& [name, values] : tensors)
+    EXPECT_EQ(std::ranges::count_if(values, [](float value) { return std::isnan(value); }), 0) << what << " of " << name << " are none";
+}
+
 // What all ranks have.
 struct StepResult {
   std::vector<double> sums, evaluated;
@@ -241,6 +248,7 @@ inline StepResult run_small_job(const SmallJob& job, int steps = 1) {
         merge(result.frozen, mine.frozen);
       },
       job.sends);
+  expect_numbers(result.grads, "gradients"), expect_numbers(result.weights, "weights"), expect_numbers(result.frozen, "frozen weights");
   return result;
 }
 
