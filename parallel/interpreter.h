@@ -138,6 +138,8 @@ class Interpreter {
   ScoresIn scores_in(const Action& action, const StepInput& input);
   Tensor own_statistics(const Action& action, const StepInput& input) const;
 
+  // Slabs, and messages between ranks (parallel/interpreter_slabs.cpp).
+  static double now();  // seconds
   void take(const Slab& slab);
   void give(const Slab& slab);
   Tensor tensor_of(Hold what, const Action& action, int index = -1) const;  // [rows, h] of the microbatch's pass
