@@ -89,8 +89,17 @@ std::vector<Turn> turns_before(std::vector<Turn> turns, int stage, const Layout&
     turns[k].forwards.clear();
   }
   for (int m = 0; m < layout.microbatches; ++m)
-    if (layout.reach_of(m).last == stage) insert_turn(turns, m, layout.stages - stage);
+    if (layout.reach_of(m).last == stage && !layout.of_frozen_teacher(m)) insert_turn(turns, m, layout.stages - stage);
   return turns;
+}
+
+// A frozen teacher's passes have no turns, as they keep nothing: each is right before what comes first of those after it.
+void insert_teachers(Program& program, int stage, const Layout& layout) {
+  for (int m = 0; m < layout.microbatches; ++m) {
+    if (!layout.of_frozen_teacher(m)) continue;
+    const auto later = [&](const Action& action) { return action.op == Op::Forward && action.microbatch > m; };
+    program.insert(std::ranges::find_if(program, later), make_action(Op::Forward, stage, m));
+  }
 }
 
 }  // namespace
@@ -106,8 +115,9 @@ Schedule turning_one_f_one_b(const Layout& layout) {
       for (int m : turn.forwards) program.push_back(make_action(Op::Forward, s, m));
       if (turn.backward >= 0) program.push_back(make_action(Op::Backward, s, turn.backward));
     }
+    insert_teachers(program, s, layout);
   }
-  return without_absent(std::move(schedule), layout);
+  return schedule;
 }
 
 // The k-th forward of a rank is of chunk (k / P) mod v; P microbatches go through one chunk, then the same through the next.
