@@ -21,20 +21,21 @@ constexpr std::size_t kLargest = std::size_t{16} << 20;  // of what somebody els
 class Opened {
  public:
   enum class If { exists, or_new };
-  Opened(std::string path, If which, bool lock) : path_(std::move(path)) {
+  enum class Lock { mine, none, others };  // none: there are no locks here
+  Opened(std::string path, If which, const LockFile::Options& options) : path_(std::move(path)) {
     do {  // whoever held the lock before may have removed the file that was opened: then there is another, or none
       close();
       descriptor_ = ::open(path_.c_str(), O_RDWR | O_CLOEXEC | (which == If::or_new ? O_CREAT : 0), 0666);
       if (descriptor_ < 0 && errno == ENOENT && which == If::exists) return;
       if (descriptor_ < 0) fail_io(path_, "open", errno);
-      locked_ = lock && take_lock();
-    } while (locked_ && !is_current());
+      lock_ = options.locks ? take_lock(options.patience_s) : Lock::none;
+    } while (lock_ == Lock::mine && !is_current());
   }
   ~Opened() { close(); }
   Opened(const Opened&) = delete;
   Opened& operator=(const Opened&) = delete;
 
-  bool locked() const { return locked_; }
+  Lock lock() const { return lock_; }
 
   std::string read() const {
     std::string text;
@@ -68,17 +69,21 @@ class Opened {
     descriptor_ = -1;
   }
 
-  // Of the open file, not of the process: other threads that close theirs do not end it. False: there are no locks here.
-  bool take_lock() {
+  // Of the open file, not of the process: other threads that close theirs do not end it. Whoever has it may have been stopped, so it is not
+  // waited for without end.
+  Lock take_lock(double patience_s) {
     struct flock range {};
     range.l_type = F_WRLCK;
     range.l_whence = SEEK_SET;
-    while (::fcntl(descriptor_, F_OFD_SETLKW, &range) != 0) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(patience_s);
+    while (::fcntl(descriptor_, F_OFD_SETLK, &range) != 0) {
       if (errno == EINTR) continue;
-      if (errno == ENOLCK || errno == ENOSYS || errno == EINVAL || errno == EOPNOTSUPP) return false;
-      fail_io(path_, "lock", errno);
+      if (errno == ENOLCK || errno == ENOSYS || errno == EINVAL || errno == EOPNOTSUPP) return Lock::none;
+      if (errno != EAGAIN && errno != EACCES) fail_io(path_, "lock", errno);
+      if (std::chrono::steady_clock::now() > end) return Lock::others;
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
-    return true;
+    return Lock::mine;
   }
 
   bool is_current() const {
@@ -90,25 +95,28 @@ class Opened {
 
   std::string path_;
   int descriptor_ = -1;
-  bool locked_ = false;
+  Lock lock_ = Lock::none;
 };
 
 }  // namespace
 
 LockFile::LockFile(std::string path) : LockFile(std::move(path), Options()) {}
 
-std::string LockFile::read() const { return Opened(path_, Opened::If::exists, options_.locks).read(); }
+std::string LockFile::read() const { return Opened(path_, Opened::If::exists, options_).read(); }
 
 bool LockFile::replace(const std::string& seen, const std::string& next) {
   {
-    Opened file(path_, Opened::If::or_new, options_.locks);
+    Opened file(path_, Opened::If::or_new, options_);
+    if (file.lock() == Opened::Lock::others)
+      fail(Exit::checkpoint, "{}: another process has held its lock for {:g} s and does not go on; end that process", path_,
+           options_.patience_s);
     if (file.read() != seen) return false;
     if (next.empty()) {
       file.remove();
       return true;
     }
     file.write(next);
-    if (file.locked()) return true;
+    if (file.lock() == Opened::Lock::mine) return true;
   }
   std::this_thread::sleep_for(std::chrono::duration<double>(options_.settle_s));
   return read() == next;

@@ -7,7 +7,8 @@
 //
 // Between reading and writing the file is locked (fcntl's locks, which network file systems carry too, and which end with whoever
 // holds them), and every call opens it anew, which is when those file systems look at the server. Where there are no such locks,
-// replace() waits and looks again: of several that wrote, the last has it. A crash in the middle of a write leaves a torn text.
+// replace() waits and looks again: of several that wrote, the last has it. A crash in the middle of a write leaves a torn text. A process
+// that was stopped while it held a lock keeps it: then read() reads without one, and replace() gives up.
 #pragma once
 #include <string>
 
@@ -16,8 +17,9 @@ namespace offramp {
 class LockFile {
  public:
   struct Options {
-    bool locks = true;      // false: as on a file system that has none
-    double settle_s = 1.0;  // without locks: more than any pause between reading and writing
+    bool locks = true;         // false: as on a file system that has none
+    double settle_s = 1.0;     // without locks: more than any pause between reading and writing
+    double patience_s = 10.0;  // how long a lock that others hold is waited for; they need milliseconds
   };
   explicit LockFile(std::string path);
   LockFile(std::string path, Options options) : path_(std::move(path)), options_(options) {}

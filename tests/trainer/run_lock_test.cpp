@@ -1,6 +1,7 @@
 // Locks between real processes: owners that live, end, are killed, stand still, or wrote half a line.
 #include "trainer/run_lock.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
@@ -162,6 +163,49 @@ void count_together(int processes, int times, LockFile::Options options) {
 
 TEST(LockFile, HasOneHolderAtATime) { count_together(4, 40, {}); }
 TEST(LockFile, HasOneHolderAtATimeWithoutSystemLocks) { count_together(3, 3, {.locks = false, .settle_s = 0.3}); }
+
+// Holds the system's lock on a file, as a process does that was stopped between reading and writing.
+class HeldLock {
+ public:
+  explicit HeldLock(const std::string& path) : descriptor_(::open(path.c_str(), O_RDWR)) {
+    struct flock range {};
+    range.l_type = F_WRLCK;
+    EXPECT_EQ(::fcntl(descriptor_, F_OFD_SETLKW, &range), 0);
+  }
+  ~HeldLock() { ::close(descriptor_); }
+  HeldLock(const HeldLock&) = delete;
+  HeldLock& operator=(const HeldLock&) = delete;
+
+ private:
+  int descriptor_;
+};
+
+TEST(LockFile, IsReadWhereALockIsNeverGivenBack) {
+  TemporaryDirectory directory;
+  LockFile file(directory / "lock", {.patience_s = 0.2});
+  ASSERT_TRUE(file.replace("", "first"));
+  {
+    const HeldLock held(directory / "lock");
+    EXPECT_EQ(file.read(), "first");
+    const std::string said = checkpoint_error([&] { file.replace("first", "second"); });
+    EXPECT_NE(said.find("has held its lock for 0.2 s"), std::string::npos) << said;
+    EXPECT_EQ(read_bytes(directory / "lock"), "first");
+  }
+  EXPECT_TRUE(file.replace("first", "second"));
+}
+
+TEST(RunLock, NamesAnOwnerThatStoppedInTheMiddleOfABeat) {
+  TemporaryDirectory directory;
+  Child owner([&] { hold_for_ever(directory.path()); });
+  ASSERT_TRUE(soon([&] { return holder(directory).has_value(); }));
+  const HeldLock held(directory / "run.lock");
+  owner.kill(SIGSTOP);
+  RunLock::Options quick = kQuick;
+  quick.file.patience_s = 0.2;
+  RunLock second({directory.path()}, me("second"), quick);
+  const std::string said = checkpoint_error([&] { second.lock(); });
+  EXPECT_NE(said.find(fmt::format("held by process {}", owner.pid())), std::string::npos) << said;
+}
 
 TEST(RunLock, IsThereWhileItIsHeld) {
   TemporaryDirectory directory;
