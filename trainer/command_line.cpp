@@ -177,11 +177,13 @@ CLI::App* add_search(CLI::App& app, SearchArguments& to) {
       ->type_name("N")
       ->check(CLI::Range(2, 100000))
       ->capture_default_str();
-  const std::map<std::string, CostKind> kinds = {
-      {"flops", CostKind::flops}, {"parameters", CostKind::parameters}, {"latency", CostKind::latency}};
-  CLI::Option* by = search->add_option("--by", to.by, "What a subnet costs: what the limit is of, else flops")
+  const auto take = [&to](const std::string& name) {
+    for (const CostKind kind : kCostKinds)
+      if (name == name_of(kind)) to.by = kind;
+  };
+  CLI::Option* by = search->add_option_function<std::string>("--by", take, "What a subnet costs: what the limit is of, else flops")
                         ->type_name("flops|parameters|latency")
-                        ->transform(CLI::CheckedTransformer(kinds).description(""));
+                        ->check(CLI::IsMember({"flops", "parameters", "latency"}).description(""));
   const std::vector<CLI::Option*> limits = {
       add_limit(*search, to, CostKind::flops, 1, "--max-flops", "FLOPs of one token's way forward at most"),
       add_limit(*search, to, CostKind::parameters, 1, "--max-parameters", "Parameters at most"),

@@ -169,6 +169,7 @@ SearchResult run_search_command(const SearchArguments& arguments, const Group& w
   std::optional<SearchFiles> files;
   agreed(world, activity, "opening the model", [&] {
     model.emplace(result.directory, arguments.sequence_length);
+    result.checkpoint = model->weights.model().checkpoint() != nullptr;
     result.space = exportable(model->space, model->config.exits);
     if (count_of(result.space) < 2)
       fail(Exit::configuration, "{}: it has no subnets but itself; `supernet:` trains some, and an exit is one", result.directory);

@@ -71,8 +71,9 @@ std::string search_table(const SearchResult& result) {
   for (const std::size_t i : result.front) text += row_of(result.subnets[i], i == result.best);
   const MeasuredSubnet& best = result.subnets[result.best];
   const std::string within = result.limit ? fmt::format(" within {}", cost_text(result.by, *result.limit)) : "";
-  return text + fmt::format("\n* of the least loss{}; to have it as a model of its own:\n  offramp export hf {} DIR --subnet '{}'\n",
-                            within, result.directory, to_text(best.subnet));
+  const std::string import = result.checkpoint ? "" : fmt::format("  offramp import hf {} CHECKPOINT\n", result.directory);
+  return text + fmt::format("\n* of the least loss{}; to have it as a model of its own:\n{}  offramp export hf {} DIR --subnet '{}'\n",
+                            within, import, result.checkpoint ? result.directory : "CHECKPOINT", to_text(best.subnet));
 }
 
 std::string search_json(const SearchResult& result) {

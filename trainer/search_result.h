@@ -10,6 +10,7 @@
 namespace offramp {
 
 enum class CostKind { flops, parameters, latency };  // FLOPs of a token's forward; elements; seconds of a sample's forward
+inline constexpr CostKind kCostKinds[] = {CostKind::flops, CostKind::parameters, CostKind::latency};
 const char* name_of(CostKind kind);
 std::string cost_text(CostKind kind, double cost);  // "12.3 MFLOPs a token"
 
@@ -31,6 +32,7 @@ struct PredictorQuality {
 
 struct SearchResult {
   std::string directory, data;
+  bool checkpoint = true;  // false: a Hugging Face directory
   std::int64_t samples = 0, sequence_length = 0;
   std::uint64_t seed = 0;
   Space space;
