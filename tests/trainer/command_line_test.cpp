@@ -65,6 +65,36 @@ TEST(CommandLine, Merge) {
   EXPECT_TRUE(holds(refusal({"checkpoint", "merge", "a", "b"}), "--output is required"));
 }
 
+TEST(CommandLine, SearchIsByWhatItsLimitIsOf) {
+  const auto parsed = [](Words more) {
+    Words words = {"search", "runs/s", "--data", "docs", "--samples", "3"};
+    words.insert(words.end(), more.begin(), more.end());
+    const CommandLine line = parse_command_line(words);
+    EXPECT_EQ(line.verb, CommandLine::Verb::search);
+    EXPECT_EQ(line.search.checkpoint, "runs/s");
+    return line.search;
+  };
+  EXPECT_EQ(parsed({}).by, CostKind::flops);
+  EXPECT_FALSE(parsed({}).limit);
+  EXPECT_EQ(parsed({"--max-flops", "9.5M"}).limit, 9.5e6);
+  EXPECT_EQ(parsed({"--max-parameters", "2G"}).limit, 2e9);
+  EXPECT_EQ(parsed({"--max-parameters", "200"}).by, CostKind::parameters);
+  EXPECT_DOUBLE_EQ(parsed({"--max-latency", "3"}).limit.value(), 0.003);
+  EXPECT_EQ(parsed({"--max-latency", "3"}).by, CostKind::latency);
+  EXPECT_EQ(parsed({"--by", "latency"}).by, CostKind::latency);
+  const Words search = {"search", "c", "--data", "d", "--samples", "3"};
+  for (const auto& [more, said] : {std::pair<Words, std::string>{{"--max-flops", "1M", "--max-latency", "3"}, "excludes"},
+                                   {{"--max-flops", "1M", "--by", "latency"}, "excludes"},
+                                   {{"--max-flops", "1Q"}, "--max-flops"},
+                                   {{"--max-flops", "-1"}, "--max-flops"},
+                                   {{"--measure", "1"}, "--measure"},
+                                   {{"--by", "size"}, "flops,parameters,latency"}}) {
+    Words words = search;
+    words.insert(words.end(), more.begin(), more.end());
+    EXPECT_TRUE(holds(refusal(words), said)) << refusal(words);
+  }
+}
+
 TEST(CommandLine, HelpEverywhere) {
   for (const Words& words : {Words{"--help"}, Words{"train", "--help"}, Words{"tokenizer", "--help"}, Words{"tokenizer", "train", "--help"},
                              Words{"data", "--help"}, Words{"data", "build", "-h"}}) {
