@@ -66,7 +66,9 @@ class Preemption(JobTest):
             os.kill(job.pids()[2], signal.SIGUSR1)
 
         self.assertEqual(self.end_by(twice).status, 128 + signal.SIGUSR1)
-        self.assertEqual(list((self.directory / "out" / "checkpoints").glob("step-*")), [])
+        # Rank 1 may have stopped when its part in a step was done: then the others have begun to write, and nothing is published.
+        written = (self.directory / "out" / "checkpoints").glob("step-*")
+        self.assertEqual([path for path in written if ".tmp-" not in path.name], [])
 
     def test_without_a_place_to_save(self):
         (self.directory / "job.yaml").write_text(CONFIG)
