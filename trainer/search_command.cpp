@@ -44,9 +44,13 @@ class Search {
       : arguments_(arguments), by_(by), model_(by.model.config.model), result_(result) {}
 
   void run() {
-    if (arguments_.by != CostKind::latency) check_limit(narrowest());
-    measure(sample_subnets(result_.space, model_, arguments_.measure, arguments_.seed));
-    if (arguments_.by == CostKind::latency) check_limit(result_.subnets);
+    std::vector<Subnet> sample = sample_subnets(result_.space, model_, arguments_.measure, arguments_.seed);
+    if (arguments_.by != CostKind::latency) {
+      const Subnet cheapest = within_limit(narrowest()).subnet;  // is measured, so that something within the limit is
+      if (std::ranges::count(sample, cheapest) == 0) sample.push_back(cheapest);
+    }
+    measure(sample);
+    if (arguments_.by == CostKind::latency) within_limit(result_.subnets);
     if (static_cast<double>(result_.subnets.size()) < count_of(result_.space)) propose();
     choose();
   }
@@ -69,7 +73,8 @@ class Search {
     return all;
   }
 
-  void check_limit(std::span<const MeasuredSubnet> subnets) const {
+  // The cheapest of some, if it keeps to the limit; refused, if not.
+  MeasuredSubnet within_limit(std::span<const MeasuredSubnet> subnets) const {
     const CostKind by = arguments_.by;
     const auto cheapest = std::ranges::min_element(subnets, {}, [&](const MeasuredSubnet& measured) { return measured.cost(by); });
     agreed(by_.world, by_.activity, "checking the limit", [&] {
@@ -77,6 +82,7 @@ class Search {
         fail(Exit::configuration, "--max-{} {}: no subnet keeps to it; the smallest, {}, has {}", name_of(by),
              cost_text(by, *arguments_.limit), to_text(cheapest->subnet), cost_text(by, cheapest->cost(by)));
     });
+    return *cheapest;
   }
 
   void measure(const std::vector<Subnet>& subnets, const Predictor* loss = nullptr) {

@@ -135,6 +135,27 @@ TEST_F(SearchCommand, ALimitThatNothingMeets) {
   }
 }
 
+// An exit with an output matrix of its own holds more than the layer behind it, where the model ties its own to the embedding.
+TEST_F(SearchCommand, TheCheapestNeedNotBeTheShallowest) {
+  config_.model = small_model(true);
+  config_.model.vocab_size = 200;
+  config_.exits = {{.layer = 1}, {.layer = 2, .shared_output = true}};
+  Space space = kSpace;  // in which one of thousands keeps to the limit, which drawing does not find
+  space.intermediate_size.clear();
+  for (std::int64_t size = 1; size <= config_.model.intermediate_size; ++size) space.intermediate_size.push_back(size);
+  save("tied", space);
+  Subnet shallow = smallest(space), cheapest = shallow;
+  cheapest.num_hidden_layers = 2;
+  const double cost = cost_of(cheapest, config_).parameters;
+  ASSERT_LT(cost, cost_of(shallow, config_).parameters);
+  SearchArguments tight = arguments("tied");
+  tight.by = CostKind::parameters, tight.limit = cost, tight.measure = 2;
+  const SearchResult result = search(tight);
+  EXPECT_EQ(result.subnets[result.best].subnet, cheapest);
+  tight.limit = cost - 1;
+  EXPECT_NE(std::string(refused(tight).what()).find(to_text(cheapest)), std::string::npos) << refused(tight).what();
+}
+
 TEST_F(SearchCommand, ExitsAreSubnets) {
   const SearchResult result = search(arguments("plain"));
   ASSERT_EQ(result.subnets.size(), 3u);
